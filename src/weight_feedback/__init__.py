@@ -1,0 +1,61 @@
+"""Give any PyTorch module a view of its own weights, cheaply, and take it away again exactly."""
+
+from weight_feedback.attach import advance, attach, check, feedback_layers, fold, remove, signals
+from weight_feedback.layers import FeedbackConv2d, FeedbackLayer, FeedbackLinear
+from weight_feedback.signals import (
+    Clock,
+    Constant,
+    Noise,
+    OwnWeights,
+    Permuted,
+    Read,
+    Received,
+    Signal,
+    Stale,
+    Zeros,
+)
+from weight_feedback.streams import stream
+from weight_feedback.summaries import (
+    AvgPool,
+    DenseProjection,
+    Match,
+    MaxPool,
+    Moments,
+    Projection,
+    Summary,
+    match_dimensions,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AvgPool",
+    "Clock",
+    "Constant",
+    "DenseProjection",
+    "FeedbackConv2d",
+    "FeedbackLayer",
+    "FeedbackLinear",
+    "Match",
+    "MaxPool",
+    "Moments",
+    "Noise",
+    "OwnWeights",
+    "Permuted",
+    "Projection",
+    "Read",
+    "Received",
+    "Signal",
+    "Stale",
+    "Summary",
+    "Zeros",
+    "advance",
+    "attach",
+    "check",
+    "feedback_layers",
+    "fold",
+    "match_dimensions",
+    "remove",
+    "signals",
+    "stream",
+]

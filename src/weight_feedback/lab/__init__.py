@@ -1,0 +1,1 @@
+"""Experiments with weight feedback: data, networks, training, studies, plots and the command line."""

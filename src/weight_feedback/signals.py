@@ -1,0 +1,389 @@
+"""Signals: what a feedback layer hears. Its own weights, or a control in their place.
+
+``forward()`` takes nothing, returns ``z`` of shape ``[out_features]``, and is pure: evaluation, a checkpoint's
+second forward or gradient accumulation never move time. `Signal.advance`, called through
+``weight_feedback.advance(model)`` once after each optimiser step, does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from weight_feedback.streams import stream
+from weight_feedback.summaries.base import Summary, check_size
+
+
+class Read(NamedTuple):
+    """One tensor that a signal reads: ``getattr(module, attribute)``, looked up at every call.
+
+    Attributes:
+        module: the module that owns the tensor.
+        attribute: its name there, such as ``"weight"`` or a feedback layer's ``"full_weight"``.
+        name: canonical name, such as ``"fc1.weight"``; it seeds the random parts, and never changes.
+    """
+
+    module: nn.Module
+    attribute: str
+    name: str
+
+    def tensor(self) -> Tensor:
+        """Return the tensor as it is now."""
+        return cast(Tensor, getattr(self.module, self.attribute))
+
+
+class Signal(nn.Module):
+    """What a feedback layer hears: ``forward()`` returns ``z`` of shape ``[out_features]``.
+
+    Attributes:
+        out_features: ``k``.
+        reads: the tensors that are read; empty for signals that read none.
+    """
+
+    out_features: int
+    reads: tuple[Read, ...] = ()
+
+    def forward(self) -> Tensor:
+        """Return ``z``, shape ``[out_features]``."""
+        raise NotImplementedError
+
+    def advance(self) -> None:
+        """Move time on by one optimiser step; nothing to do for signals without time."""
+
+    def extra_repr(self) -> str:
+        """Name the size, as PyTorch's own layers do."""
+        return f"out_features={self.out_features}"
+
+
+class OwnWeights(Signal):
+    """The summary of the network's own weights, as they are at each call.
+
+    Args:
+        reads: ``(module, attribute, name)`` triples. They are kept outside the module tree, so no parameter
+            appears twice in a ``state_dict``, and deepcopy, pickle and ``torch.func`` see the right weights.
+        summary: an unbound summary; it is bound to the reads here, in their order.
+        detach: whether gradients stop at the weights that are read. If False, the loss is also differentiated
+            through the signal.
+
+    Raises:
+        ValueError: two reads have one name, or a read isn't a floating-point tensor.
+    """
+
+    def __init__(
+        self, reads: Iterable[tuple[nn.Module, str, str]], summary: Summary, *, detach: bool = True
+    ) -> None:
+        super().__init__()
+        self.reads = tuple(Read(*read) for read in reads)
+        self.detach = detach
+        names = [read.name for read in self.reads]
+        if len(set(names)) < len(names):
+            raise ValueError(f"reads must have different names, got {', '.join(names)}")
+        for read in self.reads:
+            tensor = getattr(read.module, read.attribute, None)
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                raise ValueError(
+                    f"can't read {read.name}: {type(read.module).__name__}.{read.attribute} must be a "
+                    f"floating-point tensor, got {tensor.dtype if isinstance(tensor, Tensor) else tensor!r}"
+                )
+        self.summary = summary.bind({read.name: read.tensor() for read in self.reads})
+        self.out_features = cast(int, self.summary.out_features)
+
+    def forward(self) -> Tensor:
+        """Read the weights and summarise them.
+
+        Returns:
+            ``z``, shape ``[out_features]``, on the device of the weights.
+        """
+        weights = self._weights()
+        return cast(Tensor, self.summary(*[weight.detach() for weight in weights] if self.detach else weights))
+
+    def _weights(self) -> list[Tensor]:
+        return [read.tensor() for read in self.reads]
+
+
+class Permuted(OwnWeights):
+    """Own weights, the entries of each tensor shuffled by a fixed permutation before the summary.
+
+    It keeps every value and forgets where it stood.
+
+    Args:
+        reads: as for `OwnWeights`.
+        summary: an unbound summary.
+        detach: whether gradients stop at the weights that are read.
+        seed: seeds the permutations, each together with the canonical name of its tensor.
+
+    Raises:
+        ValueError: as for `OwnWeights`.
+    """
+
+    def __init__(
+        self,
+        reads: Iterable[tuple[nn.Module, str, str]],
+        summary: Summary,
+        *,
+        detach: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(reads, summary, detach=detach)
+        self.seed = int(seed)
+        for index, read in enumerate(self.reads):
+            order = torch.empty(read.tensor().numel(), dtype=torch.int64, device=read.tensor().device)
+            self.register_buffer(f"order_{index}", order, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the permutations again from the seed, as is needed after ``to_empty``."""
+        for index, read in enumerate(self.reads):
+            order = self.get_buffer(f"order_{index}")
+            order.copy_(torch.randperm(order.numel(), generator=stream(self.seed, "permutation", read.name)))
+
+    def _weights(self) -> list[Tensor]:
+        return [
+            weight.flatten()[self.get_buffer(f"order_{index}")].view(weight.shape)
+            for index, weight in enumerate(super()._weights())
+        ]
+
+
+class _Held(Signal):
+    """A signal that holds its ``z`` in a buffer."""
+
+    z: Tensor
+
+    def _hold(self, z: Tensor) -> None:
+        self.out_features = z.numel()
+        self.register_buffer("z", z)
+
+    def forward(self) -> Tensor:
+        """Return the vector that is held, shape ``[out_features]``."""
+        return self.z
+
+
+class Zeros(_Held):
+    """Silence: ``z = 0``. The layer computes, bit for bit, what it computes without feedback.
+
+    Args:
+        out_features: ``k``.
+        device: of ``z``.
+        dtype: of ``z``.
+
+    Raises:
+        ValueError: ``out_features`` is smaller than 1.
+    """
+
+    def __init__(
+        self, out_features: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self._hold(torch.zeros(check_size(type(self).__name__, out_features), device=device, dtype=dtype))
+
+
+class Received(Zeros):
+    """Whatever was last written by `receive`; zeros before that.
+
+    The yoked control: a network that hears another network's weights at the same step.
+
+    Args:
+        out_features: ``k``.
+        device: of ``z``.
+        dtype: of ``z``.
+
+    Raises:
+        ValueError: ``out_features`` is smaller than 1.
+    """
+
+    def receive(self, z: Tensor) -> None:
+        """Write ``z``, without its gradient.
+
+        Args:
+            z: the vector to hear from now on, shape ``[out_features]``.
+
+        Raises:
+            ValueError: the shape is another one.
+        """
+        _check_shape("Received.receive", z, self.out_features)
+        self.z.copy_(z.detach())
+
+
+class Constant(_Held):
+    """A given ``z`` that never changes, such as the summary of the initial weights.
+
+    Args:
+        z: the vector, shape ``[k]``; it is copied, and kept in the ``state_dict``.
+
+    Raises:
+        ValueError: ``z`` isn't a vector.
+    """
+
+    def __init__(self, z: Tensor) -> None:
+        super().__init__()
+        _check_shape("Constant", z, z.numel())
+        self._hold(z.detach().clone())
+
+
+class _Timed(_Held):
+    """A signal with time: buffers ``step`` and ``z``, where ``z`` is ``_at(step)``."""
+
+    step: Tensor
+
+    def _start(self, like: Tensor) -> None:
+        self._hold(torch.empty_like(like))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=like.device))
+
+    def reset_parameters(self) -> None:
+        """Go back to step 0."""
+        self.step.zero_()
+        self.z.copy_(self._at(0))
+
+    def advance(self) -> None:
+        """Go on to the next step."""
+        self.step.add_(1)
+        self.z.copy_(self._at(int(self.step)))
+
+    def _at(self, step: int) -> Tensor:
+        raise NotImplementedError
+
+
+class Noise(_Timed):
+    """Gaussian noise with the mean and standard deviation of a given ``z``.
+
+    Each draw is standardised, so that it matches both exactly, and with them the norm. Padding is copied, not
+    replaced: it is no part of what is matched.
+
+    Args:
+        z: the vector to match, shape ``[k]``.
+        padding: how many entries at the end of ``z`` are fill (a summary's ``padding``).
+        redraw: whether each step has a draw of its own; if False, one draw stays.
+        seed: seeds the draws.
+
+    Raises:
+        ValueError: ``z`` isn't a vector, or padding leaves nothing of it.
+    """
+
+    target: Tensor
+
+    def __init__(self, z: Tensor, *, padding: int = 0, redraw: bool = True, seed: int = 0) -> None:
+        super().__init__()
+        _check_shape("Noise", z, z.numel())
+        if not 0 <= padding < z.numel():
+            raise ValueError(f"Noise: padding must lie from 0 to {z.numel() - 1}, got {padding}")
+        self.padding, self.redraw, self.seed = padding, redraw, int(seed)
+        self._start(z.detach())
+        self.register_buffer("target", z.detach().clone())
+        self.reset_parameters()
+
+    def _at(self, step: int) -> Tensor:
+        heard = self.target[: self.target.numel() - self.padding]
+        # Drawn on the CPU, so that every device hears the same noise.
+        drawn = torch.randn(
+            heard.numel(),
+            generator=stream(self.seed, "noise", step if self.redraw else 0),
+            dtype=torch.float64,
+        )
+        drawn -= drawn.mean()
+        # A single entry has no spread: it is its own mean.
+        drawn /= drawn.std(correction=0).clamp_min(torch.finfo(drawn.dtype).tiny)
+        drawn = drawn.to(heard)
+        noise = heard.mean() + heard.std(correction=0) * drawn
+        return torch.cat([noise, self.target[heard.numel() :]])
+
+
+class Clock(_Timed):
+    """Sinusoidal features of the step: the time course of training, without any weights.
+
+    ``z[2i] = a·sin(t/Tᵢ)`` and ``z[2i+1] = a·cos(t/Tᵢ)`` with ``Tᵢ = max_period^(2i/k)``, the position encoding
+    of Vaswani et al. (2017, arXiv:1706.03762, section 3.5).
+
+    Args:
+        out_features: ``k``.
+        max_period: the longest time scale, in steps.
+        amplitude: ``a``; ``√2`` gives an even ``k`` a root mean square of 1.
+        device: of ``z``.
+        dtype: of ``z``.
+
+    Raises:
+        ValueError: ``out_features`` is smaller than 1, or ``max_period`` isn't positive.
+    """
+
+    def __init__(
+        self,
+        out_features: int,
+        *,
+        max_period: float = 10_000.0,
+        amplitude: float = 1.0,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if not max_period > 0:
+            raise ValueError(f"Clock: max_period must be positive, got {max_period}")
+        self.max_period, self.amplitude = float(max_period), float(amplitude)
+        self._start(torch.empty(check_size("Clock", out_features), device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def _at(self, step: int) -> Tensor:
+        k = self.out_features
+        values = []
+        for i in range(k):
+            angle = step / self.max_period ** (2 * (i // 2) / k)
+            values.append(self.amplitude * (math.cos(angle) if i % 2 else math.sin(angle)))
+        return torch.tensor(values, dtype=torch.float64)
+
+
+class Stale(Signal):
+    """A signal as it was ``lag`` optimiser steps ago; until then, as it was at the start.
+
+    Args:
+        signal: the signal to delay, such as `OwnWeights`.
+        lag: the delay in steps, at least 1.
+
+    Raises:
+        ValueError: ``lag`` is smaller than 1.
+    """
+
+    step: Tensor
+    ring: Tensor
+
+    def __init__(self, signal: Signal, lag: int) -> None:
+        super().__init__()
+        if lag < 1:
+            raise ValueError(f"Stale: lag must be at least 1 step, got {lag}")
+        self.signal, self.lag = signal, int(lag)
+        self.out_features, self.reads = signal.out_features, signal.reads
+        with torch.no_grad():
+            z = signal()
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=z.device))
+        # One slot more than the lag: z of step t - lag must outlive the writing of step t.
+        self.register_buffer("ring", z.expand(self.lag + 1, -1).clone())
+
+    def reset_parameters(self) -> None:
+        """Go back to step 0, and take the present ``z`` as that of the start."""
+        self.step.zero_()
+        with torch.no_grad():
+            self.ring.copy_(self.signal().expand_as(self.ring))
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Go on to the next step, and remember the present ``z`` for later."""
+        self.signal.advance()
+        self.step.add_(1)
+        self.ring.index_copy_(0, self._slot(self.step), self.signal()[None])
+
+    def forward(self) -> Tensor:
+        """Return ``z`` of ``lag`` steps ago, shape ``[out_features]``, without gradient."""
+        return self.ring.index_select(0, self._slot((self.step - self.lag).clamp_min(0))).squeeze(0)
+
+    def _slot(self, step: Tensor) -> Tensor:
+        return (step % (self.lag + 1)).reshape(1)
+
+    def extra_repr(self) -> str:
+        """Add the lag to the size."""
+        return f"{super().extra_repr()}, lag={self.lag}"
+
+
+def _check_shape(what: str, z: Tensor, k: int) -> None:
+    if z.shape != (k,) or k == 0:
+        raise ValueError(f"{what}: z must be a vector of shape [{k or 'k'}], got {list(z.shape)}")

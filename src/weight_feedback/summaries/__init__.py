@@ -1,0 +1,17 @@
+"""Summaries: functions from weight tensors to a vector ``z`` of ``k`` numbers."""
+
+from weight_feedback.summaries.base import Summary
+from weight_feedback.summaries.moments import Moments
+from weight_feedback.summaries.pooling import AvgPool, Match, MaxPool, match_dimensions
+from weight_feedback.summaries.projections import DenseProjection, Projection
+
+__all__ = [
+    "AvgPool",
+    "DenseProjection",
+    "Match",
+    "MaxPool",
+    "Moments",
+    "Projection",
+    "Summary",
+    "match_dimensions",
+]

@@ -1,0 +1,95 @@
+"""What every summary has: a size, a way to be fitted to the tensors it reads, and a pure forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+
+class Summary(nn.Module):
+    """A function from weight tensors to a vector ``z`` of shape ``[out_features]``.
+
+    A summary is made without knowing what it will read, then fitted once by `bind`, which checks the shapes,
+    fixes ``out_features`` and draws whatever is random. `OwnWeights` and `attach` call `bind` for you.
+
+    Subclasses implement `_fit` and `forward`. They must be pure, differentiable, free of data-dependent Python
+    branches, and keep every constant tensor in a buffer, so that it follows the module's device and dtype.
+
+    Attributes:
+        out_features: ``k``, the length of ``z``; None while it isn't known, at the latest until `bind`.
+        padding: how many entries at the end of ``z`` are constant fill and say nothing about the weights.
+        names: canonical names of the tensors that are read, in order; empty until bound.
+        shapes: their shapes, in the same order.
+    """
+
+    out_features: int | None = None
+    padding: int = 0
+    names: tuple[str, ...] = ()
+    shapes: tuple[torch.Size, ...] = ()
+
+    def bind(self, weights: Mapping[str, Tensor]) -> Self:
+        """Fit the summary to the tensors that it will read.
+
+        Args:
+            weights: canonical name to tensor, in the order in which `forward` will get them. Names seed the
+                random parts; shapes, device and dtype are taken from the tensors.
+
+        Returns:
+            The summary itself.
+
+        Raises:
+            ValueError: there is nothing to read, or a shape doesn't suit the summary.
+            RuntimeError: the summary is bound already; a copy is needed for a second use.
+        """
+        kind = type(self).__name__
+        if self.names:
+            raise RuntimeError(
+                f"{kind} is bound to {', '.join(self.names)} already: make a new one for each signal, "
+                "or copy.deepcopy an unbound one"
+            )
+        if not weights:
+            raise ValueError(f"{kind} needs at least one tensor to read, got none")
+        for name, weight in weights.items():
+            if weight.numel() == 0:
+                raise ValueError(f"{kind} can't read {name}: it is empty, with shape {list(weight.shape)}")
+        self._fit(weights)
+        self.names = tuple(weights)
+        self.shapes = tuple(weight.shape for weight in weights.values())
+        return self
+
+    def _fit(self, weights: Mapping[str, Tensor]) -> None:
+        """Check the shapes, set ``out_features`` and ``padding``, and register buffers."""
+        raise NotImplementedError
+
+    def forward(self, *weights: Tensor) -> Tensor:
+        """Summarise the weights.
+
+        Args:
+            *weights: tensors of the bound shapes, in the bound order.
+
+        Returns:
+            ``z``, shape ``[out_features]``.
+        """
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Name the sizes, as PyTorch's own layers do."""
+        return f"out_features={self.out_features}, reads={list(self.names) or 'unbound'}"
+
+
+def check_size(kind: str, out_features: int) -> int:
+    """Return ``out_features`` if it is a whole number of at least 1.
+
+    Args:
+        kind: the name of the class that asks, for the message.
+        out_features: the size to check.
+
+    Raises:
+        ValueError: it is smaller than 1 or not whole.
+    """
+    if int(out_features) != out_features or out_features < 1:
+        raise ValueError(f"{kind}: out_features must be a whole number of at least 1, got {out_features}")
+    return int(out_features)

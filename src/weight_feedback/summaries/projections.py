@@ -1,0 +1,180 @@
+"""Random linear projections of the flattened weights: ``z = P w``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from weight_feedback.streams import stream
+from weight_feedback.summaries.base import Summary, check_size
+
+Scale = Literal["isometry", "xavier", "adjoint-isometry", "calibrated"]
+Distribution = Literal["uniform", "gaussian", "rademacher"]
+
+
+class Projection(Summary):
+    """A linear map ``P`` of shape ``[k, D]``, seeded, applied to the ``D`` weights laid end to end.
+
+    Subclasses draw a map whose entries have mean 0 and variance 1 (`_draw`) and apply it (`_project`); the scale
+    is applied here. What is drawn stays out of the ``state_dict``, which holds the seed instead; loading a
+    ``state_dict`` with another seed draws again.
+
+    Args:
+        out_features: ``k``.
+        seed: seeds the draw, together with the canonical names of the tensors read.
+        scale: the size of ``P``'s entries, by what it preserves:
+
+            - ``"isometry"``, variance ``1/k``: ``E‖Pw‖² = ‖w‖²``;
+            - ``"xavier"``, variance ``2/(D+k)``, that of Glorot and Bengio (2010), the notebook's;
+            - ``"adjoint-isometry"``, variance ``1/D``: ``E‖Pᵀv‖² = ‖v‖²``;
+            - ``"calibrated"``: one factor ``√k/‖Pw₀‖``, from the weights ``w₀`` at the time of binding and then
+              frozen, so that ``z`` starts with root mean square 1.
+
+    Raises:
+        ValueError: ``out_features`` is smaller than 1, or the scale is unknown.
+    """
+
+    out_features: int
+    gain: Tensor
+
+    def __init__(self, out_features: int, *, seed: int = 0, scale: Scale = "isometry") -> None:
+        super().__init__()
+        kind = type(self).__name__
+        self.out_features = check_size(kind, out_features)
+        self.seed = int(seed)
+        _check_choice(kind, "scale", scale, Scale)
+        self.scale = scale
+
+    def _fit(self, weights: Mapping[str, Tensor]) -> None:
+        self.in_features = sum(weight.numel() for weight in weights.values())
+        if self.out_features > self.in_features:
+            raise ValueError(
+                f"{type(self).__name__}: out_features={self.out_features} is more than the "
+                f"{self.in_features} weights that are read ({', '.join(weights)})"
+            )
+        like = next(iter(weights.values())).detach()
+        self._allocate(like)
+        self.register_buffer("gain", like.new_ones(()), persistent=self.scale == "calibrated")
+        self.names = tuple(weights)
+        self.reset_parameters()
+        if self.scale == "calibrated":
+            self._calibrate([weight.detach() for weight in weights.values()])
+
+    def _calibrate(self, weights: list[Tensor]) -> None:
+        norm = torch.linalg.vector_norm(self._project(*weights))
+        # A comparison that is false for NaN too; meta tensors hold no numbers to calibrate by.
+        if norm.is_meta or not norm > 0:
+            self.names = ()
+            raise ValueError(
+                f"{type(self).__name__}: scale='calibrated' needs initial weights with a finite projection that "
+                f"isn't zero, got norm {'unknown (meta tensors)' if norm.is_meta else float(norm)}; "
+                "initialise the model first"
+            )
+        self.gain.copy_(math.sqrt(self.out_features) / norm)
+
+    def reset_parameters(self) -> None:
+        """Draw the map again from its seed, as is needed after ``to_empty``; a calibrated factor is kept."""
+        self._draw()
+        if self.scale != "calibrated":
+            variance = {
+                "isometry": 1 / self.out_features,
+                "xavier": 2 / (self.in_features + self.out_features),
+                "adjoint-isometry": 1 / self.in_features,
+            }[self.scale]
+            self.gain.fill_(math.sqrt(variance))
+
+    def forward(self, *weights: Tensor) -> Tensor:
+        """Project the weights.
+
+        Args:
+            *weights: tensors of the bound shapes, flattened and laid end to end in the bound order.
+
+        Returns:
+            ``z = P w``, shape ``[out_features]``.
+        """
+        return self.gain * self._project(*weights)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the seed, which stands in the ``state_dict`` for the map drawn from it."""
+        return torch.tensor(self.seed)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take a seed from a ``state_dict``; another one than now means another map."""
+        if int(state) != self.seed:
+            self.seed = int(state)
+            self._draw()
+
+    def _allocate(self, like: Tensor) -> None:
+        """Register non-persistent buffers for the map, with the device and dtype of ``like``."""
+        raise NotImplementedError
+
+    def _draw(self) -> None:
+        """Fill the buffers in place, from ``self.seed`` and ``self.names`` alone."""
+        raise NotImplementedError
+
+    def _project(self, *weights: Tensor) -> Tensor:
+        """Apply the map with entries of variance 1."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Add scale and seed to the sizes."""
+        return f"{super().extra_repr()}, scale={self.scale!r}, seed={self.seed}"
+
+
+class DenseProjection(Projection):
+    """A dense random matrix, stored: ``k × D`` numbers, read whole at every call.
+
+    With ``distribution="uniform"`` and ``scale="xavier"`` it is the notebook's: the trick by which Li et al.
+    (2018, arXiv:1804.08838) measured the intrinsic dimension of objective landscapes. Gaussian and Rademacher
+    entries with ``scale="isometry"`` are the maps of Johnson and Lindenstrauss (1984) and Achlioptas (2003).
+
+    Args:
+        out_features: ``k``.
+        distribution: of the entries, independent and of equal variance.
+        seed: seeds the draw, together with the canonical names of the tensors read.
+        scale: see `Projection`.
+
+    Raises:
+        ValueError: ``out_features`` is smaller than 1, or the distribution or scale is unknown.
+    """
+
+    matrix: Tensor
+
+    def __init__(
+        self,
+        out_features: int,
+        *,
+        distribution: Distribution = "uniform",
+        seed: int = 0,
+        scale: Scale = "xavier",
+    ) -> None:
+        super().__init__(out_features, seed=seed, scale=scale)
+        _check_choice(type(self).__name__, "distribution", distribution, Distribution)
+        self.distribution = distribution
+
+    def _allocate(self, like: Tensor) -> None:
+        # [k, D] rather than [D, k]: a product of contiguous rows, about half the time of the other order.
+        self.register_buffer("matrix", like.new_empty(self.out_features, self.in_features), persistent=False)
+
+    def _draw(self) -> None:
+        generator = stream(self.seed, "dense projection", self.distribution, *self.names)
+        for row in self.matrix:  # row by row, so that drawing needs no second copy of a large matrix
+            if self.distribution == "uniform":
+                drawn = torch.empty(self.in_features).uniform_(-math.sqrt(3), math.sqrt(3), generator=generator)
+            elif self.distribution == "gaussian":
+                drawn = torch.empty(self.in_features).normal_(generator=generator)
+            else:
+                drawn = torch.empty(self.in_features).bernoulli_(generator=generator).mul_(2).sub_(1)
+            row.copy_(drawn)
+
+    def _project(self, *weights: Tensor) -> Tensor:
+        return self.matrix @ torch.cat([weight.flatten() for weight in weights])
+
+
+def _check_choice(kind: str, field: str, value: str, options: Any) -> None:
+    if value not in get_args(options):
+        raise ValueError(f"{kind}: {field} must be one of {', '.join(get_args(options))}, got {value!r}")
