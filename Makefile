@@ -1,0 +1,56 @@
+# `make demo` runs the main job, `make test` checks everything. Both make .venv at their first run and reuse it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := pyproject.toml README.md LICENSE $(shell find src -type f -not -name '*.pyc')
+
+.PHONY: help demo test lint docs clean
+
+help:  ## Say what can be made.
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
+
+demo: .venv/lab .venv/wheel  ## Run the built-in study `quick`: three networks, eight seeds, 5,000 real digits.
+	@$(BIN)/weight-feedback run quick
+
+test: lint .venv/wheel  ## Check lint, types and import contracts; run all tests against the installed wheel.
+	$(BIN)/python -P -m pytest --numprocesses 2 --cov --cov-report= $(PYTEST_ARGS)
+	@echo "Branch coverage of the library (at least 95 %) and of the lab (at least 90 %):"
+	$(BIN)/coverage report --omit '*/lab/*' --fail-under 95
+	$(BIN)/coverage report --include '*/lab/*' --fail-under 90
+
+lint: .venv/test
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: .venv/test .venv/wheel  ## Build the documentation; warnings are errors.
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean:  ## Remove the environment and everything that was built.
+	rm -rf .venv build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
+
+# The first pip command names torch alone, so that the version in constraints.txt is the one that is looked for.
+$(BIN)/python: | constraints.txt
+	@echo "Making .venv and installing PyTorch …"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+
+# The extras' dependencies; the package itself comes from .venv/wheel.
+.venv/lab: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing what the lab needs …"
+	@$(PIP) '.[lab]'
+	@touch $@
+
+.venv/test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing what the lab, the tests and the docs need …"
+	@$(PIP) '.[test,docs]'
+	@touch $@ .venv/lab
+
+# Not editable: what runs is what a user would get, without src/ on the path.
+.venv/wheel: $(SOURCES) | $(BIN)/python
+	@$(PIP) --no-deps --force-reinstall .
+	@touch $@

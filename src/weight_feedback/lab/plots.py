@@ -1,0 +1,71 @@
+"""Pictures of studies, from plain arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+# Okabe and Ito's colours: distinct for colour-blind readers, and in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLE = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "weight-feedback",  # the same picture gives the same file
+    # Names in studies are text, whatever they contain.
+    "text.parse_math": False,
+    "text.usetex": False,
+}
+
+
+def plot_accuracy(curves: Mapping[str, ArrayLike], title: str, paths: list[Path]) -> None:
+    """Draw accuracy per epoch: a mean line for each arm, and a band of one standard deviation over seeds.
+
+    Args:
+        curves: label of an arm to accuracies in percent, shape ``[seeds, epochs]``; one seed gives a line alone.
+        title: heading.
+        paths: where to write; the suffix chooses the format (``.png``, ``.svg``, ``.pdf``).
+
+    Raises:
+        ValueError: there is nothing to draw, or an array has another number of dimensions.
+    """
+    if not curves:
+        raise ValueError("plot_accuracy: there are no curves to draw")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.add_subplot()
+        counts = set()
+        for index, (label, values) in enumerate(curves.items()):
+            accuracy = np.asarray(values, dtype=float)
+            if accuracy.ndim != 2 or accuracy.size == 0:
+                raise ValueError(f"plot_accuracy: {label!r} must have shape [seeds, epochs], got {accuracy.shape}")
+            seeds, epochs = accuracy.shape
+            counts.add(seeds)
+            x = np.arange(1, epochs + 1)
+            mean = accuracy.mean(axis=0)
+            colour = COLOURS[index % len(COLOURS)]
+            axes.plot(x, mean, color=colour, label=label, linewidth=1.8, marker="o", markersize=3.5)
+            if seeds > 1:
+                spread = accuracy.std(axis=0, ddof=1)
+                axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+        axes.set(xlabel="epochs", ylabel="accuracy %")
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend(loc="lower right", frameon=False, title=_seeds(counts), alignment="left")
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _seeds(counts: set[int]) -> str:
+    if counts == {1}:
+        return "one seed"
+    numbers = str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    return f"mean ± 1 standard deviation, {numbers} seeds"

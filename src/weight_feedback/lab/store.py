@@ -1,0 +1,130 @@
+"""The store: one directory a study, one immutable file a finished trial."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weight_feedback.lab.spec import Trial
+
+FORMAT = 1
+
+
+class StoreError(ValueError):
+    """A file of the store that can't be used; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of a finished trial.
+
+    Attributes:
+        result: what the trial's settings determine; the same, bit for bit, each time it is run.
+        provenance: when, where and with what it was run.
+    """
+
+    result: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class Store:
+    """The trials of one study, on disk.
+
+    Args:
+        folder: of the study; made when the first trial is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.trials = folder / "trials"
+
+    def path(self, trial: Trial) -> Path:
+        """Return where a trial is kept, whether it is there or not.
+
+        Args:
+            trial: the settings.
+        """
+        return self.trials / f"{trial.model}-seed-{trial.seed:05d}-{trial.key()}.json"
+
+    def write(self, trial: Trial, record: Record) -> Path:
+        """Keep a finished trial: after this returns, it survives a crash; before, nothing of it is visible.
+
+        Args:
+            trial: the settings.
+            record: what came out.
+
+        Returns:
+            The file.
+        """
+        content = {
+            "format": FORMAT,
+            "result": record.result,
+            "provenance": record.provenance,
+            "sha256": {"result": _checksum(record.result), "provenance": _checksum(record.provenance)},
+        }
+        path = self.path(trial)
+        write_atomically(path, json.dumps(content).encode())
+        return path
+
+    def read(self, trial: Trial) -> Record | None:
+        """Return a finished trial, or None if there is none.
+
+        Args:
+            trial: the settings.
+
+        Raises:
+            StoreError: the file is damaged, or of another format.
+        """
+        path = self.path(trial)
+        try:
+            content = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise StoreError(f"{path} isn't readable JSON ({error}); delete it to run the trial again") from None
+        found = content.get("format") if isinstance(content, dict) else None
+        if found != FORMAT:
+            raise StoreError(f"{path}: expected format {FORMAT}, found {found!r}; this version can't read it")
+        for part in ("result", "provenance"):
+            expected, actual = content.get("sha256", {}).get(part), _checksum(content.get(part))
+            if expected != actual:
+                raise StoreError(
+                    f"{path}: the checksum of its {part} is {actual}, expected {expected}: the file is damaged; "
+                    "delete it to run the trial again"
+                )
+        return Record(content["result"], content["provenance"])
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that, whatever happens, either all of it or nothing is there, and stays there.
+
+    Args:
+        path: of the file; its folder is made if need be.
+        content: the whole content.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    # The rename itself is durable only when the folder is; Windows has no way to sync one.
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _checksum(part: Any) -> str:
+    return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()

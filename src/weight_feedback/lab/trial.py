@@ -1,0 +1,154 @@
+"""One trial: build a network, train it, and say what came out and where it was run."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import weight_feedback
+from weight_feedback.lab import datasets
+from weight_feedback.lab.models import build, count_parameters
+from weight_feedback.lab.spec import Trial
+from weight_feedback.lab.store import Record
+from weight_feedback.lab.training import Evaluation, Progress, train
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """Return the device to train on.
+
+    Args:
+        device: ``"auto"`` takes CUDA where there is one, else the CPU; or a name that PyTorch knows.
+
+    Returns:
+        The device.
+
+    Raises:
+        ValueError: PyTorch doesn't know the name, or the machine has no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: expected auto, cpu, cuda or another device of this machine, got {device!r} "
+                         f"({reason})") from None  # fmt: skip
+    return chosen
+
+
+def run_trial(
+    trial: Trial,
+    *,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    weights: Path | None = None,
+    on_log: Callable[[Progress], None] | None = None,
+    on_epoch: Callable[[int, Evaluation], None] | None = None,
+) -> Record:
+    """Run one trial; its result depends on ``trial`` alone.
+
+    Bit for bit, that holds on one kind of machine, device and thread count, and one version of PyTorch.
+
+    Args:
+        trial: the settings.
+        data_dir: where data files are looked for; see `datasets.load`.
+        device: see `choose_device`.
+        threads: of PyTorch within this trial; default: as it is.
+        weights: a file for the trained weights, in the safetensors format; default: they aren't kept.
+        on_log: called while training; see `train`.
+        on_epoch: called after each epoch; see `train`.
+
+    Returns:
+        The record of the trial.
+
+    Raises:
+        DataError: the data are missing or damaged.
+        ValueError: network and data don't fit together, or there is no such network or device.
+    """
+    where = choose_device(device)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    data = datasets.load(trial.data, data_dir)
+    model = build(trial.model, trial.seed)
+    check_fit(trial, model, data)
+    with thread_count(threads):
+        history = train(model.to(where), data.to(where), trial.training, trial.seed, on_log, on_epoch)
+        used_threads = torch.get_num_threads()
+    if weights is not None:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
+    return Record(
+        result={
+            "trial": trial.model_dump(mode="json"),
+            "data": data.fingerprint,
+            "parameters": count_parameters(model),
+            "epochs": [asdict(epoch) for epoch in history.epochs],
+            "step_losses": history.step_losses,
+        },
+        provenance={
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - clock, 3),
+            "host": socket.gethostname(),
+            "machine": platform.machine(),
+            "device": str(where),
+            "threads": used_threads,
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "weight_feedback": weight_feedback.__version__,
+        },
+    )
+
+
+def check_fit(trial: Trial, model: nn.Module, data: datasets.Dataset) -> None:
+    """Check that network, settings and data fit together, before any time is spent.
+
+    Args:
+        trial: the settings.
+        model: the network.
+        data: the data.
+
+    Raises:
+        ValueError: the images have another shape than the network takes, or a batch is larger than the data.
+    """
+    images, shape = len(data.train_images), list(data.train_images.shape[1:])
+    if trial.training.batch_size > images:
+        raise ValueError(
+            f"training.batch_size: must be at most the {images} training images of {trial.data}, "
+            f"got {trial.training.batch_size}"
+        )
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *shape))
+    except RuntimeError:
+        raise ValueError(
+            f"network {trial.model} doesn't take images of shape {shape}, as {trial.data} has"
+        ) from None
+
+
+@contextmanager
+def thread_count(threads: int | None) -> Iterator[None]:
+    """Set PyTorch's thread count for a while.
+
+    Args:
+        threads: how many; None changes nothing.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
