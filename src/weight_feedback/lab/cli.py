@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from weight_feedback.lab import datasets
 from weight_feedback.lab.models import NETWORKS
@@ -51,17 +51,15 @@ Range = tuple[int, int]
 class Train(Frozen):
     """Train one network, with a log line every few steps and an evaluation after each epoch.
 
-    Examples:
-
+    For example:
         weight-feedback train mnist-pooled --seed 1 --data mnist-5k
-
         weight-feedback train cifar10-plain --data-dir ~/data --save-weights net.safetensors
     """
 
     network: Annotated[Positional[str], arg(metavar="NETWORK", help=f"One of {', '.join(NETWORKS)}.")]
     seed: Annotated[int, arg(help="Of every random stream.")] = 0
     data: Annotated[str | None, arg(metavar="NAME", help="Data set; default: the network's own.")] = None
-    epochs: Annotated[int | None, arg(help="Default: 6 on MNIST, 20 on CIFAR-10.")] = None
+    epochs: Annotated[int | None, arg(metavar="INT", help="Default: 6 on MNIST, 20 on CIFAR-10.")] = None
     batch_size: Annotated[int, arg(help="Examples a step.")] = Training().batch_size
     test_batch_size: Annotated[int, arg(help="Examples a batch in evaluation.")] = Training().test_batch_size
     lr: Annotated[float, arg(help="Learning rate of SGD.")] = Training().lr
@@ -70,10 +68,11 @@ class Train(Frozen):
     data_dir: DataDir = None
     device: Device = "auto"
     cuda: Cuda = True
-    threads: Annotated[int | None, arg(help="Of PyTorch; default: its own choice.")] = None
+    threads: Annotated[int | None, arg(metavar="INT", help="Of PyTorch; default: its own choice.")] = None
     save_weights: Annotated[Path | None, arg(metavar="FILE", help="Keep the weights, as safetensors.")] = None
 
     def __call__(self, console: Console) -> None:
+        """Train, and print as it goes."""
         if self.network not in NETWORKS:
             raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, got {self.network!r}")
         data = self.data or NETWORKS[self.network].data
@@ -110,29 +109,27 @@ class Run(Frozen):
 
     Each trial is kept the moment it finishes. Running again runs what is missing.
 
-    Examples:
-
+    For example:
         weight-feedback run quick
-
         weight-feedback run notebook-mnist --data-dir ~/data
-
         weight-feedback run my-study.toml --jobs 1 --device cuda
     """
 
     study: StudyName
     out: Out = OUT
     data_dir: DataDir = None
-    jobs: Annotated[int | None, arg(help="Trials side by side; default: one a core.")] = None
+    jobs: Annotated[int | None, arg(metavar="INT", help="Trials side by side; default: one a core.")] = None
     device: Device = "auto"
     cuda: Cuda = True
 
     def __call__(self, console: Console) -> None:
+        """Run, draw and report."""
         study = load_study(self.study)
         store = Store(self.out / study.name)
         todo, total = len(missing(study, store)), study.seeds * len(study.arms)
         jobs = self.jobs or cores()
         console.print(f"{study.name}: {total} trials, {total - todo} finished, {todo} to run, {jobs} side by side")
-        with _progress_bar(console, study.name) as on_progress:
+        with _progress(console, study.name, todo * study.training.epochs) as on_progress:
             run(
                 study,
                 store,
@@ -147,20 +144,20 @@ class Run(Frozen):
 class Plot(Frozen):
     """Draw accuracy per epoch from the finished trials of a study, as PNG and SVG, and write its tables.
 
-    Examples:
-
+    For example:
         weight-feedback plot quick
-
         weight-feedback plot notebook-mnist --arms plain pooled
     """
 
     study: StudyName
     arms: Annotated[
-        tuple[str, ...] | None, arg(metavar="ARM", help="Names of the arms to draw, in this order; default: all.")
+        tuple[str, ...] | None,
+        arg(metavar="ARM [ARM …]", help="Names of the arms to draw, in this order; default: all."),
     ] = None
     out: Out = OUT
 
     def __call__(self, console: Console) -> None:
+        """Draw and report."""
         study = load_study(self.study)
         _present(console, study, Store(self.out / study.name), f"weight-feedback run {self.study}", self.arms)
 
@@ -171,10 +168,8 @@ class MatchDimensions(Frozen):
     fc1 is a [b, a + dx] matrix pooled by (n, m), fc2 is a [c, b] matrix pooled by (2, n); joined they give
     dw numbers, and dx - dw >= 1 ones pad them to dx.
 
-    Examples:
-
+    For example:
         weight-feedback match-dimensions --a 160 --b 50 --c 10
-
         weight-feedback match-dimensions --a 1250 --b 500 --c 10 --dx 400 500
     """
 
@@ -186,6 +181,7 @@ class MatchDimensions(Frozen):
     m: Annotated[Range | None, arg(metavar="LOW HIGH", help="Default: 10 to a - 1.")] = None
 
     def __call__(self, console: Console) -> None:
+        """Print one solution a line."""
         found = match_dimensions(self.a, self.b, self.c, dx=self.dx, n=self.n, m=self.m)
         line = "{:>6} {:>6} {:>6} {:>6} {:>6}".format
         console.print(line("dw", "dx", "dx-dw", "m", "n"), style="bold")
@@ -201,14 +197,14 @@ class DataList(Frozen):
     data_dir: DataDir = None
 
     def __call__(self, console: Console) -> None:
+        """Print the table."""
         _print_available(console, self.data_dir)
 
 
 class DataFetch(Frozen):
     """Download a data set and check its hashes.
 
-    Examples:
-
+    For example:
         weight-feedback data fetch mnist
     """
 
@@ -216,14 +212,14 @@ class DataFetch(Frozen):
     data_dir: DataDir = None
 
     def __call__(self, console: Console) -> None:
+        """Download, and print where to."""
         console.print(f"{self.name}: {datasets.fetch(self.name, self.data_dir)}")
 
 
 class DataVerify(Frozen):
     """Read a data set whole, and check every byte that can be checked.
 
-    Examples:
-
+    For example:
         weight-feedback data verify mnist --data-dir ~/data
     """
 
@@ -231,6 +227,7 @@ class DataVerify(Frozen):
     data_dir: DataDir = None
 
     def __call__(self, console: Console) -> None:
+        """Verify, and print what was seen."""
         _print_verification(console, self.name, self.data_dir)
 
 
@@ -244,6 +241,7 @@ class Data(Frozen):
     )
 
     def __call__(self, console: Console) -> None:
+        """Do what was chosen."""
         self.action(console)
 
 
@@ -266,10 +264,11 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: with 2 for bad input, 130 after Ctrl-C.
     """
     command: Any = tyro.cli(
-        Command,  # type: ignore[arg-type]
+        Command,
         prog="weight-feedback",
         description="Networks that hear their own weights: train them, compare them, look at the outcome.",
         args=args,
+        config=(OmitArgPrefixes,),
     )
     try:
         command(Console(soft_wrap=True))
@@ -288,9 +287,21 @@ def _device(device: str, cuda: bool) -> str:
 
 
 @contextmanager
-def _progress_bar(console: Console, name: str) -> Iterator[OnProgress]:
+def _progress(console: Console, name: str, epochs: int) -> Iterator[OnProgress]:
+    """Show progress: a bar in a terminal, a line for each tenth in a log file."""
+    if not console.is_terminal:
+        shown = 0
+
+        def print_tenths(done: int) -> None:
+            nonlocal shown
+            if (tenths := done * 10 // max(epochs, 1)) > shown:
+                shown = tenths
+                console.print(f"{name}: {done}/{epochs} epochs", markup=False)
+
+        yield print_tenths
+        return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"),
         TimeElapsedColumn(),
@@ -298,8 +309,8 @@ def _progress_bar(console: Console, name: str) -> Iterator[OnProgress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(escape(name), total=None)
-        yield lambda done, epochs: bar.update(task, completed=done, total=epochs)
+        task = bar.add_task(name, total=epochs)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def _present(console: Console, study: Study, store: Store, command: str, arms: tuple[str, ...] | None) -> None:

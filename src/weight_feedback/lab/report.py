@@ -23,7 +23,6 @@ class Row(NamedTuple):
         final: accuracy after the last epoch, percent.
         best: accuracy after the best epoch of each trial, percent.
         loss: test loss after the last epoch, nats.
-        seconds: wall time of a trial, mean.
     """
 
     label: str
@@ -32,7 +31,6 @@ class Row(NamedTuple):
     final: Interval
     best: Interval
     loss: Interval
-    seconds: float
 
 
 def accuracies(records: Sequence[Record]) -> NDArray[np.float64]:
@@ -59,7 +57,6 @@ def summarise(study: Study, records: Mapping[str, Sequence[Record]]) -> list[Row
         if trials := records.get(arm.name):
             accuracy = accuracies(trials)
             losses = [record.result["epochs"][-1]["loss"] for record in trials]
-            seconds = float(np.mean([record.provenance["seconds"] for record in trials]))
             rows.append(
                 Row(
                     arm.label,
@@ -68,7 +65,6 @@ def summarise(study: Study, records: Mapping[str, Sequence[Record]]) -> list[Row
                     mean_interval(accuracy[:, -1]),
                     mean_interval(accuracy.max(axis=1)),
                     mean_interval(losses),
-                    seconds,
                 )
             )
     return rows
@@ -83,7 +79,7 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     Returns:
         Headings, and one list of cells a row.
     """
-    headings = ["arm", "parameters", "seeds", "final accuracy %", "best epoch %", "final test loss", "s/trial"]
+    headings = ["arm", "parameters", "seeds", "final accuracy %", "best epoch %", "final test loss"]
     body = [
         [
             row.label,
@@ -92,7 +88,6 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             _interval(row.final, 2),
             _interval(row.best, 2),
             _interval(row.loss, 4),
-            f"{row.seconds:.1f}",
         ]
         for row in rows
     ]

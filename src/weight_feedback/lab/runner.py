@@ -15,8 +15,8 @@ from weight_feedback.lab.spec import Study, Trial
 from weight_feedback.lab.store import Record, Store
 from weight_feedback.lab.trial import check_fit, choose_device, run_trial
 
-#: Called with the epochs done and all epochs of the trials that are run.
-OnProgress = Callable[[int, int], None]
+#: Called with how many epochs are done, of all the trials that are run.
+OnProgress = Callable[[int], None]
 
 
 def missing(study: Study, store: Store) -> list[Trial]:
@@ -124,10 +124,9 @@ def _run_and_keep(trial: Trial, store: Store, progress: Path, data_dir: Path | N
 
 
 def _watch(progress: Path, todo: list[Trial], on_progress: OnProgress | None, stop: threading.Event) -> None:
-    epochs = sum(trial.training.epochs for trial in todo)
     while on_progress:
         last = stop.wait(0.5)
         marks = (progress / trial.key() for trial in todo)
-        on_progress(sum(mark.stat().st_size for mark in marks if mark.exists()), epochs)
+        on_progress(sum(mark.stat().st_size for mark in marks if mark.exists()))
         if last:
             return

@@ -1,0 +1,24 @@
+"""Fixtures of the lab's tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pooch
+import pytest
+
+from datafiles import TEST, TRAIN
+from weight_feedback.lab import sources
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path) -> Path:
+    """Make data sets of a few images the expected ones, and keep the user's own data out of the tests."""
+    monkeypatch.delenv("WEIGHT_FEEDBACK_DATA", raising=False)
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache" / project)
+    for name in ("mnist", "fashion-mnist"):
+        small = replace(sources.SOURCES[name], train=TRAIN, test=TEST)
+        monkeypatch.setitem(sources.SOURCES, name, small)
+    monkeypatch.setitem(sources.SOURCES, "cifar10", replace(sources.SOURCES["cifar10"], train=10, test=2))
+    return tmp_path
