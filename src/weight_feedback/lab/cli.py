@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,11 +17,11 @@ from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from weight_feedback.lab import datasets
-from weight_feedback.lab.models import NETWORKS
+from weight_feedback.lab.models import NETWORKS, find_network
 from weight_feedback.lab.plots import plot_accuracy
 from weight_feedback.lab.report import accuracies, cells, markdown, summarise
 from weight_feedback.lab.runner import OnProgress, collect, cores, missing, run
-from weight_feedback.lab.spec import Frozen, Study, Training, Trial, builtin_studies, load_study
+from weight_feedback.lab.spec import Frozen, Study, Training, Trial, builtin_studies, explain, load_study
 from weight_feedback.lab.store import Store, write_atomically
 from weight_feedback.lab.training import Evaluation
 from weight_feedback.lab.training import Progress as Step
@@ -73,9 +74,7 @@ class Train(Frozen):
 
     def __call__(self, console: Console) -> None:
         """Train, and print as it goes."""
-        if self.network not in NETWORKS:
-            raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, got {self.network!r}")
-        data = self.data or NETWORKS[self.network].data
+        data = self.data or find_network(self.network).data
         settings = {name: getattr(self, name) for name in Training.model_fields if name != "epochs"}
         epochs = self.epochs if self.epochs is not None else 20 if data == "cifar10" else 6
         trial = Trial(data=data, training=Training(epochs=epochs, **settings), model=self.network, seed=self.seed)
@@ -273,7 +272,8 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         command(Console(soft_wrap=True))
     except (ValueError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/bold red] {escape(str(error))}")
+        message = explain(error) if isinstance(error, ValidationError) else str(error)
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/bold red] {escape(message)}")
         sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; what is finished is kept: run the same command again to go on")

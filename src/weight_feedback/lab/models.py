@@ -94,6 +94,20 @@ NETWORKS = {
 }
 
 
+def find_network(name: str) -> Network:
+    """Return a row of the table.
+
+    Args:
+        name: a key of `NETWORKS`.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, got {name!r}")
+    return NETWORKS[name]
+
+
 def build(name: str, seed: int) -> ConvNet:
     """Build one of the six networks.
 
@@ -111,9 +125,7 @@ def build(name: str, seed: int) -> ConvNet:
     Raises:
         ValueError: there is no such network.
     """
-    if name not in NETWORKS:
-        raise ValueError(f"no network {name!r}; there are {', '.join(NETWORKS)}")
-    network = NETWORKS[name]
+    network = find_network(name)
     model = ConvNet(network.channels, network.side, network.hidden)
     if network.k:
         attach(model, "fc1", reads=["fc1.full_weight", "fc2.weight"], summary=network.summary(seed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 from joblib import Parallel, delayed
 
 from weight_feedback.lab import datasets
-from weight_feedback.lab.models import build
 from weight_feedback.lab.spec import Study, Trial
 from weight_feedback.lab.store import Record, Store
 from weight_feedback.lab.trial import check_fit, choose_device, run_trial
@@ -62,13 +62,13 @@ def run(
     todo = missing(study, store)
     choose_device(device)
     data = datasets.load(study.data, data_dir)
-    for arm, trial in study.trials():
-        if trial.seed == 0:
-            check_fit(trial, build(arm.model, 0), data)
+    for _, trial in study.trials():
+        check_fit(trial, data)
     if not todo:
         return 0
     progress = store.folder / "progress"
-    progress.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(progress, ignore_errors=True)
+    progress.mkdir(parents=True)
     stop = threading.Event()
     watcher = threading.Thread(target=_watch, args=(progress, todo, on_progress, stop), daemon=True)
     watcher.start()
@@ -80,9 +80,7 @@ def run(
     finally:
         stop.set()
         watcher.join()
-        for file in progress.iterdir():
-            file.unlink(missing_ok=True)
-        progress.rmdir()
+        shutil.rmtree(progress, ignore_errors=True)
     return len(todo)
 
 

@@ -98,7 +98,7 @@ def train(
             advance(model)
             losses.append(loss.detach())  # not .item(), which would wait for the device at every step
             if on_log and index % settings.log_interval == 0:
-                on_log(Progress(epoch, index * settings.batch_size, images, float(loss)))
+                on_log(Progress(epoch, index * settings.batch_size, images, float(losses[-1])))
         epochs.append(evaluate(model, data, settings.test_batch_size))
         if on_epoch:
             on_epoch(epoch, epochs[-1])

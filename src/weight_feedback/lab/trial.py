@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 import weight_feedback
 from weight_feedback.lab import datasets
-from weight_feedback.lab.models import build, count_parameters
+from weight_feedback.lab.models import build, count_parameters, find_network
 from weight_feedback.lab.spec import Trial
 from weight_feedback.lab.store import Record
 from weight_feedback.lab.training import Evaluation, Progress, train
@@ -78,18 +77,23 @@ def run_trial(
     Raises:
         DataError: the data are missing or damaged.
         ValueError: network and data don't fit together, or there is no such network or device.
+        OSError: the weights can't be written there.
     """
     where = choose_device(device)
     started, clock = datetime.now(UTC), time.perf_counter()
     data = datasets.load(trial.data, data_dir)
+    check_fit(trial, data)
+    if weights is not None:  # now, not after hours of training
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        with weights.open("ab"):
+            pass
     model = build(trial.model, trial.seed)
-    check_fit(trial, model, data)
     with thread_count(threads):
         history = train(model.to(where), data.to(where), trial.training, trial.seed, on_log, on_epoch)
         used_threads = torch.get_num_threads()
     if weights is not None:
-        weights.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
+        about = {"network": trial.model, "data": trial.data, "seed": str(trial.seed)}
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights, about)
     return Record(
         result={
             "trial": trial.model_dump(mode="json"),
@@ -113,30 +117,29 @@ def run_trial(
     )
 
 
-def check_fit(trial: Trial, model: nn.Module, data: datasets.Dataset) -> None:
+def check_fit(trial: Trial, data: datasets.Dataset) -> None:
     """Check that network, settings and data fit together, before any time is spent.
 
     Args:
         trial: the settings.
-        model: the network.
         data: the data.
 
     Raises:
-        ValueError: the images have another shape than the network takes, or a batch is larger than the data.
+        ValueError: there is no such network, the images have another shape than it takes, or a batch is larger
+            than the data.
     """
-    images, shape = len(data.train_images), list(data.train_images.shape[1:])
+    network = find_network(trial.model)
+    takes, shape = (network.channels[0], network.side, network.side), tuple(data.train_images.shape[1:])
+    if shape != takes:
+        raise ValueError(
+            f"network {trial.model}: expected images of shape {takes}, but those of {trial.data} are {shape}"
+        )
+    images = len(data.train_images)
     if trial.training.batch_size > images:
         raise ValueError(
             f"training.batch_size: must be at most the {images} training images of {trial.data}, "
             f"got {trial.training.batch_size}"
         )
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, *shape))
-    except RuntimeError:
-        raise ValueError(
-            f"network {trial.model} doesn't take images of shape {shape}, as {trial.data} has"
-        ) from None
 
 
 @contextmanager

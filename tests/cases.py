@@ -1,0 +1,201 @@
+"""Every summary, signal and layer once: the generic tests run over these lists.
+
+A new summary, signal or layer needs one entry here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import reference
+import weight_feedback as wf
+
+Shapes = tuple[tuple[int, ...], ...]
+MATRICES: Shapes = ((4, 6), (3, 4))
+
+
+@dataclass(frozen=True)
+class SummaryCase:
+    """``make(seed)`` gives an unbound summary of ``k`` numbers; ``naive`` computes them from arrays."""
+
+    name: str
+    make: Callable[[int], wf.Summary]
+    shapes: Shapes
+    k: int
+    naive: Callable[[wf.Summary, list[np.ndarray]], np.ndarray]
+    seeded: bool = False
+    padding: int = 0
+    names: tuple[str, ...] = field(default=("fc1.weight", "fc2.weight", "fc3.weight"))
+
+    def weights(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return {
+            name: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+            for name, shape in zip(self.names, self.shapes, strict=False)
+        }
+
+    def bound(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[wf.Summary, list[Tensor]]:
+        weights = self.weights(dtype)
+        return self.make(seed).bind(weights), list(weights.values())
+
+
+def _pool_case(name, kind, reduce, shapes, kernels, transpose, fill, padding, k) -> SummaryCase:
+    return SummaryCase(
+        name,
+        lambda _: kind(kernels, k, fill=fill, transpose=transpose),
+        shapes,
+        k,
+        lambda _, weights: reference.pooled(weights, kernels, transpose, [fill] * padding, reduce),
+        padding=padding,
+    )
+
+
+def _dense_case(distribution, scale, shapes=MATRICES, k=5) -> SummaryCase:
+    return SummaryCase(
+        f"dense-{distribution}-{scale}",
+        lambda seed: wf.DenseProjection(k, distribution=distribution, scale=scale, seed=seed),
+        shapes,
+        k,
+        lambda summary, weights: reference.projected(weights, summary.matrix.numpy(), float(summary.gain)),
+        seeded=True,
+    )
+
+
+def _moments_case(name, quantiles, norms, shapes, k) -> SummaryCase:
+    return SummaryCase(
+        name,
+        lambda _: wf.Moments(quantiles, norms),
+        shapes,
+        k,
+        lambda _, weights: reference.moments(weights, quantiles, norms),
+    )
+
+
+_CONV: Shapes = ((4, 2, 3, 3), (4, 7))
+SUMMARIES = [
+    _pool_case("max", wf.MaxPool, reference.largest, MATRICES, ((2, 3), (1, 2)), (False, True), 1.0, 3, 13),
+    _pool_case("max-conv", wf.MaxPool, reference.largest, _CONV, ((2, 4), (2, 2)), (False, False), -0.5, 0, 14),
+    _pool_case("max-bias", wf.MaxPool, reference.largest, ((7,),), ((1, 2),), (True,), 0.0, 1, 4),
+    _pool_case("avg", wf.AvgPool, reference.average, MATRICES, ((2, 3), (1, 2)), (False, True), 1.0, 3, 13),
+    _pool_case("avg-conv", wf.AvgPool, reference.average, _CONV, ((2, 4), (2, 2)), (False, False), 2.0, 1, 15),
+    _dense_case("uniform", "xavier"),
+    _dense_case("gaussian", "isometry"),
+    _dense_case("rademacher", "adjoint-isometry", shapes=((4, 2, 3, 3), (7,), ())),
+    _dense_case("uniform", "calibrated"),
+    _moments_case("moments", (0.0, 0.25, 0.5, 0.75, 1.0), (1.0, 2.0, math.inf), MATRICES, 20),
+    _moments_case("moments-own", (0.1, 0.9), (3.0,), ((4, 2, 3, 3), (7,), (1,)), 15),
+]
+SEEDED = [case for case in SUMMARIES if case.seeded]
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """A small network, the same at every call, whose layer ``"2"`` hears the signals below."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model.to(dtype)
+
+
+def reads(model: nn.Sequential) -> list[wf.Read]:
+    return [wf.Read(model[0], "weight", "0.weight"), wf.Read(model[2], "weight", "2.weight")]
+
+
+@dataclass(frozen=True)
+class SignalCase:
+    """``make(model)`` gives a signal of ``k`` numbers; ``own`` says whether it follows the weights at once."""
+
+    name: str
+    make: Callable[[nn.Sequential], wf.Signal]
+    k: int
+    own: bool = False
+    timed: bool = False
+    gradient: bool = False
+
+    def attached(self, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+        model = network(dtype)
+        wf.attach(model, "2", signal=self.make(model).to(dtype), init="zeros")
+        with torch.no_grad():
+            model[2].feedback_weight.copy_(torch.linspace(-1, 1, 3 * self.k).view(3, self.k))
+        return model
+
+
+def _z(k: int = 6) -> Tensor:
+    return torch.linspace(-1, 3, k, dtype=torch.float64) ** 2
+
+
+SIGNALS = [
+    SignalCase("own", lambda m: wf.OwnWeights(reads(m), wf.DenseProjection(4)), 4, own=True),
+    SignalCase(
+        "own-differentiable",
+        lambda m: wf.OwnWeights(reads(m), wf.Moments(), detach=False),
+        20,
+        own=True,
+        gradient=True,
+    ),
+    SignalCase("permuted", lambda m: wf.Permuted(reads(m), wf.DenseProjection(4), seed=3), 4, own=True),
+    SignalCase("zeros", lambda _: wf.Zeros(4), 4),
+    SignalCase("received", lambda _: wf.Received(4), 4),
+    SignalCase("constant", lambda _: wf.Constant(_z()), 6),
+    SignalCase("noise", lambda _: wf.Noise(_z(), padding=2, seed=5), 6, timed=True),
+    SignalCase("noise-fixed", lambda _: wf.Noise(_z(), redraw=False), 6),
+    SignalCase("clock", lambda _: wf.Clock(5, max_period=100), 5, timed=True),
+    SignalCase("stale", lambda m: wf.Stale(wf.OwnWeights(reads(m), wf.Moments()), lag=2), 20),
+    SignalCase("stale-clock", lambda _: wf.Stale(wf.Clock(4), lag=1), 4, timed=True),
+]
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """``base()`` gives the plain layer, ``make(k)`` the feedback layer, ``shape`` is that of an input."""
+
+    name: str
+    base: Callable[[], nn.Module]
+    make: Callable[[int], wf.FeedbackLayer]
+    shape: tuple[int, ...]
+
+
+def _linear(name: str, shape: tuple[int, ...], **options) -> LayerCase:
+    return LayerCase(
+        name,
+        lambda: nn.Linear(6, 5, **options),
+        lambda k: wf.FeedbackLinear(6, 5, k, **options),
+        shape,
+    )
+
+
+def _conv(name: str, shape: tuple[int, ...] = (3, 4, 9, 8), **options) -> LayerCase:
+    return LayerCase(
+        name,
+        lambda: nn.Conv2d(4, 6, 3, **options),
+        lambda k: wf.FeedbackConv2d(4, 6, 3, k, **options),
+        shape,
+    )
+
+
+LAYERS = [
+    _linear("linear", (7, 6)),
+    _linear("linear-single", (6,)),
+    _linear("linear-deep", (2, 3, 6), bias=False),
+    _linear("linear-no-bias", (7, 6), bias=False),
+    _conv("conv"),
+    _conv("conv-no-bias", bias=False),
+    _conv("conv-single", (4, 9, 8)),
+    _conv("conv-stride", stride=(2, 1), padding=1),
+    _conv("conv-same", padding="same"),
+    _conv("conv-groups", groups=2),
+    _conv("conv-dilation", dilation=2, padding=(2, 1)),
+    _conv("conv-circular", padding=1, padding_mode="circular"),
+    _conv("conv-reflect", padding=1, padding_mode="reflect"),
+]
+
+
+def ids(cases: list) -> list[str]:
+    return [case.name for case in cases]

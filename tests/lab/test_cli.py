@@ -1,0 +1,179 @@
+"""The command line: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from weight_feedback.lab import cli
+from weight_feedback.lab.runner import missing
+from weight_feedback.lab.sources import ENVIRONMENT
+from weight_feedback.lab.spec import load_study
+from weight_feedback.lab.store import Store
+
+STUDY = """
+name = "tiny"
+title = "Tiny"
+data = "generated"
+seeds = 2
+training = {epochs = 2, batch_size = 250}
+arms = [
+  {name = "plain", model = "mnist-plain", label = "w/o"},
+  {name = "pooled", model = "mnist-pooled", label = "w/"},
+]
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "no-data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no-cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def study(tmp_path) -> str:
+    path = tmp_path / "tiny.toml"
+    path.write_text(STUDY)
+    return str(path)
+
+
+def run(capsys, *args: object) -> str:
+    cli.main([str(arg) for arg in args])
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def refused(capsys, *args: object) -> str:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(arg) for arg in args])
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_match_dimensions_prints_one_row_a_line(capsys) -> None:
+    heading, *rows = run(capsys, "match-dimensions", "--a", 160, "--b", 50, "--c", 10).splitlines()
+    assert heading.split() == ["dw", "dx", "dx-dw", "m", "n"]
+    numbers = [[int(cell) for cell in row.split()] for row in rows]
+    assert [22, 26, 4, 31, 25] in numbers
+    assert [28, 29, 1, 21, 25] in numbers
+    assert all(dx - dw == padding > 0 for dw, dx, padding, _, _ in numbers)
+    assert "no solution" in run(capsys, "match-dimensions", "--a", 160, "--b", 47, "--c", 10)
+    narrow = run(capsys, "match-dimensions", "--a", 160, "--b", 50, "--c", 10, "--dx", 26, 26, "--m", 31, 31)
+    assert narrow.splitlines()[1:] == ["    22     26      4     31     25"]
+    assert "a must be at least 1, got 0" in refused(capsys, "match-dimensions", "--a", 0, "--b", 50, "--c", 10)
+
+
+def test_train_logs_and_keeps_weights(capsys, tmp_path) -> None:
+    weights = tmp_path / "net.safetensors"
+    out = run(
+        capsys, "train", "mnist-pooled", "--seed", 1, "--data", "generated", "--epochs", 2, "--batch-size", 125,
+        "--log-interval", 2, "--save-weights", weights, "--no-cuda", "--threads", 1,
+    )  # fmt: skip
+    lines = out.splitlines()
+    assert [line.split("  loss")[0] for line in lines if "loss" in line and "test" not in line] == [
+        f"epoch {epoch} [{seen}/500 ({percent}%)]" for epoch in (1, 2) for seen, percent in ((0, 0), (250, 50))
+    ]
+    assert [line.split(":")[0] for line in lines if "test loss" in line] == ["epoch 1/2", "epoch 2/2"]
+    assert "13,220 parameters" in out
+    assert weights.stat().st_size > 4 * 13_220
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "mnist-nope"], "network: expected one of mnist-plain"),
+        (["train", "mnist-plain"], "weight-feedback data fetch mnist"),
+        (["train", "cifar10-plain", "--data", "generated"], "expected images of shape (3, 32, 32)"),
+        (["train", "mnist-plain", "--data", "generated", "--epochs", "0"], "epochs: Input should be greater"),
+        (["train", "mnist-plain", "--data", "generated", "--seed", "-1"], "seed: Input should be greater"),
+        (["train", "mnist-plain", "--data", "generated", "--device", "cuda", "--no-cuda"], "contradict"),
+        (["train", "mnist-plain", "--data", "generated", "--epochs", "one"], "one"),
+        (["run", "nope"], "no study 'nope'"),
+        (["plot", "quick", "--out", "empty"], "no finished trials in empty"),
+        (["data", "verify", "mnist"], "expected the files of mnist"),
+        (["data", "fetch", "generated"], "needs no download"),
+    ],
+)
+def test_bad_input_is_refused_in_words(capsys, args, message) -> None:
+    assert message in refused(capsys, *args)
+
+
+def test_original_epochs_are_the_default(capsys, monkeypatch) -> None:
+    class Seen(Exception):  # noqa: N818 - it isn't an error
+        pass
+
+    def seen(trial, **_):
+        raise Seen(trial.data, trial.training.epochs)
+
+    monkeypatch.setattr(cli, "run_trial", seen)
+    for network, expected in (("mnist-plain", ("mnist", 6)), ("cifar10-pooled", ("cifar10", 20))):
+        with pytest.raises(Seen) as caught:
+            cli.main(["train", network])
+        assert caught.value.args == expected
+
+
+def test_run_then_plot(capsys, study, tmp_path) -> None:
+    out = run(capsys, "run", study, "--out", tmp_path / "out", "--jobs", 1)
+    assert "tiny: 4 trials, 0 finished, 4 to run, 1 side by side" in out
+    assert "tiny: 8/8 epochs" in out
+    folder = tmp_path / "out" / "tiny"
+    assert sorted(path.name for path in folder.iterdir()) == ["accuracy.png", "accuracy.svg", "report.md", "trials"]
+    assert str(folder / "accuracy.png") in out
+    assert "| w/o | 9,950 | 2 |" in (folder / "report.md").read_text()
+
+    again = run(capsys, "run", study, "--out", tmp_path / "out", "--jobs", 1)
+    assert "4 finished, 0 to run" in again
+
+    run(capsys, "plot", study, "--out", tmp_path / "out", "--arms", "pooled")
+    assert (folder / "accuracy-pooled.svg").exists()
+    assert "w/o" not in (folder / "report-pooled.md").read_text().split("Means")[0]
+    message = refused(capsys, "plot", study, "--out", tmp_path / "out", "--arms", "other")
+    assert "--arms: expected names among plain, pooled, got 'other'" in message
+
+
+def test_data_list_and_verify(capsys) -> None:
+    listed = run(capsys, "data", "list")
+    for line in ("mnist-5k", "no: weight-feedback data fetch cifar10", "70,000"):
+        assert line in listed
+    seen = run(capsys, "data", "verify", "generated")
+    assert "training images [500, 1, 28, 28], test images [100, 1, 28, 28]" in seen
+
+
+@pytest.mark.parametrize(
+    "command", [["train"], ["run"], ["plot"], ["match-dimensions"], ["data", "verify"], ["data", "fetch"]]
+)
+def test_help_has_examples(capsys, command) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command, "--help"])
+    assert caught.value.code == 0
+    assert f"For example:\n    weight-feedback {' '.join(command)}" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(STUDY.replace("seeds = 2", "seeds = 100").replace("epochs = 2", "epochs = 1"))
+    command = [sys.executable, "-c", "from weight_feedback.lab.cli import main; main()", "run", str(path)]
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path), "--jobs", "2", "--no-cuda"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        first, second = process.stdout.readline(), process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert b"200 trials, 0 finished" in first
+    assert b"/200 epochs" in second  # it had begun
+    assert process.returncode == 130
+    assert b"run the same command again to go on" in err
+    left = len(missing(load_study(str(path)), Store(tmp_path / "tiny")))
+    assert 0 < left < 200
+    assert not (tmp_path / "tiny" / "progress").exists()

@@ -1,0 +1,64 @@
+"""Pictures: what they show, read back from the SVG, and that they are the same each time."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from weight_feedback.lab.plots import plot_accuracy
+
+CURVES = {
+    "w/o weight feedback": np.array([[90.0, 95.0, 96.0], [92.0, 94.0, 97.0]]),
+    "w/ Weight feedback": np.array([[91.0, 95.5, 96.5], [93.0, 94.5, 97.5]]),
+}
+
+
+def texts(svg: str) -> str:
+    """The texts of a picture; matplotlib draws letters as outlines, and keeps each text in a comment."""
+    return "\n".join(re.findall(r"<!-- (.*?) -->", svg))
+
+
+def test_a_picture_has_the_originals_axes_and_labels(tmp_path) -> None:
+    svg, png = tmp_path / "deep" / "a.svg", tmp_path / "deep" / "a.png"
+    plot_accuracy(CURVES, "The title", [svg, png])
+    shown = texts(svg.read_text())
+    for text in (*CURVES, "The title", "epochs", "accuracy %", "mean ± 1 standard deviation, 2 seeds"):
+        assert text in shown
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert svg.read_text().count('id="FillBetweenPolyCollection_') == 2
+
+
+def test_one_seed_has_no_band(tmp_path) -> None:
+    svg = tmp_path / "a.svg"
+    plot_accuracy({label: values[:1] for label, values in CURVES.items()}, "t", [svg])
+    assert "FillBetweenPolyCollection" not in svg.read_text()
+    assert "one seed" in texts(svg.read_text())
+
+
+def test_arms_with_different_seed_counts_are_said_to_be_so(tmp_path) -> None:
+    svg = tmp_path / "a.svg"
+    plot_accuracy({"a": CURVES["w/o weight feedback"], "b": np.ones((5, 3))}, "t", [svg])
+    assert "2 to 5 seeds" in texts(svg.read_text())
+
+
+def test_the_same_arrays_give_the_same_file(tmp_path) -> None:
+    for name in ("a", "b"):
+        plot_accuracy(CURVES, "t", [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"])
+    for suffix in ("svg", "png"):
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+
+
+def test_labels_are_text_whatever_they_contain(tmp_path) -> None:
+    svg = tmp_path / "a.svg"
+    plot_accuracy({r"$\frac{1}$ <script>alert(1)</script>": np.ones((1, 2))}, "$\\oops{", [svg])
+    assert "<script>" not in svg.read_text()
+
+
+@pytest.mark.parametrize(
+    ("curves", "message"), [({}, "no curves"), ({"a": np.ones(3)}, r"'a' must have shape .* got \(3,\)")]
+)
+def test_bad_input(tmp_path, curves, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        plot_accuracy(curves, "t", [tmp_path / "a.svg"])

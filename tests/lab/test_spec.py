@@ -1,0 +1,123 @@
+"""Study files: what is read, what is refused and how, and what a trial's key depends on."""
+
+from __future__ import annotations
+
+import pytest
+
+from weight_feedback.lab.models import NETWORKS
+from weight_feedback.lab.spec import SpecError, Training, Trial, builtin_studies, load_study
+
+STUDY = """
+name = "tiny"
+title = "A tiny study"
+data = "generated"
+seeds = 2
+[training]
+epochs = 1
+[[arms]]
+name = "plain"
+model = "mnist-plain"
+label = "w/o"
+[[arms]]
+name = "pooled"
+model = "mnist-pooled"
+label = "w/"
+"""
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "study.toml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_a_study_lists_its_trials_seed_by_seed(study_file) -> None:
+    study = load_study(study_file(STUDY))
+    trials = [(arm.name, trial.model, trial.seed) for arm, trial in study.trials()]
+    assert trials == [
+        ("plain", "mnist-plain", 0),
+        ("pooled", "mnist-pooled", 0),
+        ("plain", "mnist-plain", 1),
+        ("pooled", "mnist-pooled", 1),
+    ]
+    assert study.training == Training(epochs=1)
+
+
+def test_defaults_are_the_original_protocol() -> None:
+    assert Training().model_dump() == {
+        "epochs": 6,
+        "batch_size": 64,
+        "lr": 0.01,
+        "momentum": 0.5,
+        "test_batch_size": 1000,
+        "log_interval": 40,
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        ("epochs = 1", "epochs = 0", ["training.epochs", "greater than or equal to 1", "got 0"]),
+        ("epochs = 1", "epochs = 1.5", ["training.epochs", "valid integer", "1.5"]),
+        ("epochs = 1", 'epochs = "1"', ["training.epochs", "valid integer", "'1'"]),
+        ("epochs = 1", "lr = -0.1", ["training.lr", "greater than 0", "-0.1"]),
+        ("epochs = 1", "lr = nan", ["training.lr", "finite", "nan"]),
+        ("epochs = 1", "momentum = 1.0", ["training.momentum", "less than 1", "1.0"]),
+        ("epochs = 1", "batch_size = 0", ["training.batch_size", "got 0"]),
+        ("epochs = 1", "epoch = 1", ["training.epoch", "Extra inputs", "got 1"]),
+        ("seeds = 2", "seeds = -1", ["seeds", "greater than or equal to 1", "-1"]),
+        ("seeds = 2", "", ["seeds", "Field required"]),
+        ('name = "tiny"', 'name = "../tiny"', ["name", "pattern", "'../tiny'"]),
+        ('"w/"', '"w/o"', ["arms", "each label must be unique", "'w/o' 2 times"]),
+        ('"mnist-pooled"', '"mnist-plain"', ["arms", "each model must be unique", "'mnist-plain' 2 times"]),
+        ('name = "pooled"', 'name = "plain"', ["arms", "each name must be unique", "'plain' 2 times"]),
+        ("[training]", "[training", ["isn't valid TOML"]),
+    ],
+)
+def test_a_wrong_study_is_refused_by_field(study_file, old, new, parts) -> None:
+    path = study_file(STUDY.replace(old, new))
+    with pytest.raises(SpecError) as caught:
+        load_study(path)
+    for part in [path, *parts]:
+        assert part in str(caught.value)
+
+
+def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SpecError, match=r"no study 'nope'.*quick"):
+        load_study("nope")
+
+
+@pytest.mark.parametrize("name", builtin_studies())
+def test_builtin_studies_are_the_notebooks(name) -> None:
+    study = load_study(name)
+    assert study.name == name
+    assert [arm.label for arm in study.arms] == [
+        "w/o weight feedback",
+        "w/ Weight feedback",
+        "w/ Weight feedback RMP",
+    ]
+    family = "cifar10" if name == "notebook-cifar10" else "mnist"
+    assert [arm.model for arm in study.arms] == [f"{family}-{kind}" for kind in ("plain", "pooled", "projected")]
+    assert {arm.model for arm in study.arms} <= NETWORKS.keys()
+    protocol = study.training.model_dump(exclude={"epochs"})
+    assert protocol == Training().model_dump(exclude={"epochs"})
+    assert study.training.epochs == {"quick": 12, "notebook-mnist": 6, "notebook-cifar10": 20}[name]
+
+
+def test_builtin_names() -> None:
+    assert builtin_studies() == ["notebook-cifar10", "notebook-mnist", "quick"]
+
+
+def test_a_key_depends_on_what_is_computed_alone() -> None:
+    def key(seed: int = 0, model: str = "mnist-plain", data: str = "mnist", **training) -> str:
+        return Trial(data=data, training=Training(**training), model=model, seed=seed).key()
+
+    others = [key(seed=1), key(model="mnist-pooled"), key(data="mnist-5k"), key(epochs=7), key(lr=0.02)]
+    assert len({key(), *others}) == 6
+    assert key(log_interval=7) == key()
+    # Results on disk are found by their key: it must not change by accident.
+    assert key() == "6f3bc52e973f6383"

@@ -1,0 +1,70 @@
+"""The store: all or nothing, and no damage goes unseen."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from weight_feedback.lab.spec import Training, Trial
+from weight_feedback.lab.store import Record, Store, StoreError, write_atomically
+
+TRIAL = Trial(data="generated", training=Training(), model="mnist-plain", seed=0)
+RECORD = Record({"epochs": [{"accuracy": 97.3, "loss": 0.1}], "step_losses": [2.3, 1e-17]}, {"host": "ä"})
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "study")
+
+
+def test_what_was_written_is_read(store) -> None:
+    assert store.read(TRIAL) is None
+    path = store.write(TRIAL, RECORD)
+    assert store.read(TRIAL) == RECORD
+    assert path == store.path(TRIAL)
+    assert list(store.trials.iterdir()) == [path]
+    other = TRIAL.model_copy(update={"seed": 1})
+    assert store.read(other) is None
+
+
+def test_every_truncation_is_seen(store) -> None:
+    path = store.write(TRIAL, RECORD)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(StoreError, match="delete it to run the trial again"):
+            store.read(TRIAL)
+
+
+@pytest.mark.parametrize("part", ["result", "provenance"])
+def test_a_changed_value_is_seen(store, part) -> None:
+    path = store.write(TRIAL, RECORD)
+    content = json.loads(path.read_bytes())
+    content[part]["added"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(StoreError, match=f"checksum of its {part}"):
+        store.read(TRIAL)
+
+
+@pytest.mark.parametrize(("content", "found"), [('{"format": 2}', "2"), ("[]", "None")])
+def test_another_format_is_refused(store, content, found) -> None:
+    path = store.write(TRIAL, RECORD)
+    path.write_text(content)
+    with pytest.raises(StoreError, match=f"expected format 1, found {found}"):
+        store.read(TRIAL)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

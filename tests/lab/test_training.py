@@ -1,0 +1,127 @@
+"""Training and evaluation against a loop written the plain way, in another process, and on seeds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import weight_feedback as wf
+from weight_feedback.lab import datasets
+from weight_feedback.lab.models import build
+from weight_feedback.lab.spec import Training, Trial
+from weight_feedback.lab.training import Evaluation, Progress, evaluate, train
+from weight_feedback.lab.trial import run_trial
+
+SETTINGS = Training(epochs=2, batch_size=96, test_batch_size=32, lr=0.05, momentum=0.5, log_interval=2)
+
+
+@pytest.fixture(scope="module")
+def data() -> datasets.Dataset:
+    return datasets.load("generated")
+
+
+def plain_loop(model: torch.nn.Module, data: datasets.Dataset, seed: int) -> tuple[list[float], list[Evaluation]]:
+    """The protocol, example by example and parameter by parameter."""
+    velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    losses, evaluations = [], []
+    for epoch in (1, 2):
+        order = torch.randperm(500, generator=wf.stream(seed, "data order", epoch)).tolist()
+        for start in range(0, 500, 96):
+            rows = order[start : start + 96]
+            images = torch.stack([(data.train_images[i] / 255 - 0.1307) / 0.3081 for i in rows])
+            output = model(images)
+            loss = -sum(output[j, data.train_labels[i]] for j, i in enumerate(rows)) / len(rows)
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            with torch.no_grad():
+                for (name, parameter), gradient in zip(model.named_parameters(), gradients, strict=True):
+                    velocity[name] = 0.5 * velocity[name] + gradient
+                    parameter -= 0.05 * velocity[name]
+            losses.append(float(loss.detach()))
+        with torch.no_grad():
+            output = model((data.test_images / 255 - 0.1307) / 0.3081)
+        correct = int((output.argmax(1) == data.test_labels).sum())
+        evaluations.append(Evaluation(float(F.nll_loss(output, data.test_labels)), correct, float(correct)))
+    return losses, evaluations
+
+
+@pytest.mark.parametrize("network", ["mnist-plain", "mnist-pooled"])
+def test_training_is_the_plain_loop(data, network) -> None:
+    history = train(build(network, 3), data, SETTINGS, seed=3)
+    losses, evaluations = plain_loop(build(network, 3), data, seed=3)
+    assert history.step_losses == pytest.approx(losses, rel=1e-4)
+    assert [epoch.loss for epoch in history.epochs] == pytest.approx([e.loss for e in evaluations], rel=1e-4)
+    assert [epoch.correct for epoch in history.epochs] == [e.correct for e in evaluations]
+    assert [epoch.accuracy for epoch in history.epochs] == [e.accuracy for e in evaluations]
+
+
+def test_callbacks_see_every_interval_and_epoch(data) -> None:
+    steps: list[Progress] = []
+    epochs: list[tuple[int, Evaluation]] = []
+    history = train(build("mnist-plain", 0), data, SETTINGS, 0, steps.append, lambda *seen: epochs.append(seen))
+    assert [(step.epoch, step.seen, step.images) for step in steps] == [
+        (epoch, seen, 500) for epoch in (1, 2) for seen in (0, 192, 384)
+    ]
+    assert [step.loss for step in steps] == history.step_losses[::2]
+    assert epochs == list(enumerate(history.epochs, start=1))
+
+
+def test_time_moves_on_by_one_each_step(data) -> None:
+    model = build("mnist-plain", 0)
+    clock = wf.Clock(4)
+    wf.attach(model, "fc1", signal=clock)
+    train(model, data, SETTINGS, seed=0)
+    assert int(clock.step) == 2 * 6  # 500 images are five batches of 96 and one of 20
+
+
+def test_evaluation_counts_every_test_image_once(data) -> None:
+    model = build("mnist-pooled", 0)
+    whole = evaluate(model, data, batch_size=100)
+    for batch_size in (1, 7, 1000):
+        parts = evaluate(model, data, batch_size)
+        assert parts.correct == whole.correct
+        assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert whole.accuracy == whole.correct
+    half = replace(data, test_images=data.test_images[:50], test_labels=data.test_labels[:50])
+    assert evaluate(model, half).accuracy == 2 * evaluate(model, half).correct
+
+
+def test_evaluation_leaves_the_model_as_it_was(data) -> None:
+    model = build("mnist-pooled", 0).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    evaluate(model, data)
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_arms_of_one_seed_share_the_data_order_and_seeds_differ(data) -> None:
+    """A signal of zeros is the plain net, so equal losses show equal batches and equal shared weights."""
+    plain, silent = build("mnist-plain", 5), build("mnist-plain", 5)
+    wf.attach(silent, "fc1", signal=wf.Zeros(26), init="default")
+    assert train(plain, data, SETTINGS, 5) == train(silent, data, SETTINGS, 5)
+    orders = train(build("mnist-plain", 5), data, SETTINGS, 6)
+    assert orders.step_losses != train(build("mnist-plain", 5), data, SETTINGS, 5).step_losses
+
+
+TWICE = """
+import json, sys
+from weight_feedback.lab.spec import Training, Trial
+from weight_feedback.lab.trial import run_trial
+trial = Trial.model_validate_json(sys.argv[1])
+print(json.dumps(run_trial(trial, threads=1).result, sort_keys=True))
+"""
+
+
+@pytest.mark.parametrize("network", ["mnist-pooled", "mnist-projected"])
+def test_same_seed_gives_the_same_bits_in_fresh_processes(network) -> None:
+    trial = Trial(data="generated", training=SETTINGS, model=network, seed=7)
+    command = [sys.executable, "-c", TWICE, trial.model_dump_json()]
+    outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert outputs[0] == outputs[1]
+    # And in this process, after other work.
+    assert json.dumps(run_trial(trial, threads=1).result, sort_keys=True) == outputs[0].strip()

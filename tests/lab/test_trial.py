@@ -1,0 +1,78 @@
+"""One trial: what is recorded, what is kept, and what is refused before training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import weight_feedback
+from weight_feedback.lab import datasets
+from weight_feedback.lab.models import build
+from weight_feedback.lab.spec import Training, Trial
+from weight_feedback.lab.training import evaluate
+from weight_feedback.lab.trial import choose_device, run_trial, thread_count
+
+
+def make(**changes) -> Trial:
+    fields = {"data": "generated", "training": Training(epochs=1), "model": "mnist-projected", "seed": 2}
+    return Trial(**(fields | changes))
+
+
+def test_a_record_says_what_came_out_and_where(tmp_path) -> None:
+    file = tmp_path / "deep" / "weights.safetensors"
+    record = run_trial(make(), threads=1, weights=file)
+    assert record.result["trial"] == make().model_dump(mode="json")
+    assert record.result["data"] == datasets.load("generated").fingerprint
+    assert record.result["parameters"] == 11_250
+    assert len(record.result["step_losses"]) == 8
+    assert record.result["epochs"][0].keys() == {"loss", "correct", "accuracy"}
+    assert record.provenance["torch"] == torch.__version__
+    assert record.provenance["weight_feedback"] == weight_feedback.__version__
+    assert record.provenance["threads"] == 1
+    assert record.provenance["device"] == str(choose_device())
+
+    # The weights are those of the trained network: they load strictly and give the recorded accuracy.
+    model = build("mnist-projected", 99)
+    model.load_state_dict(load_file(file))
+    assert evaluate(model, datasets.load("generated")).correct == record.result["epochs"][-1]["correct"]
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata() == {"network": "mnist-projected", "data": "generated", "seed": "2"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "mnist-other"}, r"network: expected one of mnist-plain, .*, got 'mnist-other'"),
+        ({"model": "cifar10-plain"}, r"expected images of shape \(3, 32, 32\), .* generated are \(1, 28, 28\)"),
+        ({"training": Training(batch_size=501)}, r"training.batch_size: must be at most the 500 .*, got 501"),
+        ({"data": "other"}, r"expected a data set among .*mnist-5k.*'other'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_trial(make(**changes))
+
+
+def test_a_place_where_weights_cannot_go_is_refused_before_training(tmp_path) -> None:
+    def trained(*_: object) -> None:
+        raise AssertionError("training began")
+
+    with pytest.raises(OSError, match="directory"):
+        run_trial(make(), weights=tmp_path, on_log=trained)
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for wrong in ("gpu", "cuda:99"):
+        with pytest.raises(ValueError, match=f"device: expected auto, cpu, .*got '{wrong}'"):
+            choose_device(wrong)
+
+
+def test_thread_count_is_put_back() -> None:
+    before = torch.get_num_threads()
+    with thread_count(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
