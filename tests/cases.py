@@ -108,6 +108,32 @@ def reads(model: nn.Sequential) -> list[wf.Read]:
     return [wf.Read(model[0], "weight", "0.weight"), wf.Read(model[2], "weight", "2.weight")]
 
 
+IMAGES = torch.linspace(-1, 1, 8 * 100).sin().view(8, 1, 10, 10)
+
+
+class ConvNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 3, 3)
+        self.norm = nn.BatchNorm2d(3)
+        self.fc1 = nn.Linear(48, 6)
+        self.fc2 = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.conv1(x)))
+        return self.fc2(torch.tanh(self.fc1(nn.functional.max_pool2d(x, 2).flatten(1))))
+
+
+def net() -> ConvNet:
+    torch.manual_seed(0)
+    return ConvNet().eval()
+
+
+def attached(into: str = "fc1", k: int = 3, init: str = "default", **options) -> ConvNet:
+    torch.manual_seed(1)
+    return wf.attach(net(), into, summary=wf.DenseProjection(k), init=init, **options)
+
+
 @dataclass(frozen=True)
 class SignalCase:
     """``make(model)`` gives a signal of ``k`` numbers; ``own`` says whether it follows the weights at once."""

@@ -95,6 +95,14 @@ def test_noise_redrawn_or_not() -> None:
     assert torch.equal(redrawn(), seen[0])
 
 
+def test_noise_goes_on_with_the_seed_that_was_saved() -> None:
+    saved, loaded = wf.Noise(TARGET, seed=1), wf.Noise(TARGET, seed=2)
+    loaded.load_state_dict(saved.state_dict())
+    saved.advance()
+    loaded.advance()
+    assert torch.equal(loaded(), saved())
+
+
 def test_noise_depends_on_seed_and_step_alone() -> None:
     one, same, other = (wf.Noise(TARGET, seed=seed) for seed in (1, 1, 2))
     for _ in range(3):

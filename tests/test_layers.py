@@ -220,11 +220,11 @@ def test_add_and_remove_feedback() -> None:
     assert layer.add_feedback(signal) is layer
     assert torch.equal(layer.feedback_weight, torch.zeros(5, 4, dtype=torch.float64))
     assert layer.signal is signal
-    layer.remove_feedback()
-    layer.remove_feedback()
-    assert set(layer.state_dict()) == {"weight", "bias"}
     with pytest.raises(ValueError, match="init must be one of zeros, default, got 'ones'"):
         layer.add_feedback(signal, init="ones")
+    layer.remove_feedback()
+    assert set(layer.state_dict()) == {"weight", "bias"}
+    assert type(layer) is torch.nn.Linear
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5])

@@ -267,6 +267,13 @@ def test_each_tensor_is_permuted_apart() -> None:
     assert torch.equal(first.flatten().sort().values, second.flatten().sort().values)
 
 
+def test_permuted_goes_on_with_the_seed_that_was_saved() -> None:
+    model = cases.network()
+    saved, loaded = (wf.Permuted(cases.reads(model), wf.DenseProjection(4), seed=seed) for seed in (1, 2))
+    loaded.load_state_dict(saved.state_dict())
+    assert torch.equal(loaded(), saved())
+
+
 def test_permuted_is_seeded() -> None:
     model = cases.network()
     z = [wf.Permuted(cases.reads(model), wf.DenseProjection(4), seed=seed)() for seed in (1, 1, 2)]

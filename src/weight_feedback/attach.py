@@ -9,7 +9,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from weight_feedback.layers import FEEDBACK_LAYERS, FeedbackLayer, Init
+from weight_feedback.layers import FEEDBACK_LAYERS, FeedbackLayer, Init, fold_layers
 from weight_feedback.signals import OwnWeights, Read, Signal, Zeros
 from weight_feedback.summaries.base import Summary
 
@@ -81,7 +81,6 @@ def attach(
             _add_own_weights(model, feedback_layer, names, copy.deepcopy(summary), detach, init)
     except BaseException:
         feedback_layer.remove_feedback()
-        layer.__class__ = plain_class
         raise
     return model
 
@@ -116,7 +115,6 @@ def remove(model: nn.Module) -> nn.Module:
     """
     for layer in feedback_layers(model).values():
         layer.remove_feedback()
-        layer.__class__ = layer.base  # type: ignore[assignment]
     return model
 
 
@@ -146,9 +144,7 @@ def fold(model: nn.Module, z: Tensor | Mapping[str, Tensor] | None = None) -> nn
         heard: Mapping[str, Tensor | None] = z
     else:
         heard = dict.fromkeys(layers, z)
-    # deepcopy takes from its memo what it holds already: so signals, which may be large, are never copied.
-    memo: dict[int, object] = {id(layer): layer.fold(heard.get(name)) for name, layer in layers.items()}
-    return copy.deepcopy(model, memo)
+    return fold_layers(model, layers, heard)
 
 
 def advance(model: nn.Module) -> None:
@@ -222,7 +218,7 @@ def _resolve(model: nn.Module, name: str) -> Read:
     owner, _, attribute = name.rpartition(".")
     if owner in modules and isinstance(getattr(modules[owner], attribute, None), Tensor):
         return Read(modules[owner], attribute, name)
-    if attribute == "full_weight" and owner in modules:
+    if attribute == "full_weight" and isinstance(modules.get(owner), FeedbackLayer):
         raise KeyError(
             f"can't read {name!r}: it holds V, whose size isn't known before this summary is bound; "
             "give the summary its out_features, or read the weight alone"

@@ -6,7 +6,9 @@ Concatenating ``z`` to every example of a batch is a bias that moves with the we
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self, cast, get_args
 
 import torch
@@ -59,9 +61,10 @@ class FeedbackLayer(nn.Module):
         return self
 
     def remove_feedback(self) -> None:
-        """Take the signal and ``V`` away, as far as they are there."""
+        """Become the plain layer that this was, in place: of class ``base``, without signal and ``V``."""
         self._modules.pop("signal", None)
         self._parameters.pop("feedback_weight", None)
+        self.__class__ = self.base  # type: ignore[assignment]
 
     @torch.no_grad()
     def reset_feedback(self) -> None:
@@ -96,24 +99,39 @@ class FeedbackLayer(nn.Module):
         Raises:
             ValueError: ``z`` has another shape.
         """
-        k = self.feedback_weight.shape[1]
-        if z is not None and z.shape != (k,):
-            raise ValueError(f"fold: z must have shape [{k}], got {list(z.shape)}")
-        plain = self.base.__new__(self.base)
-        # Everything of the base layer (sizes, flags, hooks) comes along; the tensors are made anew below.
-        plain.__dict__ = {
-            name: value.copy() if isinstance(value, dict) else value
-            for name, value in self.__dict__.items()
-            if name not in ("_parameters", "_modules")
-        }
-        plain._modules = {}
+        return fold_layers(self, {"": self}, {"": z})
+
+
+def fold_layers(model: nn.Module, layers: Mapping[str, FeedbackLayer], z: Mapping[str, Tensor | None]) -> nn.Module:
+    """Return a copy of a module in which feedback layers are plain, with ``b + V·z`` as their bias.
+
+    Args:
+        model: the module.
+        layers: name to feedback layer, for all of the module's feedback layers.
+        z: by the same names, heard instead of the signal; where missing or None, what the signal says now.
+
+    Returns:
+        The copy, which shares no memory with the module.
+
+    Raises:
+        ValueError: a ``z`` has the wrong shape.
+    """
+    biases = {}
+    for name, layer in layers.items():
+        heard, k = z.get(name), layer.feedback_weight.shape[1]
+        if heard is not None and heard.shape != (k,):
+            raise ValueError(f"fold: z must have shape [{k}], got {list(heard.shape)}")
         with torch.no_grad():
-            bias = self.feedback_bias(None if z is None else z.to(self.feedback_weight))
-        plain._parameters = {
-            "weight": nn.Parameter(self.weight.detach().clone(), requires_grad=self.weight.requires_grad),
-            "bias": nn.Parameter(bias.clone(), requires_grad=self.weight.requires_grad),
-        }
-        return plain
+            biases[name] = layer.feedback_bias(None if heard is None else heard.to(layer.feedback_weight))
+    # deepcopy takes from its memo what it finds there: so signals, which may be large, are never copied.
+    memo: dict[int, object] = {id(layer.signal): nn.Identity() for layer in layers.values()}
+    folded = copy.deepcopy(model, memo)
+    for name, bias in biases.items():
+        plain = cast(FeedbackLayer, folded.get_submodule(name))
+        like = cast(Tensor, plain.weight if plain.bias is None else plain.bias)
+        plain.bias = nn.Parameter(bias.clone(), requires_grad=like.requires_grad)
+        plain.remove_feedback()
+    return folded
 
 
 class FeedbackLinear(FeedbackLayer, nn.Linear):

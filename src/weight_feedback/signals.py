@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from weight_feedback.streams import stream
-from weight_feedback.summaries.base import Summary, check_size
+from weight_feedback.summaries.base import Seeded, Summary, check_size
 
 
 class Read(NamedTuple):
@@ -105,7 +105,7 @@ class OwnWeights(Signal):
         return [read.tensor() for read in self.reads]
 
 
-class Permuted(OwnWeights):
+class Permuted(OwnWeights, Seeded):
     """Own weights, the entries of each tensor shuffled by a fixed permutation before the summary.
 
     It keeps every value and forgets where it stood.
@@ -139,7 +139,11 @@ class Permuted(OwnWeights):
         """Draw the permutations again from the seed, as is needed after ``to_empty``."""
         for index, read in enumerate(self.reads):
             order = self.get_buffer(f"order_{index}")
-            order.copy_(torch.randperm(order.numel(), generator=stream(self.seed, "permutation", read.name)))
+            generator = stream(self.seed, "permutation", read.name)
+            order.copy_(torch.randperm(order.numel(), generator=generator, device="cpu"))
+
+    def _seed_loaded(self) -> None:
+        self.reset_parameters()
 
     def _weights(self) -> list[Tensor]:
         return [
@@ -247,7 +251,7 @@ class _Timed(_Held):
         raise NotImplementedError
 
 
-class Noise(_Timed):
+class Noise(_Timed, Seeded):
     """Gaussian noise with the mean and standard deviation of a given ``z``.
 
     Each draw is standardised, so that it matches both exactly, and with them the norm. Padding is copied, not
@@ -278,11 +282,8 @@ class Noise(_Timed):
     def _at(self, step: int) -> Tensor:
         heard = self.target[: self.target.numel() - self.padding]
         # Drawn on the CPU, so that every device hears the same noise.
-        drawn = torch.randn(
-            heard.numel(),
-            generator=stream(self.seed, "noise", step if self.redraw else 0),
-            dtype=torch.float64,
-        )
+        generator = stream(self.seed, "noise", step if self.redraw else 0)
+        drawn = torch.randn(heard.numel(), generator=generator, dtype=torch.float64, device="cpu")
         drawn -= drawn.mean()
         # A single entry has no spread: it is its own mean.
         drawn /= drawn.std(correction=0).clamp_min(torch.finfo(drawn.dtype).tiny)
@@ -330,7 +331,7 @@ class Clock(_Timed):
         for i in range(k):
             angle = step / self.max_period ** (2 * (i // 2) / k)
             values.append(self.amplitude * (math.cos(angle) if i % 2 else math.sin(angle)))
-        return torch.tensor(values, dtype=torch.float64)
+        return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 class Stale(Signal):

@@ -24,6 +24,6 @@ def stream(seed: int, *names: str | int) -> torch.Generator:
         A new `torch.Generator`, seeded with 64 bits of the SHA-256 digest of seed and names.
     """
     # repr() quotes strings and escapes quotes, so no two different lists of names share a text.
-    text = repr((int(seed), *names))
+    text = repr((int(seed), *(name if isinstance(name, str) else int(name) for name in names)))
     digest = hashlib.sha256(text.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little", signed=True))

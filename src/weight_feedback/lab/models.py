@@ -149,7 +149,7 @@ def initialise(model: nn.Module, seed: int) -> None:
             fan_in += feedback[owner].signal.out_features
         purpose = "feedback init" if attribute == "feedback_weight" else "init"
         # Drawn in the default layout, whatever the parameter's own: that doesn't change which numbers come.
-        drawn = torch.rand(parameter.shape, generator=stream(seed, purpose, name))
+        drawn = torch.rand(parameter.shape, generator=stream(seed, purpose, name), device="cpu")
         parameter.copy_((2 * drawn - 1) / math.sqrt(fan_in))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,27 @@ class Summary(nn.Module):
     def extra_repr(self) -> str:
         """Name the sizes, as PyTorch's own layers do."""
         return f"out_features={self.out_features}, reads={list(self.names) or 'unbound'}"
+
+
+class Seeded(nn.Module):
+    """A module whose random parts follow from a seed: the ``state_dict`` holds the seed in their stead.
+
+    Loading a ``state_dict`` takes its seed, and calls `_seed_loaded` to draw again what isn't loaded.
+    """
+
+    seed: int
+
+    def get_extra_state(self) -> Tensor:
+        """Return the seed."""
+        return torch.tensor(self.seed, device="cpu")
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take the seed from a ``state_dict``."""
+        self.seed = int(state)
+        self._seed_loaded()
+
+    def _seed_loaded(self) -> None:
+        pass
 
 
 def check_size(kind: str, out_features: int) -> int:

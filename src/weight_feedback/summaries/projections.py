@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from weight_feedback.streams import stream
-from weight_feedback.summaries.base import Summary, check_size
+from weight_feedback.summaries.base import Seeded, Summary, check_size
 
 Scale = Literal["isometry", "xavier", "adjoint-isometry", "calibrated"]
 Distribution = Literal["uniform", "gaussian", "rademacher"]
 
 
-class Projection(Summary):
+class Projection(Summary, Seeded):
     """A linear map ``P`` of shape ``[k, D]``, seeded, applied to the ``D`` weights laid end to end.
 
     Subclasses draw a map whose entries have mean 0 and variance 1 (`_draw`) and apply it (`_project`); the scale
     is applied here. What is drawn stays out of the ``state_dict``, which holds the seed instead; loading a
-    ``state_dict`` with another seed draws again.
+    ``state_dict`` takes its seed and draws again.
 
     Args:
         out_features: ``k``.
@@ -66,8 +66,8 @@ class Projection(Summary):
 
     def _calibrate(self, weights: list[Tensor]) -> None:
         norm = torch.linalg.vector_norm(self._project(*weights))
-        # A comparison that is false for NaN too; meta tensors hold no numbers to calibrate by.
-        if norm.is_meta or not norm > 0:
+        # Meta tensors hold no numbers to calibrate by.
+        if norm.is_meta or not 0 < float(norm) < math.inf:
             self.names = ()
             raise ValueError(
                 f"{type(self).__name__}: scale='calibrated' needs initial weights with a finite projection that "
@@ -98,15 +98,9 @@ class Projection(Summary):
         """
         return self.gain * self._project(*weights)
 
-    def get_extra_state(self) -> Tensor:
-        """Return the seed, which stands in the ``state_dict`` for the map drawn from it."""
-        return torch.tensor(self.seed)
-
-    def set_extra_state(self, state: Any) -> None:
-        """Take a seed from a ``state_dict``; another one than now means another map."""
-        if int(state) != self.seed:
-            self.seed = int(state)
-            self._draw()
+    def _seed_loaded(self) -> None:
+        if self.names:
+            self.reset_parameters()
 
     def _allocate(self, like: Tensor) -> None:
         """Register non-persistent buffers for the map, with the device and dtype of ``like``."""
@@ -163,12 +157,13 @@ class DenseProjection(Projection):
     def _draw(self) -> None:
         generator = stream(self.seed, "dense projection", self.distribution, *self.names)
         for row in self.matrix:  # row by row, so that drawing needs no second copy of a large matrix
+            drawn = torch.empty(self.in_features, dtype=torch.float32, device="cpu")
             if self.distribution == "uniform":
-                drawn = torch.empty(self.in_features).uniform_(-math.sqrt(3), math.sqrt(3), generator=generator)
+                drawn.uniform_(-math.sqrt(3), math.sqrt(3), generator=generator)
             elif self.distribution == "gaussian":
-                drawn = torch.empty(self.in_features).normal_(generator=generator)
+                drawn.normal_(generator=generator)
             else:
-                drawn = torch.empty(self.in_features).bernoulli_(generator=generator).mul_(2).sub_(1)
+                drawn.bernoulli_(generator=generator).mul_(2).sub_(1)
             row.copy_(drawn)
 
     def _project(self, *weights: Tensor) -> Tensor:
