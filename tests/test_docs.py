@@ -1,0 +1,45 @@
+"""README and docs: their code runs, their studies are valid, and their figures are those of the reports."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from weight_feedback.lab.models import NETWORKS
+from weight_feedback.lab.spec import load_study
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/concepts.md"])
+def test_code_runs(page) -> None:
+    (code,) = blocks(page, "python")
+    names: dict[str, object] = {}
+    exec(compile(code, page, "exec"), names)
+    assert "net" in names
+
+
+def test_the_study_in_the_docs_is_valid(tmp_path) -> None:
+    (text,) = blocks("docs/lab.md", "toml")
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    study = load_study(str(path))
+    assert study.name == "mine"
+    assert {arm.model for arm in study.arms} <= NETWORKS.keys()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/notebook.md"])
+def test_figures_are_those_of_the_reports(page) -> None:
+    reports = "\n".join(
+        (ROOT / f"docs/results/notebook-{data}/report.md").read_text() for data in ("mnist", "cifar10")
+    )
+    figures = re.findall(r"\d\d\.\d\d \[[^]]*\]|7\d\.\d\d\b", (ROOT / page).read_text(encoding="utf-8"))
+    assert len(figures) >= 3
+    for figure in figures:
+        assert figure in reports, figure
