@@ -110,6 +110,8 @@ def damaged(data: bytes) -> bytes:
         (lzma.compress(idx(IMAGES))[:-4], "EOFError"),
         (lzma.compress(idx(IMAGES))[:20] + bytes(40), "LZMAError"),
     ],
+    # The bytes of gzip hold the time, which is no name for a test.
+    ids=["gzip-cut", "gzip-flipped", "gzip-trailing", "gzip-garbage", "xz-cut", "xz-garbage"],
 )
 def test_damaged_compression_is_refused(tmp_path, data, found) -> None:
     path = tmp_path / "images.gz"
