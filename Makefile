@@ -26,7 +26,8 @@ lint: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: .venv/test .venv/wheel  ## Build the documentation; warnings are errors.
+docs: .venv/test .venv/wheel  ## Run the documentation's examples and build it; warnings are errors.
+	$(BIN)/sphinx-build -W -q -b doctest docs docs/_build/doctest
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 

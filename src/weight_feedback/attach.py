@@ -93,15 +93,15 @@ def _add_own_weights(
     detach: bool,
     init: Init,
 ) -> None:
-    if summary.out_features is not None:
+    k = summary.out_features
+    if k is not None:
         # V first, so that it can be among what is read.
-        layer.add_feedback(Zeros(summary.out_features), init)
-    reads = [_resolve(model, name) for name in names]
-    own = OwnWeights(reads, summary, detach=detach)
-    if summary.out_features == own.out_features and hasattr(layer, "signal"):
-        layer.signal = own
-    else:
+        layer.add_feedback(Zeros(k), init)
+    own = OwnWeights([_resolve(model, name) for name in names], summary, detach=detach)
+    if k is None:
         layer.add_feedback(own, init)
+    else:
+        layer.signal = own
 
 
 def remove(model: nn.Module) -> nn.Module:
