@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,21 @@ class History:
     epochs: list[Evaluation]
 
 
+@dataclass(frozen=True)
+class Donor:
+    """The uncounted network of a yoked trial, trained in lockstep with the counted one.
+
+    Attributes:
+        model: the network; it has feedback of its own weights.
+        seed: of its data order.
+        tell: writes what the counted network hears of the donor's present weights.
+    """
+
+    model: nn.Module
+    seed: int
+    tell: Callable[[], None]
+
+
 def train(
     model: nn.Module,
     data: Dataset,
@@ -67,6 +83,7 @@ def train(
     seed: int,
     on_log: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[int, Evaluation], None] | None = None,
+    donor: Donor | None = None,
 ) -> History:
     """Train a classifier in place.
 
@@ -77,32 +94,51 @@ def train(
         seed: of the data order, which depends on it and the epoch alone.
         on_log: called every ``settings.log_interval`` steps, beginning with the first.
         on_epoch: called after each epoch with its number, from 1, and the evaluation.
+        donor: a network that takes the same number of steps on the same data, in an order of its own, and tells
+            of its weights before each step and each evaluation of ``model``.
 
     Returns:
-        The losses and evaluations.
+        The losses and evaluations of ``model``.
     """
+    history = History([], [])
+    losses: list[Tensor] = []
+    counted = _steps(model, data, settings, seed)
+    uncounted = None if donor is None else _steps(donor.model, data, settings, donor.seed)
+    images, batches = len(data.train_labels), -(-len(data.train_labels) // settings.batch_size)
+    for step in range(settings.epochs * batches):
+        epoch, index = 1 + step // batches, step % batches
+        if donor:
+            donor.tell()
+        losses.append(next(counted))
+        if uncounted:
+            next(uncounted)
+        if on_log and index % settings.log_interval == 0:
+            on_log(Progress(epoch, index * settings.batch_size, images, float(losses[-1])))
+        if index == batches - 1:
+            if donor:
+                donor.tell()
+            history.epochs.append(evaluate(model, data, settings.test_batch_size))
+            if on_epoch:
+                on_epoch(epoch, history.epochs[-1])
+    history.step_losses.extend(torch.stack(losses).tolist())
+    return history
+
+
+def _steps(model: nn.Module, data: Dataset, settings: Training, seed: int) -> Iterator[Tensor]:
+    """Train without end, one step for each loss that is taken."""
     # One kernel for all parameters, in place of a Python loop over them.
     optimiser = torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=settings.momentum, fused=True)
-    images = len(data.train_labels)
-    losses: list[Tensor] = []
-    epochs: list[Evaluation] = []
-    for epoch in range(1, settings.epochs + 1):
-        model.train()
-        order = torch.randperm(images, generator=stream(seed, "data order", epoch)).to(data.train_images.device)
-        for index, batch in enumerate(order.split(settings.batch_size)):
+    for epoch in itertools.count(1):
+        order = torch.randperm(len(data.train_labels), generator=stream(seed, "data order", epoch), device="cpu")
+        for batch in order.to(data.train_images.device).split(settings.batch_size):
+            model.train()
             x = normalise(data.train_images[batch], data.mean, data.std)
             loss = F.nll_loss(model(x), data.train_labels[batch])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             advance(model)
-            losses.append(loss.detach())  # not .item(), which would wait for the device at every step
-            if on_log and index % settings.log_interval == 0:
-                on_log(Progress(epoch, index * settings.batch_size, images, float(losses[-1])))
-        epochs.append(evaluate(model, data, settings.test_batch_size))
-        if on_epoch:
-            on_epoch(epoch, epochs[-1])
-    return History(torch.stack(losses).tolist(), epochs)
+            yield loss.detach()  # not .item(), which would wait for the device at every step
 
 
 @torch.no_grad()
