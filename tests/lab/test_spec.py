@@ -73,7 +73,11 @@ def test_defaults_are_the_original_protocol() -> None:
         ("seeds = 2", "", ["seeds", "Field required"]),
         ('name = "tiny"', 'name = "../tiny"', ["name", "pattern", "'../tiny'"]),
         ('"w/"', '"w/o"', ["arms", "each label must be unique", "'w/o' 2 times"]),
-        ('"mnist-pooled"', '"mnist-plain"', ["arms", "each model must be unique", "'mnist-plain' 2 times"]),
+        (
+            '"mnist-pooled"',
+            '"mnist-plain"',
+            ["arms", "each model and signal must be unique", "('mnist-plain', None) 2 times"],
+        ),
         ('name = "pooled"', 'name = "plain"', ["arms", "each name must be unique", "'plain' 2 times"]),
         ("[training]", "[training", ["isn't valid TOML"]),
     ],

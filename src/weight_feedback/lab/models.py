@@ -143,14 +143,28 @@ def initialise(model: nn.Module, seed: int) -> None:
     """
     feedback = feedback_layers(model)
     for name, parameter in model.named_parameters():
-        owner, _, attribute = name.rpartition(".")
+        owner = name.rpartition(".")[0]
         fan_in = model.get_parameter(f"{owner}.weight")[0].numel()
         if owner in feedback:
             fan_in += feedback[owner].signal.out_features
-        purpose = "feedback init" if attribute == "feedback_weight" else "init"
-        # Drawn in the default layout, whatever the parameter's own: that doesn't change which numbers come.
-        drawn = torch.rand(parameter.shape, generator=stream(seed, purpose, name), device="cpu")
-        parameter.copy_((2 * drawn - 1) / math.sqrt(fan_in))
+        parameter.copy_(initial_values(name, parameter.shape, fan_in, seed))
+
+
+def initial_values(name: str, shape: torch.Size, fan_in: int, seed: int) -> Tensor:
+    """Draw a parameter's initial values, uniformly from ``±1/√fan_in``.
+
+    Args:
+        name: of the parameter, in the model; it names the stream.
+        shape: of the parameter.
+        fan_in: inputs of each output.
+        seed: of the stream.
+
+    Returns:
+        A tensor of that shape, on the CPU.
+    """
+    purpose = "feedback init" if name.endswith("feedback_weight") else "init"
+    drawn = torch.rand(shape, generator=stream(seed, purpose, name), device="cpu")
+    return (2 * drawn - 1) / math.sqrt(fan_in)
 
 
 def count_parameters(model: nn.Module) -> int:

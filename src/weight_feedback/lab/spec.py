@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -47,6 +47,22 @@ class Training(Frozen):
     """Steps between two log lines."""
 
 
+SignalName = Literal[
+    "none", "zeros", "constant", "noise", "clock", "stale", "permuted", "yoked", "own", "own-gradient"
+]
+
+
+class Projected(Frozen):
+    """The summary of a controlled study: a dense random projection of the weights of fc1 and fc2."""
+
+    k: Annotated[int, Field(ge=1)]
+    """How many numbers fc1 hears."""
+    distribution: Literal["uniform", "gaussian", "rademacher"] = "gaussian"
+    """Of the entries of the projection."""
+    scale: Literal["isometry", "xavier", "adjoint-isometry", "calibrated"] = "calibrated"
+    """Of the projection; calibrated gives the initial z a root mean square of 1."""
+
+
 class Arm(Frozen):
     """One condition of a study."""
 
@@ -56,6 +72,8 @@ class Arm(Frozen):
     """A network, as listed by `weight-feedback train --help`."""
     label: Annotated[str, Field(min_length=1, max_length=80)]
     """How plots and tables call it."""
+    signal: SignalName | None = None
+    """What fc1 of a plain network hears; left out for the notebook's networks, which have feedback built in."""
 
 
 class Trial(Frozen):
@@ -64,6 +82,8 @@ class Trial(Frozen):
     data: Name
     training: Training
     model: Name
+    signal: SignalName | None = None
+    summary: Projected | None = None
     seed: Annotated[int, Field(ge=0)]
 
     def key(self) -> str:
@@ -71,7 +91,7 @@ class Trial(Frozen):
 
         ``log_interval`` is left out: it changes what is printed, not what is computed.
         """
-        settings = self.model_dump(mode="json")
+        settings = self.model_dump(mode="json", exclude_none=True)
         del settings["training"]["log_interval"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -89,13 +109,19 @@ class Study(Frozen):
     """How many seeds each arm gets: 0, 1, … seeds - 1."""
     training: Training = Training()
     """Shared by all arms."""
+    summary: Projected | None = None
+    """Shared by all arms that have a signal."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1, strict=False)]
     """The conditions to compare."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Study:
-        for field in ("name", "label", "model"):
-            values = [getattr(arm, field) for arm in self.arms]
+        keys: dict[str, list[object]] = {
+            "name": [arm.name for arm in self.arms],
+            "label": [arm.label for arm in self.arms],
+            "model and signal": [(arm.model, arm.signal) for arm in self.arms],
+        }
+        for field, values in keys.items():
             for value in values:
                 if values.count(value) > 1:
                     raise ValueError(
@@ -103,11 +129,38 @@ class Study(Frozen):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _signals_have_a_summary(self) -> Study:
+        signals = [arm.signal for arm in self.arms if arm.signal is not None]
+        if signals and self.summary is None:
+            raise ValueError(f"summary: needed by arms with a signal, here {', '.join(signals)}; got none")
+        if self.summary is not None and not signals:
+            raise ValueError("summary: must be left out where no arm has a signal")
+        return self
+
     def trials(self) -> Iterator[tuple[Arm, Trial]]:
         """Yield every arm with every seed, seed by seed, so that a run cut short is still paired."""
         for seed in range(self.seeds):
             for arm in self.arms:
-                yield arm, Trial(data=self.data, training=self.training, model=arm.model, seed=seed)
+                yield arm, self.trial(arm, seed)
+
+    def trial(self, arm: Arm, seed: int) -> Trial:
+        """Return one trial.
+
+        Args:
+            arm: one of the study's arms.
+            seed: of the trial.
+        """
+        # "none" hears nothing, whatever the summary: its trial is the plain network's.
+        silent = arm.signal in (None, "none")
+        return Trial(
+            data=self.data,
+            training=self.training,
+            model=arm.model,
+            signal=None if silent else arm.signal,
+            summary=None if silent else self.summary,
+            seed=seed,
+        )
 
 
 def builtin_studies() -> list[str]:
@@ -156,5 +209,6 @@ def explain(error: ValidationError) -> str:
     for item in error.errors():
         where = ".".join(map(str, item["loc"]))
         came = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
-        lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{came}" if where else item["msg"])
+        message = item["msg"].removeprefix("Value error, ") + came
+        lines.append(f"{where}: {message}" if where else message)
     return "\n".join(lines)

@@ -49,7 +49,8 @@ class Store:
         Args:
             trial: the settings.
         """
-        return self.trials / f"{trial.model}-seed-{trial.seed:05d}-{trial.key()}.json"
+        arm = trial.model if trial.signal is None else f"{trial.model}-{trial.signal}"
+        return self.trials / f"{arm}-seed-{trial.seed:05d}-{trial.key()}.json"
 
     def write(self, trial: Trial, record: Record) -> Path:
         """Keep a finished trial: after this returns, it survives a crash; before, nothing of it is visible.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from safetensors.torch import save_file
 
 import weight_feedback
 from weight_feedback.lab import datasets
-from weight_feedback.lab.models import build, count_parameters, find_network
+from weight_feedback.lab.controls import build_arm, build_donor, tell
+from weight_feedback.lab.models import count_parameters, find_network
 from weight_feedback.lab.spec import Trial
 from weight_feedback.lab.store import Record
-from weight_feedback.lab.training import Evaluation, Progress, train
+from weight_feedback.lab.training import Donor, Evaluation, Progress, train
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -87,9 +89,14 @@ def run_trial(
         weights.parent.mkdir(parents=True, exist_ok=True)
         with weights.open("ab"):
             pass
-    model = build(trial.model, trial.seed)
+    epoch_steps = -(-len(data.train_labels) // trial.training.batch_size)
+    model, donor = build_arm(trial, epoch_steps), None
+    if trial.signal == "yoked":
+        other, seed, listener = build_donor(trial, model, epoch_steps)
+        donor = Donor(other.to(where), seed, partial(tell, other, listener.to(where), model))
+    model.to(where)
     with thread_count(threads):
-        history = train(model.to(where), data.to(where), trial.training, trial.seed, on_log, on_epoch)
+        history = train(model, data.to(where), trial.training, trial.seed, on_log, on_epoch, donor)
         used_threads = torch.get_num_threads()
     if weights is not None:
         about = {"network": trial.model, "data": trial.data, "seed": str(trial.seed)}
@@ -133,6 +140,10 @@ def check_fit(trial: Trial, data: datasets.Dataset) -> None:
     if shape != takes:
         raise ValueError(
             f"network {trial.model}: expected images of shape {takes}, but those of {trial.data} are {shape}"
+        )
+    if trial.signal is not None and network.k:
+        raise ValueError(
+            f"arms.signal: {trial.signal!r} needs a plain network, but {trial.model} has its own feedback"
         )
     images = len(data.train_images)
     if trial.training.batch_size > images:

@@ -1,0 +1,220 @@
+"""The arms of a controlled study: what they share, what they hear, and that a donor is what it would be alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import get_args
+
+import pytest
+import torch
+
+import weight_feedback as wf
+from weight_feedback.lab import controls, datasets
+from weight_feedback.lab.models import build, count_parameters
+from weight_feedback.lab.spec import Arm, Projected, SignalName, SpecError, Study, Training, Trial, load_study
+from weight_feedback.lab.training import Donor, train
+from weight_feedback.lab.trial import run_trial
+
+SUMMARY = Projected(k=8)
+SETTINGS = Training(epochs=2, batch_size=125)
+EPOCH_STEPS = 4
+SIGNALS = [name for name in get_args(SignalName) if name != "none"]
+
+
+def make(signal: str | None, seed: int = 3, **changes) -> Trial:
+    summary = None if signal is None else SUMMARY
+    fields = {
+        "data": "generated",
+        "training": SETTINGS,
+        "model": "mnist-plain",
+        "signal": signal,
+        "summary": summary,
+    }
+    return Trial(**(fields | changes), seed=seed)
+
+
+def arm(signal: str | None, seed: int = 3):
+    return controls.build_arm(make(signal, seed), EPOCH_STEPS)
+
+
+def yoke(counted) -> Donor:
+    donor, seed, listener = controls.build_donor(make("yoked"), counted, EPOCH_STEPS)
+    return Donor(donor, seed, partial(controls.tell, donor, listener, counted))
+
+
+def own_z(model, seed: int = 3) -> torch.Tensor:
+    return wf.OwnWeights(controls.reads(model), controls.summary(SUMMARY, seed))().detach()
+
+
+def test_arms_of_a_seed_share_all_initial_weights_and_counts() -> None:
+    plain = dict(build("mnist-plain", 3).named_parameters())
+    first = arm(SIGNALS[0])
+    bound = (160 + 8) ** -0.5
+    v = first.fc1.feedback_weight
+    assert v.abs().max() <= bound
+    assert v.abs().max() > 0.9 * bound
+    for signal in SIGNALS:
+        model = arm(signal)
+        assert count_parameters(model) == 9950 + 8 * 50
+        assert torch.equal(model.fc1.feedback_weight, v)
+        for name, parameter in plain.items():
+            assert torch.equal(model.get_parameter(name), parameter), name
+    assert not torch.equal(arm(SIGNALS[0], seed=4).fc1.feedback_weight, v)
+
+
+def test_what_the_arms_hear_at_the_start() -> None:
+    z0 = own_z(build("mnist-plain", 3))
+    assert z0.square().mean() == pytest.approx(1, rel=1e-5)
+    heard = {signal: arm(signal).fc1.signal().detach() for signal in SIGNALS}
+    for signal in ("constant", "stale", "own", "own-gradient"):
+        assert torch.equal(heard[signal], z0), signal
+    for signal in ("zeros", "yoked"):
+        assert torch.equal(heard[signal], torch.zeros(8)), signal
+    assert heard["noise"].norm() == pytest.approx(float(z0.norm()), rel=1e-5)
+    assert heard["clock"].square().mean() == pytest.approx(1, rel=1e-5)
+    assert not torch.equal(heard["permuted"], z0)
+
+
+def test_what_the_arms_hear_after_two_epochs() -> None:
+    data = datasets.load("generated")
+    heard = {}
+    for signal in SIGNALS:
+        model = arm(signal)
+        train(model, data, SETTINGS, 3)
+        heard[signal] = model.fc1.signal().detach()
+        if signal in ("own", "own-gradient"):
+            listener = arm("constant")  # the scale is that of the initial weights
+            fresh = wf.OwnWeights(controls.reads(listener), controls.summary(SUMMARY, 3)).summary
+            assert torch.equal(heard[signal], fresh(*(read.tensor() for read in controls.reads(model))).detach())
+    assert torch.equal(heard["constant"], own_z(build("mnist-plain", 3)))
+
+    # One epoch old: what a network of own weights with that lag's history would have said.
+    model, past = arm("stale"), []
+    for _ in range(2):
+        past.append(model.fc1.signal.signal().detach().clone())
+        train(model, data, SETTINGS.model_copy(update={"epochs": 1}), 3)
+    assert torch.equal(model.fc1.signal().detach(), past[1])
+
+
+def test_zeros_equals_none_bit_for_bit() -> None:
+    zeros, none = (run_trial(make(signal), threads=1).result for signal in ("zeros", None))
+    for part in ("step_losses", "epochs"):
+        assert zeros[part] == none[part]
+
+
+def test_gradients_flow_through_the_signal_of_own_gradient_alone() -> None:
+    data = datasets.load("generated")
+    losses = {
+        signal: train(arm(signal), data, SETTINGS, 3).step_losses for signal in ("own", "own-gradient", "constant")
+    }
+    assert losses["own"][0] == losses["own-gradient"][0] == losses["constant"][0]
+    assert losses["own"] != losses["own-gradient"]
+    assert losses["own"] != losses["constant"]
+    assert arm("own-gradient").fc1.signal().requires_grad
+    assert not arm("own").fc1.signal().requires_grad
+
+
+def test_a_donor_is_bit_for_bit_what_it_is_when_trained_alone() -> None:
+    data = datasets.load("generated")
+    counted = arm("yoked")
+    donor = yoke(counted)
+    assert donor.seed == 2**31 + 3  # outside of every counted range
+    train(counted, data, SETTINGS, 3, donor=donor)
+    alone = arm("own", seed=donor.seed)
+    train(alone, data, SETTINGS, donor.seed)
+    for name, parameter in alone.named_parameters():
+        assert torch.equal(donor.model.get_parameter(name), parameter), name
+
+
+def test_a_yoked_network_hears_its_donor_before_each_step_by_its_own_projection() -> None:
+    data = datasets.load("generated")
+    counted, donor = arm("yoked"), arm("own", seed=2**31 + 3)
+    projection = wf.OwnWeights(controls.reads(arm("own")), controls.summary(SUMMARY, 3)).summary
+    heard, said = [], []
+    counted.fc1.register_forward_hook(
+        lambda layer, *_: heard.append(layer.signal().clone()) if layer.training else None
+    )
+    donor.fc1.register_forward_hook(
+        lambda layer, *_: (
+            said.append(projection(*(read.tensor() for read in controls.reads(donor))).detach())
+            if layer.training
+            else None
+        )
+    )
+    train(counted, data, SETTINGS, 3, donor=yoke(counted))
+    train(donor, data, SETTINGS, 2**31 + 3)
+    assert len(heard) == 8
+    for z, expected in zip(heard, said, strict=True):
+        torch.testing.assert_close(z, expected)
+    # In evaluation, after the last step, it hears the donor's last weights.
+    torch.testing.assert_close(
+        counted.fc1.signal(), projection(*(r.tensor() for r in controls.reads(donor))).detach()
+    )
+
+
+def test_trials_of_all_arms_run_and_differ() -> None:
+    results = {signal: run_trial(make(signal), threads=1).result for signal in SIGNALS}
+    assert len({str(result["step_losses"]) for result in results.values()}) == len(SIGNALS)
+    assert run_trial(make("yoked"), threads=1).result == results["yoked"]
+
+
+def test_keys_tell_arms_apart() -> None:
+    keys = [make(signal).key() for signal in (None, *SIGNALS)]
+    keys.append(make("own", summary=Projected(k=9)).key())
+    assert len(set(keys)) == len(keys)
+
+
+STUDY = """
+name = "c"
+title = "C"
+data = "generated"
+seeds = 1
+summary = {k = 8}
+[[arms]]
+name = "none"
+model = "mnist-plain"
+label = "none"
+signal = "none"
+[[arms]]
+name = "own"
+model = "mnist-plain"
+label = "own"
+signal = "own"
+"""
+
+
+def read_study(tmp_path, text: str) -> Study:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    return load_study(str(path))
+
+
+def test_none_is_the_plain_networks_trial(tmp_path) -> None:
+    (_, none), (_, own) = read_study(tmp_path, STUDY).trials()
+    assert none == make(None, seed=0, training=Training())
+    assert own == make("own", seed=0, training=Training())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("summary = {k = 8}", "", "summary: needed by arms with a signal, here none, own"),
+        ("k = 8", "k = 0", "summary.k: Input should be greater than or equal to 1, got 0"),
+        ('signal = "own"', 'signal = "ours"', "arms.1.signal: .*got 'ours'"),
+        ('signal = "own"', 'signal = "none"', "each model and signal must be unique"),
+    ],
+)
+def test_wrong_arms_are_refused(tmp_path, old, new, message) -> None:
+    with pytest.raises(SpecError, match=message):
+        read_study(tmp_path, STUDY.replace(old, new))
+
+
+def test_a_summary_without_signals_is_refused() -> None:
+    arms = (Arm(name="plain", model="mnist-plain", label="plain"),)
+    with pytest.raises(ValueError, match="summary: must be left out"):
+        Study(name="c", title="C", data="generated", seeds=1, summary=SUMMARY, arms=arms)
+
+
+def test_the_notebooks_networks_take_no_signal() -> None:
+    with pytest.raises(ValueError, match="'own' needs a plain network, but mnist-pooled has its own feedback"):
+        run_trial(make("own", model="mnist-pooled"))
