@@ -94,7 +94,7 @@ def test_fold_is_exact(case: cases.LayerCase, dtype: torch.dtype) -> None:
     assert type(plain) is type(case.base())
     assert torch.equal(plain(x), layer(x))
     assert set(plain.state_dict()) == {"weight", "bias"}
-    torch.testing.assert_close(plain.bias, layer.feedback_bias(), rtol=0, atol=0)
+    assert torch.equal(plain.bias, layer.plain_parameters()[1])
     z = numbers(K, seed=2, dtype=dtype)
     other = layer.fold(z)
     assert not torch.equal(other.bias, plain.bias)
@@ -180,13 +180,16 @@ def test_fold_errors(shape: tuple[int, ...]) -> None:
         hearing(cases.LAYERS[0]).fold(torch.zeros(shape))
 
 
-def test_feedback_bias() -> None:
+def test_plain_parameters() -> None:
     layer = hearing(cases.LAYERS[0])
     z = numbers(K, seed=5)
-    torch.testing.assert_close(layer.feedback_bias(z), layer.bias + layer.feedback_weight @ z, rtol=1e-14, atol=0)
-    assert torch.equal(layer.feedback_bias(), layer.feedback_bias(layer.signal()))
+    weight, bias = layer.plain_parameters(z)
+    assert torch.equal(weight, layer.weight)
+    assert not bias.requires_grad
+    torch.testing.assert_close(bias, layer.bias.detach() + layer.feedback_weight.detach() @ z, rtol=1e-14, atol=0)
+    assert torch.equal(layer.plain_parameters()[1], layer.plain_parameters(layer.signal())[1])
     layer.bias = None
-    torch.testing.assert_close(layer.feedback_bias(z), layer.feedback_weight @ z, rtol=1e-14, atol=0)
+    torch.testing.assert_close(layer.plain_parameters(z)[1], layer.feedback_weight.detach() @ z, rtol=1e-14, atol=0)
 
 
 def test_full_weight() -> None:

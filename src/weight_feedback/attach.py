@@ -9,7 +9,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from weight_feedback.layers import FEEDBACK_LAYERS, FeedbackLayer, Init, fold_layers
+from weight_feedback.layers import FEEDBACK_LAYERS, Conditioning, FeedbackLayer, Init, fold_layers
 from weight_feedback.signals import OwnWeights, Read, Signal, Zeros
 from weight_feedback.summaries.base import Summary
 
@@ -23,6 +23,7 @@ def attach(
     signal: Signal | None = None,
     detach: bool = True,
     init: Init = "zeros",
+    conditioning: Conditioning = "concat",
 ) -> nn.Module:
     """Give one layer of a model a view of the model's own weights, or another signal.
 
@@ -46,6 +47,7 @@ def attach(
         signal: any signal, in place of ``reads`` and ``summary``.
         detach: whether gradients stop at the weights that are read.
         init: initial ``V``: ``"zeros"``, or ``"default"`` for uniform ``±1/√(fan_in + k)``.
+        conditioning: how ``z`` acts: ``"concat"``, which equals a bias, or ``"film"``, scale and shift.
 
     Returns:
         The model.
@@ -74,11 +76,11 @@ def attach(
     feedback_layer = cast(FeedbackLayer, layer)
     try:
         if signal is not None:
-            feedback_layer.add_feedback(signal, init)
+            feedback_layer.add_feedback(signal, init, conditioning)
         else:
             assert summary is not None
             names = _default_reads(model, feedback_layer) if reads is None else reads
-            _add_own_weights(model, feedback_layer, names, copy.deepcopy(summary), detach, init)
+            _add_own_weights(model, feedback_layer, names, copy.deepcopy(summary), detach, init, conditioning)
     except BaseException:
         feedback_layer.remove_feedback()
         raise
@@ -92,14 +94,15 @@ def _add_own_weights(
     summary: Summary,
     detach: bool,
     init: Init,
+    conditioning: Conditioning,
 ) -> None:
     k = summary.out_features
     if k is not None:
         # V first, so that it can be among what is read.
-        layer.add_feedback(Zeros(k), init)
+        layer.add_feedback(Zeros(k), init, conditioning)
     own = OwnWeights([_resolve(model, name) for name in names], summary, detach=detach)
     if k is None:
-        layer.add_feedback(own, init)
+        layer.add_feedback(own, init, conditioning)
     else:
         layer.signal = own
 

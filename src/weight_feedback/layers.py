@@ -1,7 +1,11 @@
 """Feedback layers: the layers that they replace, plus a signal ``z`` and a weight ``V`` for it.
 
-Concatenating ``z`` to every example of a batch is a bias that moves with the weights,
-``[W|V]·[x;z] + b = W·x + (b + V·z)``, and is computed as one.
+Two kinds of conditioning say how ``z`` acts on the base layer's output ``y = W·x + b``:
+
+- ``concat``: concatenating ``z`` to every example of a batch is a bias that moves with the weights,
+  ``[W|V]·[x;z] + b = W·x + (b + V·z)``, and is computed as one;
+- ``film``: scale and shift of each output channel, ``(1 + S·z)·y + V·z`` (feature-wise linear modulation, Perez
+  et al. 2018, arXiv:1709.07871), with ``S`` stacked on top of ``V`` in ``feedback_weight``.
 """
 
 from __future__ import annotations
@@ -19,30 +23,35 @@ from weight_feedback.signals import Signal, Zeros
 from weight_feedback.summaries.base import check_size
 
 Init = Literal["zeros", "default"]
+Conditioning = Literal["concat", "film"]
 
 
 class FeedbackLayer(nn.Module):
-    """What all feedback layers share: ``feedback_weight`` ``V`` of shape ``[out, k]`` and a ``signal``.
+    """What all feedback layers share: a ``signal``, and a ``feedback_weight`` for it.
 
-    Conditioning is ``concat``: the layer computes what its base computes with bias ``b + V·z``. The base's
-    parameters keep their names and shapes.
+    The base's parameters keep their names and shapes. Subclasses say how their base computes with another bias
+    (`_compute`), and over how many trailing dimensions of the output a channel extends.
 
     Attributes:
         base: the PyTorch class that the layer replaces.
-        feedback_weight: ``V``, shape ``[out, k]``.
+        conditioning: how ``z`` acts: ``"concat"`` or ``"film"``.
+        feedback_weight: ``V``, shape ``[out, k]``; for ``film`` ``[S; V]``, shape ``[2·out, k]``.
         signal: what the layer hears.
     """
 
     base: ClassVar[type[nn.Module]]
+    _trailing: ClassVar[int]
+    conditioning: Conditioning
     weight: Tensor
     feedback_weight: nn.Parameter
     signal: Signal
 
-    def add_feedback(self, signal: Signal, init: Init = "zeros") -> Self:
-        """Give the layer a signal, and a ``V`` for it.
+    def add_feedback(self, signal: Signal, init: Init = "zeros", conditioning: Conditioning = "concat") -> Self:
+        """Give the layer a signal, and a ``feedback_weight`` for it.
 
         Args:
             signal: what the layer hears; its size is that of ``V``.
+            conditioning: how it acts.
             init: ``"zeros"`` leaves the output as it was, bit for bit; ``"default"`` draws ``V`` uniformly from
                 ``±1/√(fan_in + k)``, as PyTorch would for the widened layer.
 
@@ -50,12 +59,14 @@ class FeedbackLayer(nn.Module):
             The layer itself.
 
         Raises:
-            ValueError: ``init`` is neither.
+            ValueError: ``init`` or ``conditioning`` is none of those named.
         """
-        if init not in get_args(Init):
-            raise ValueError(f"init must be one of {', '.join(get_args(Init))}, got {init!r}")
-        self.signal = signal
-        self.feedback_weight = nn.Parameter(self.weight.new_zeros(self.weight.shape[0], signal.out_features))
+        for field, value, options in (("init", init, Init), ("conditioning", conditioning, Conditioning)):
+            if value not in get_args(options):
+                raise ValueError(f"{field} must be one of {', '.join(get_args(options))}, got {value!r}")
+        self.signal, self.conditioning = signal, conditioning
+        rows = self.weight.shape[0] * (2 if conditioning == "film" else 1)
+        self.feedback_weight = nn.Parameter(self.weight.new_zeros(rows, signal.out_features))
         if init == "default":
             self.reset_feedback()
         return self
@@ -64,31 +75,71 @@ class FeedbackLayer(nn.Module):
         """Become the plain layer that this was, in place: of class ``base``, without signal and ``V``."""
         self._modules.pop("signal", None)
         self._parameters.pop("feedback_weight", None)
+        self.__dict__.pop("conditioning", None)
         self.__class__ = self.base  # type: ignore[assignment]
 
     @torch.no_grad()
     def reset_feedback(self) -> None:
-        """Draw ``V`` uniformly from ``±1/√(fan_in + k)``."""
+        """Draw ``feedback_weight`` uniformly from ``±1/√(fan_in + k)``."""
         bound = 1 / math.sqrt(self.weight[0].numel() + self.feedback_weight.shape[1])
         self.feedback_weight.uniform_(-bound, bound)
 
-    def feedback_bias(self, z: Tensor | None = None) -> Tensor:
-        """Return the bias that the layer computes with, ``b + V·z``.
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's own name for it
+        """Apply the layer.
+
+        Args:
+            input: of the shape that the base takes.
+
+        Returns:
+            Of the shape that the base returns.
+        """
+        scale, shift = self._modulation(self.signal())
+        bias = cast(Tensor | None, self.bias)
+        if scale is None:
+            return self._compute(input, shift if bias is None else bias + shift)
+        scale, shift = (part.reshape(-1, *[1] * self._trailing) for part in (scale, shift))
+        return scale * self._compute(input, bias) + shift
+
+    def _modulation(self, z: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return the factor of each channel, ``1 + S·z`` (None for ``concat``), and its shift ``V·z``."""
+        heard = F.linear(z, self.feedback_weight)
+        if self.conditioning == "concat":
+            return None, heard
+        scale, shift = heard.chunk(2)
+        return 1 + scale, shift
+
+    def _compute(self, input: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - PyTorch's own name for it
+        """Apply the base layer with another bias."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def plain_parameters(self, z: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of the plain layer that computes the same.
 
         Args:
             z: heard instead of the signal, shape ``[k]``; default: what the signal says now.
 
         Returns:
-            Shape ``[out]``.
+            The weight, which is the layer's own for ``concat``, and the bias, shape ``[out]``.
+
+        Raises:
+            ValueError: ``z`` has another shape.
         """
-        shift = F.linear(self.signal() if z is None else z, self.feedback_weight)
+        k = self.feedback_weight.shape[1]
+        if z is not None and z.shape != (k,):
+            raise ValueError(f"fold: z must have shape [{k}], got {list(z.shape)}")
+        scale, shift = self._modulation(self.signal() if z is None else z.to(self.feedback_weight))
         bias = cast(Tensor | None, self.bias)
-        return shift if bias is None else bias + shift
+        if scale is None:
+            return self.weight, shift if bias is None else bias + shift
+        weight = scale.reshape(-1, *[1] * (self.weight.dim() - 1)) * self.weight
+        return weight, shift if bias is None else scale * bias + shift
 
     def fold(self, z: Tensor | None = None) -> nn.Module:
         """Return the plain layer that computes the same, with ``b + V·z`` as its bias.
 
-        Outside autocast its output equals this layer's bit for bit. It shares no memory with this layer.
+        Outside autocast its output equals this layer's: bit for bit for ``concat``, to rounding for ``film``, whose
+        scale goes into the weight. It shares no memory with this layer.
 
         Args:
             z: heard instead of the signal, shape ``[k]``; default: what the signal says now.
@@ -103,7 +154,7 @@ class FeedbackLayer(nn.Module):
 
 
 def fold_layers(model: nn.Module, layers: Mapping[str, FeedbackLayer], z: Mapping[str, Tensor | None]) -> nn.Module:
-    """Return a copy of a module in which feedback layers are plain, with ``b + V·z`` as their bias.
+    """Return a copy of a module in which feedback layers are plain.
 
     Args:
         model: the module.
@@ -116,43 +167,41 @@ def fold_layers(model: nn.Module, layers: Mapping[str, FeedbackLayer], z: Mappin
     Raises:
         ValueError: a ``z`` has the wrong shape.
     """
-    biases = {}
-    for name, layer in layers.items():
-        heard, k = z.get(name), layer.feedback_weight.shape[1]
-        if heard is not None and heard.shape != (k,):
-            raise ValueError(f"fold: z must have shape [{k}], got {list(heard.shape)}")
-        with torch.no_grad():
-            biases[name] = layer.feedback_bias(None if heard is None else heard.to(layer.feedback_weight))
+    parts = {name: layer.plain_parameters(z.get(name)) for name, layer in layers.items()}
     # deepcopy takes from its memo what it finds there: so signals, which may be large, are never copied.
     memo: dict[int, object] = {id(layer.signal): nn.Identity() for layer in layers.values()}
     folded = copy.deepcopy(model, memo)
-    for name, bias in biases.items():
+    for name, (weight, bias) in parts.items():
         plain = cast(FeedbackLayer, folded.get_submodule(name))
         like = cast(Tensor, plain.weight if plain.bias is None else plain.bias)
+        if plain.conditioning == "film":
+            plain.weight = nn.Parameter(weight, requires_grad=plain.weight.requires_grad)
         plain.bias = nn.Parameter(bias.clone(), requires_grad=like.requires_grad)
         plain.remove_feedback()
     return folded
 
 
 class FeedbackLinear(FeedbackLayer, nn.Linear):
-    """`torch.nn.Linear` with feedback: ``y = W·x + b + V·z``.
+    """`torch.nn.Linear` with feedback; by concatenation ``y = W·x + b + V·z``.
 
     Args:
         in_features: size of each input, without ``z``.
         out_features: size of each output.
         signal_features: ``k``, the size of ``z``. The signal is silent (`Zeros`) until ``signal`` is set.
         bias: whether the layer has a bias besides ``V·z``.
+        conditioning: how ``z`` acts, ``"concat"`` or ``"film"``.
         device: of the parameters.
         dtype: of the parameters.
 
     Raises:
-        ValueError: ``signal_features`` is smaller than 1.
+        ValueError: ``signal_features`` is smaller than 1, or there is no such conditioning.
 
     Shape:
         Input ``[*, in_features]``, output ``[*, out_features]``.
     """
 
     base = nn.Linear
+    _trailing = 0
 
     def __init__(
         self,
@@ -160,32 +209,29 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):
         out_features: int,
         signal_features: int,
         bias: bool = True,
+        conditioning: Conditioning = "concat",
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         check_size("FeedbackLinear", signal_features)
         nn.Linear.__init__(self, in_features, out_features, bias=bias, device=device, dtype=dtype)
-        self.add_feedback(Zeros(signal_features, device=device, dtype=dtype), init="default")
+        self.add_feedback(Zeros(signal_features, device=device, dtype=dtype), "default", conditioning)
 
     @property
     def full_weight(self) -> Tensor:
         """``[W|V]``, shape ``[out_features, in_features + k]``: the weight of the concatenated form."""
+        if self.conditioning != "concat":
+            raise AttributeError(
+                f"full_weight is that of concatenation; this layer's conditioning is {self.conditioning}"
+            )
         return torch.cat([self.weight, self.feedback_weight], dim=1)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's own name for it
-        """Apply the layer.
-
-        Args:
-            input: shape ``[*, in_features]``.
-
-        Returns:
-            Shape ``[*, out_features]``.
-        """
-        return F.linear(input, self.weight, self.feedback_bias())
+    def _compute(self, input: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - PyTorch's own name for it
+        return F.linear(input, self.weight, bias)
 
 
 class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
-    """`torch.nn.Conv2d` with feedback: every position of output channel ``o`` gains ``(V·z)[o]``.
+    """`torch.nn.Conv2d` with feedback; by concatenation every position of channel ``o`` gains ``(V·z)[o]``.
 
     Args:
         in_channels: channels of the input.
@@ -198,17 +244,19 @@ class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
         groups: blocks of channels.
         bias: whether the layer has a bias besides ``V·z``.
         padding_mode: as for `torch.nn.Conv2d`.
+        conditioning: how ``z`` acts, ``"concat"`` or ``"film"``.
         device: of the parameters.
         dtype: of the parameters.
 
     Raises:
-        ValueError: ``signal_features`` is smaller than 1.
+        ValueError: ``signal_features`` is smaller than 1, or there is no such conditioning.
 
     Shape:
         Input ``[n, in_channels, h, w]``, output ``[n, out_channels, h', w']``.
     """
 
     base = nn.Conv2d
+    _trailing = 2
 
     def __init__(
         self,
@@ -222,6 +270,7 @@ class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
         groups: int = 1,
         bias: bool = True,
         padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        conditioning: Conditioning = "concat",
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -240,18 +289,10 @@ class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
             device=device,
             dtype=dtype,
         )
-        self.add_feedback(Zeros(signal_features, device=device, dtype=dtype), init="default")
+        self.add_feedback(Zeros(signal_features, device=device, dtype=dtype), "default", conditioning)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's own name for it
-        """Apply the layer.
-
-        Args:
-            input: shape ``[n, in_channels, h, w]``.
-
-        Returns:
-            Shape ``[n, out_channels, h', w']``.
-        """
-        return cast(Tensor, self._conv_forward(input, self.weight, self.feedback_bias()))
+    def _compute(self, input: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - PyTorch's own name for it
+        return cast(Tensor, self._conv_forward(input, self.weight, bias))
 
 
 #: From each class that can be given feedback to the class that has it.

@@ -159,7 +159,10 @@ def test_help_has_examples(capsys, command) -> None:
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path) -> None:
     path = tmp_path / "tiny.toml"
     path.write_text(STUDY.replace("seeds = 2", "seeds = 100").replace("epochs = 2", "epochs = 1"))
-    command = [sys.executable, "-c", "from weight_feedback.lab.cli import main; main()", "run", str(path)]
+    # A shell starts background jobs with this signal ignored: then a user's Ctrl-C doesn't reach them either.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from weight_feedback.lab.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", str(path)]
     with subprocess.Popen(
         [*command, "--out", str(tmp_path), "--jobs", "2", "--no-cuda"],
         stdout=subprocess.PIPE,

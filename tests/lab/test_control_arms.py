@@ -158,9 +158,21 @@ def test_trials_of_all_arms_run_and_differ() -> None:
     assert run_trial(make("yoked"), threads=1).result == results["yoked"]
 
 
+@pytest.mark.parametrize("signal", ["own", "yoked"])
+def test_film_arms(signal) -> None:
+    trial = make(signal, conditioning="film")
+    model = controls.build_arm(trial, EPOCH_STEPS)
+    assert count_parameters(model) == 9950 + 2 * 8 * 50
+    result = run_trial(trial, threads=1).result
+    assert result["step_losses"] != run_trial(make(signal), threads=1).result["step_losses"]
+    donor, *_ = controls.build_donor(make("yoked", conditioning="film"), model, EPOCH_STEPS)
+    assert donor.fc1.conditioning == "film"
+
+
 def test_keys_tell_arms_apart() -> None:
     keys = [make(signal).key() for signal in (None, *SIGNALS)]
     keys.append(make("own", summary=Projected(k=9)).key())
+    keys.append(make("own", conditioning="film").key())
     assert len(set(keys)) == len(keys)
 
 
@@ -200,8 +212,13 @@ def test_none_is_the_plain_networks_trial(tmp_path) -> None:
     [
         ("summary = {k = 8}", "", "summary: needed by arms with a signal, here none, own"),
         ("k = 8", "k = 0", "summary.k: Input should be greater than or equal to 1, got 0"),
+        (
+            'signal = "none"',
+            'signal = "none"\nconditioning = "film"',
+            "'none' has conditioning 'film', but hears nothing",
+        ),
         ('signal = "own"', 'signal = "ours"', "arms.1.signal: .*got 'ours'"),
-        ('signal = "own"', 'signal = "none"', "each model and signal must be unique"),
+        ('signal = "own"', 'signal = "none"', "each condition must be unique"),
     ],
 )
 def test_wrong_arms_are_refused(tmp_path, old, new, message) -> None:

@@ -76,7 +76,7 @@ def test_defaults_are_the_original_protocol() -> None:
         (
             '"mnist-pooled"',
             '"mnist-plain"',
-            ["arms", "each model and signal must be unique", "('mnist-plain', None) 2 times"],
+            ["arms", "each condition must be unique", "('mnist-plain', None, 'concat') 2 times"],
         ),
         ('name = "pooled"', 'name = "plain"', ["arms", "each name must be unique", "'plain' 2 times"]),
         ("[training]", "[training", ["isn't valid TOML"]),

@@ -99,7 +99,8 @@ def build_arm(trial: Trial, epoch_steps: int) -> ConvNet:
     if trial.signal is None:
         return model
     assert trial.summary is not None
-    attach(model, "fc1", signal=make_signal(trial.signal, model, trial.summary, trial.seed, epoch_steps))
+    signal = make_signal(trial.signal, model, trial.summary, trial.seed, epoch_steps)
+    attach(model, "fc1", signal=signal, conditioning=trial.conditioning)
     with torch.no_grad():
         v = model.get_parameter("fc1.feedback_weight")
         v.copy_(initial_values("fc1.feedback_weight", v.shape, model.fc1.in_features + v.shape[1], trial.seed))

@@ -74,6 +74,8 @@ class Arm(Frozen):
     """How plots and tables call it."""
     signal: SignalName | None = None
     """What fc1 of a plain network hears; left out for the notebook's networks, which have feedback built in."""
+    conditioning: Literal["concat", "film"] = "concat"
+    """How fc1 hears it: as a moving bias, or as scale and shift."""
 
 
 class Trial(Frozen):
@@ -84,6 +86,7 @@ class Trial(Frozen):
     model: Name
     signal: SignalName | None = None
     summary: Projected | None = None
+    conditioning: Literal["concat", "film"] = "concat"
     seed: Annotated[int, Field(ge=0)]
 
     def key(self) -> str:
@@ -93,6 +96,8 @@ class Trial(Frozen):
         """
         settings = self.model_dump(mode="json", exclude_none=True)
         del settings["training"]["log_interval"]
+        if self.conditioning == "concat":
+            del settings["conditioning"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -119,7 +124,7 @@ class Study(Frozen):
         keys: dict[str, list[object]] = {
             "name": [arm.name for arm in self.arms],
             "label": [arm.label for arm in self.arms],
-            "model and signal": [(arm.model, arm.signal) for arm in self.arms],
+            "condition": [(arm.model, arm.signal, arm.conditioning) for arm in self.arms],
         }
         for field, values in keys.items():
             for value in values:
@@ -131,6 +136,9 @@ class Study(Frozen):
 
     @model_validator(mode="after")
     def _signals_have_a_summary(self) -> Study:
+        for arm in self.arms:
+            if arm.conditioning != "concat" and arm.signal in (None, "none"):
+                raise ValueError(f"arms: {arm.name!r} has conditioning {arm.conditioning!r}, but hears nothing")
         signals = [arm.signal for arm in self.arms if arm.signal is not None]
         if signals and self.summary is None:
             raise ValueError(f"summary: needed by arms with a signal, here {', '.join(signals)}; got none")
@@ -159,6 +167,7 @@ class Study(Frozen):
             model=arm.model,
             signal=None if silent else arm.signal,
             summary=None if silent else self.summary,
+            conditioning=arm.conditioning,
             seed=seed,
         )
 

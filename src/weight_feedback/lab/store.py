@@ -49,7 +49,7 @@ class Store:
         Args:
             trial: the settings.
         """
-        arm = trial.model if trial.signal is None else f"{trial.model}-{trial.signal}"
+        arm = "-".join(filter(None, (trial.model, trial.signal, trial.conditioning.replace("concat", ""))))
         return self.trials / f"{arm}-seed-{trial.seed:05d}-{trial.key()}.json"
 
     def write(self, trial: Trial, record: Record) -> Path:
