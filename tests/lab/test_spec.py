@@ -95,8 +95,8 @@ def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
         load_study("nope")
 
 
-@pytest.mark.parametrize("name", builtin_studies())
-def test_builtin_studies_are_the_notebooks(name) -> None:
+@pytest.mark.parametrize("name", ["notebook-cifar10", "notebook-mnist", "quick"])
+def test_the_notebooks_studies(name) -> None:
     study = load_study(name)
     assert study.name == name
     assert [arm.label for arm in study.arms] == [
@@ -112,8 +112,67 @@ def test_builtin_studies_are_the_notebooks(name) -> None:
     assert study.training.epochs == {"quick": 12, "notebook-mnist": 6, "notebook-cifar10": 20}[name]
 
 
+CONTROLS = {
+    "none": "none", "zeros": "zeros", "constant": "constant", "noise": "noise", "clock": "clock", "stale": "stale",
+    "permuted": "permuted", "yoked": "yoked", "own": "own", "own-gradient": "own-gradient", "own-film": "own",
+    "yoked-film": "yoked",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds", "margin"),
+    [
+        ("controls-mnist-5k", 30, 0.5),
+        ("controls-mnist", 20, 0.2),
+        ("controls-fashion", 20, 0.2),
+        ("controls-cifar10", 20, 0.2),
+    ],
+)
+def test_the_controlled_studies(name, seeds, margin) -> None:
+    study = load_study(name)
+    assert (study.name, study.seeds) == (name, seeds)
+    assert {arm.name: arm.signal for arm in study.arms} == CONTROLS
+    assert {arm.name for arm in study.arms if arm.conditioning == "film"} == {"own-film", "yoked-film"}
+    assert len({arm.model for arm in study.arms}) == 1
+    assert study.summary is not None
+    assert study.summary.scale == "calibrated"
+    assert study.declared is not None
+    assert study.declared.primary == (("own", "none"), ("own", "yoked"))
+    assert study.declared.margin == margin
+
+
+def test_a_declaration_depends_on_what_decides_alone() -> None:
+    study = load_study("controls-mnist-5k")
+    declared = study.declared
+
+    def changed(**changes) -> str:
+        return study.model_copy(update=changes).declaration()
+
+    assert changed(title="another") == study.declaration()
+    others = [
+        changed(seeds=31),
+        changed(data="mnist"),
+        changed(training=Training(epochs=13)),
+        changed(summary=study.summary.model_copy(update={"k": 27})),
+        changed(declared=declared.model_copy(update={"margin": 0.6})),
+        changed(declared=declared.model_copy(update={"primary": declared.primary[:1]})),
+        changed(arms=study.arms[:-1]),
+    ]
+    assert len({study.declaration(), *others}) == 8
+    # What was declared is found by its hash: it must not change by accident.
+    assert study.declaration() == "7e2a6e6cf461b078"
+
+
 def test_builtin_names() -> None:
-    assert builtin_studies() == ["notebook-cifar10", "notebook-mnist", "quick"]
+    assert builtin_studies() == [
+        "controls-cifar10",
+        "controls-fashion",
+        "controls-mnist",
+        "controls-mnist-5k",
+        "notebook-cifar10",
+        "notebook-mnist",
+        "quick",
+    ]
 
 
 def test_a_key_depends_on_what_is_computed_alone() -> None:

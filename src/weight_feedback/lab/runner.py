@@ -64,6 +64,7 @@ def run(
     data = datasets.load(study.data, data_dir)
     for _, trial in study.trials():
         check_fit(trial, data)
+    store.declare(study)
     if not todo:
         return 0
     progress = store.folder / "progress"

@@ -78,6 +78,20 @@ class Arm(Frozen):
     """How fc1 hears it: as a moving bias, or as scale and shift."""
 
 
+Contrast = Annotated[tuple[Name, Name], Field(strict=False)]
+
+
+class Declared(Frozen):
+    """What a study is to decide, fixed before it runs."""
+
+    primary: Annotated[tuple[Contrast, ...], Field(min_length=1, strict=False)]
+    """The contrasts that get a verdict, each the name of an arm minus that of another."""
+    margin: Annotated[float, Field(gt=0)]
+    """Differences within ± this count as equivalent; percentage points of final accuracy."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Of intervals; one minus it is the error rate of the whole family of verdicts."""
+
+
 class Trial(Frozen):
     """One arm with one seed: everything that its result depends on, and nothing else."""
 
@@ -118,6 +132,8 @@ class Study(Frozen):
     """Shared by all arms that have a signal."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1, strict=False)]
     """The conditions to compare."""
+    declared: Declared | None = None
+    """What is to be decided, fixed before the study runs; left out by studies that only show."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Study:
@@ -133,6 +149,27 @@ class Study(Frozen):
                         f"arms: each {field} must be unique, got {value!r} {values.count(value)} times"
                     )
         return self
+
+    @model_validator(mode="after")
+    def _contrasts_are_of_arms(self) -> Study:
+        names = [arm.name for arm in self.arms]
+        for contrast in self.declared.primary if self.declared else ():
+            for name in contrast:
+                if name not in names:
+                    raise ValueError(f"declared.primary: expected arms among {', '.join(names)}, got {name!r}")
+            if contrast[0] == contrast[1]:
+                raise ValueError(f"declared.primary: expected two different arms, got {contrast[0]!r} twice")
+        return self
+
+    def declaration(self) -> str:
+        """Return 16 hex digits of the SHA-256 digest of everything that determines the study's verdicts.
+
+        Titles and labels are left out, and what is left out of a trial's key.
+        """
+        settings = self.model_dump(mode="json", exclude={"title": True, "training": {"log_interval"}})
+        for arm in settings["arms"]:
+            del arm["label"]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     @model_validator(mode="after")
     def _signals_have_a_summary(self) -> Study:

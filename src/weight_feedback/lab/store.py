@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weight_feedback.lab.spec import Trial
+from weight_feedback.lab.spec import Study, Trial
 
 FORMAT = 1
 
@@ -42,6 +42,29 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.trials = folder / "trials"
+
+    def declare(self, study: Study) -> None:
+        """Fix what a study is to decide, before its first trial; or check that it hasn't changed since.
+
+        Args:
+            study: arms × seeds, and what is declared of them; nothing happens where nothing is.
+
+        Raises:
+            StoreError: the folder's study was declared otherwise.
+        """
+        if study.declared is None:
+            return
+        path = self.folder / "declaration.json"
+        if not path.exists():
+            content = {"declaration": study.declaration(), "study": study.model_dump(mode="json")}
+            write_atomically(path, json.dumps(content, indent=1).encode())
+            return
+        found = json.loads(path.read_bytes()).get("declaration")
+        if found != study.declaration():
+            raise StoreError(
+                f"{path}: this study was declared otherwise before it was first run (expected "
+                f"{study.declaration()}, found {found}); give the changed study a new name"
+            )
 
     def path(self, trial: Trial) -> Path:
         """Return where a trial is kept, whether it is there or not.
