@@ -137,6 +137,34 @@ def test_run_then_plot(capsys, study, tmp_path) -> None:
     assert "--arms: expected names among plain, pooled, got 'other'" in message
 
 
+def test_a_declared_study_ends_in_verdicts(capsys, tmp_path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(
+        'name = "c"\ntitle = "C"\ndata = "generated"\nseeds = 2\nsummary = {k = 4}\n'
+        "training = {epochs = 1, batch_size = 250}\n"
+        'declared = {primary = [["own", "none"]], margin = 0.5}\narms = [\n'
+        '{name = "none", model = "mnist-plain", label = "none", signal = "none"},\n'
+        '{name = "own", model = "mnist-plain", label = "own", signal = "own"},\n]\n'
+    )
+    out = run(capsys, "run", path, "--out", tmp_path, "--jobs", 1)
+    assert "own − none: " in out
+    report = (tmp_path / "c" / "report.md").read_text()
+    assert "- own − none: " in report
+    assert (tmp_path / "c" / "contrasts.png").exists()
+    # Drawing one arm alone doesn't change what was found.
+    assert "own − none: " in run(capsys, "plot", path, "--out", tmp_path, "--arms", "own")
+    path.write_text(path.read_text().replace("margin = 0.5", "margin = 5.0"))
+    assert "declared otherwise" in refused(capsys, "run", path, "--out", tmp_path)
+
+
+def test_calibrate_prints_shares_with_intervals(capsys) -> None:
+    out = run(capsys, "calibrate", "--studies", 50, "--seeds", 8, 12)
+    assert "50 simulated studies, true effect 0" in out
+    rows = [line for line in out.splitlines() if line.startswith("│")]
+    assert [row.split("│")[1].strip() for row in rows] == ["8", "12"]
+    assert all(row.count("[") == 4 for row in rows)
+
+
 def test_data_list_and_verify(capsys) -> None:
     listed = run(capsys, "data", "list")
     for line in ("mnist-5k", "no: weight-feedback data fetch cifar10", "70,000"):
@@ -146,7 +174,8 @@ def test_data_list_and_verify(capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["train"], ["run"], ["plot"], ["match-dimensions"], ["data", "verify"], ["data", "fetch"]]
+    "command",
+    [["train"], ["run"], ["plot"], ["match-dimensions"], ["calibrate"], ["data", "verify"], ["data", "fetch"]],
 )
 def test_help_has_examples(capsys, command) -> None:
     with pytest.raises(SystemExit) as caught:

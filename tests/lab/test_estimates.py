@@ -1,16 +1,48 @@
-"""Estimates against scipy called directly, and by their coverage."""
+"""Estimates against scipy called directly, brute force, published values, and the laws that they obey."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from weight_feedback.lab.estimates import mean_interval
+from weight_feedback.lab import estimates
+from weight_feedback.lab.estimates import (
+    area_under_curve,
+    bca_interval,
+    best,
+    effect_size,
+    epochs_to,
+    equivalence,
+    final,
+    flip_signs,
+    hedges,
+    mean_interval,
+    no_spread,
+    paired_differences,
+    sign_flip,
+    superiority,
+)
+
+# Accuracies in hundredths of a point, as a test set of 10,000 gives them: many ties.
+hundredths = st.integers(-300, 300).map(lambda n: n / 100)
+differences = st.lists(hundredths, min_size=3, max_size=10)
+CURVES = [[50.0, 80.0, 90.0, 85.0], [10.0, 20.0, 30.0, 40.0], [math.nan] * 4]
+
+
+def brute_force(x) -> float:
+    """The sign-flip p-value in whole hundredths, without rounding."""
+    whole = [round(100 * value) for value in x]
+    sums = [
+        abs(sum(s * w for s, w in zip(signs, whole, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(x))
+    ]
+    return sum(total >= abs(sum(whole)) for total in sums) / len(sums)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30), st.floats(0.5, 0.999))
@@ -45,3 +77,240 @@ def test_one_value_has_no_interval() -> None:
 def test_bad_input(values, confidence, message) -> None:
     with pytest.raises(ValueError, match=message):
         mean_interval(values, confidence)
+
+
+def test_outcomes() -> None:
+    np.testing.assert_array_equal(final(CURVES), [85, 40, math.nan])
+    np.testing.assert_array_equal(best(CURVES), [90, 40, math.nan])
+    np.testing.assert_allclose(area_under_curve(CURVES), [(65 + 85 + 87.5) / 3, 25, math.nan])
+    np.testing.assert_array_equal(area_under_curve([[70.0], [80.0]]), [70, 80])
+
+
+def test_area_is_the_trapezoid_rule() -> None:
+    curves = np.random.default_rng(0).uniform(0, 100, (5, 7))
+    np.testing.assert_allclose(area_under_curve(curves), np.trapezoid(curves, axis=1) / 6)
+
+
+def test_epochs_to_a_threshold() -> None:
+    np.testing.assert_array_equal(epochs_to(CURVES, 80.0), [2, 5, math.nan])
+    np.testing.assert_array_equal(epochs_to(CURVES, 10.0), [1, 1, math.nan])
+    np.testing.assert_array_equal(epochs_to([[math.nan, 90.0]], 80.0), [math.nan])
+
+
+@pytest.mark.parametrize("outcome", [final, best, area_under_curve, lambda accuracy: epochs_to(accuracy, 1.0)])
+@pytest.mark.parametrize("accuracy", [[1.0, 2.0], np.empty((3, 0))])
+def test_outcomes_need_epochs(outcome, accuracy) -> None:
+    with pytest.raises(ValueError, match=r"\[seeds, epochs\] with at least one epoch, got \("):
+        outcome(accuracy)
+
+
+def test_pairs_with_a_failed_trial_are_dropped() -> None:
+    a, b = [3.0, math.nan, 5.0, math.nan, 2.0], [1.0, 2.0, math.nan, math.nan, 4.0]
+    np.testing.assert_array_equal(paired_differences(a, b), [-2, 2])
+    assert paired_differences([math.nan], [1.0]).size == 0
+
+
+def test_rounding_is_no_difference() -> None:
+    assert paired_differences([0.1 + 0.2], [0.3]).tolist() == [0.0]
+    assert paired_differences([97.31], [97.30]).item() == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ([1.0, 2.0], [1.0], r"one length, got \(2,\), \(1,\)"),
+        ([[1.0]], [[1.0]], r"\(1, 1\)"),
+        ([math.inf], [1.0], "infinity"),
+        ([1.0], [-math.inf], "infinity"),
+    ],
+)
+def test_pairs_must_match(a, b, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        paired_differences(a, b)
+
+
+@given(differences)
+def test_sign_flip_is_every_flip(x) -> None:
+    assert sign_flip(x) == brute_force(x)
+
+
+@given(differences)
+@settings(max_examples=30)
+def test_sign_flip_does_not_depend_on_order_or_names(x) -> None:
+    assert sign_flip(x) == sign_flip(x[::-1]) == sign_flip([-value for value in x])
+    assert sign_flip(x) == sign_flip([1e6 * value for value in x])
+
+
+def test_exact_and_random_flips_agree(monkeypatch) -> None:
+    """100,000 flips: the standard error at p = 0.1 is 0.001; allow four."""
+    x = np.linspace(-1, 1.6, 16)
+    exact = sign_flip(x)
+    assert 0.05 < exact < 0.5
+    monkeypatch.setattr(estimates, "EXACT", 1)
+    sampled = sign_flip(x)
+    assert sampled != exact
+    assert sampled == pytest.approx(exact, abs=4 * math.sqrt(exact / 1e5))
+
+
+def test_random_flips_are_repeatable_and_never_zero() -> None:
+    """With 40 equal signs no random flip comes near: the observed one is counted alone."""
+    x = np.linspace(1, 2, 40)
+    assert sign_flip(x) == 1 / 100_001
+    assert sign_flip(x) == sign_flip(x[::-1]) == sign_flip(-x)
+    assert sign_flip(np.zeros(40)) == 1.0
+
+
+def test_random_flips_match_scipy() -> None:
+    x = np.random.default_rng(1).normal(0.3, 1, 25)
+    theirs = stats.permutation_test(
+        (x,), np.mean, permutation_type="samples", n_resamples=20_000, rng=1, axis=-1
+    ).pvalue
+    assert sign_flip(x) == pytest.approx(theirs, abs=0.01)
+
+
+def test_flips() -> None:
+    assert sorted(map(tuple, flip_signs(3, 10))) == sorted((a, b, 1) for a in (1, -1) for b in (1, -1))
+    assert len(flip_signs(16, 10)) == 2**15
+    random = flip_signs(17, 50_000)
+    assert random.shape == (50_000, 17)
+    assert set(np.unique(random)) == {-1, 1}
+    # Each mean has a standard error of 0.0045; allow five.
+    assert np.abs(random.mean(axis=0)).max() < 0.0225
+
+
+def test_memory_blocks_change_nothing(monkeypatch) -> None:
+    x = np.random.default_rng(2).normal(0.2, 1, 12)
+    whole = sign_flip(x)
+    monkeypatch.setattr(estimates, "_BLOCK", 100)
+    assert sign_flip(x) == whole
+
+
+def test_bca_is_scipys() -> None:
+    x = np.sort(np.random.default_rng(0).exponential(1, 20))
+    theirs = stats.bootstrap((x,), np.mean, n_resamples=10_000, method="BCa", confidence_level=0.9, rng=0)
+    found = bca_interval(x, 0.9)
+    # The data or their mirror image are resampled: the same law, other draws.
+    assert found.mean == pytest.approx(x.mean())
+    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.05)
+    other = stats.bootstrap((np.sort(-x),), np.mean, n_resamples=10_000, method="BCa", confidence_level=0.9, rng=0)
+    low, high = other.confidence_interval
+    assert (found.low, found.high) == pytest.approx((-high, -low), rel=1e-12)
+
+
+def test_bca_is_skewed_where_the_data_are() -> None:
+    found = bca_interval([0.0, 0.1, 0.2, 0.1, 0.0, 0.2, 0.1, 5.0])
+    assert found.high - found.mean > 1.5 * (found.mean - found.low)
+
+
+@given(differences, st.integers(-20, 20), st.sampled_from([0.25, 2.0, 8.0]))
+@settings(max_examples=40, deadline=None)
+def test_bca_laws(x, shift, scale) -> None:
+    """It mirrors, shifts and scales with the data, and doesn't depend on their order."""
+    assume(not no_spread(x))
+    found = bca_interval(x, resamples=500)
+    mirrored = bca_interval([-value for value in x[::-1]], resamples=500)
+    assert (mirrored.low, mirrored.high) == (-found.high, -found.low)
+    scaled = bca_interval(np.multiply(x, scale), resamples=500)
+    assert scaled == pytest.approx([scale * end for end in found])
+    assert found.low <= found.mean + 1e-9
+    assert found.mean <= found.high + 1e-9
+    assert bca_interval(x[::-1], resamples=500) == found
+
+
+def test_effect_size() -> None:
+    x = [1.0, 2.0, 3.0, 6.0]
+    assert effect_size(x) == pytest.approx(hedges(3) * 3 / math.sqrt(14 / 3))
+    assert effect_size([-value for value in x]) == pytest.approx(-effect_size(x))
+    assert effect_size(np.multiply(x, 7)) == pytest.approx(effect_size(x))
+    assert math.isnan(effect_size([1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("df", "published"), [(2, 0.5642), (3, 0.7236), (4, 0.7979), (9, 0.9139), (10, 0.9228), (30, 0.9748)]
+)
+def test_hedges(df, published) -> None:
+    """Against the table of Hedges (1981), and his approximation 1 − 3/(4 df − 1)."""
+    assert hedges(df) == pytest.approx(published, abs=2e-3 if df == 9 else 1e-4)
+    assert hedges(df) == pytest.approx(1 - 3 / (4 * df - 1), abs=0.01)
+
+
+def test_effect_size_is_unbiased() -> None:
+    """20,000 samples of 5 around d = 0.5: the standard error is 0.004; allow four."""
+    samples = np.random.default_rng(0).normal(0.5, 1, (20_000, 5))
+    assert np.mean([effect_size(sample) for sample in samples]) == pytest.approx(0.5, abs=0.016)
+
+
+def test_superiority() -> None:
+    assert superiority([1.0, 2.0, 0.0, -1.0]) == 0.625
+    assert superiority([0.0]) == 0.5
+    assert superiority([3.0]) == 1.0
+    assert math.isnan(superiority([]))
+
+
+@given(differences, st.floats(0.01, 5))
+def test_equivalence_is_two_t_tests(x, margin) -> None:
+    assume(not no_spread(x))
+    above = stats.ttest_1samp(x, -margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(x, margin, alternative="less").pvalue
+    assert equivalence(x, margin) == pytest.approx(max(above, below), rel=1e-6, abs=1e-12)
+    assert equivalence([-value for value in x], margin) == pytest.approx(equivalence(x, margin))
+
+
+@pytest.mark.parametrize("margin", [0.0, -1.0, math.inf, math.nan])
+def test_equivalence_needs_a_margin(margin) -> None:
+    with pytest.raises(ValueError, match="margin must be a number above 0, got"):
+        equivalence([1.0, 2.0], margin)
+
+
+@pytest.mark.parametrize("value", [0.1, -0.1, 0.0, 1.0])
+def test_without_spread(value) -> None:
+    """The pairs are as computed: equal but for rounding."""
+    x = np.array([97.3, 96.4, 50.0, 12.7, 33.3]) + value - np.array([97.3, 96.4, 50.0, 12.7, 33.3])
+    assert value in {0.0, 1.0} or np.ptp(x) > 0
+    assert no_spread(x)
+    found = bca_interval(x)
+    assert found.low == found.mean == found.high == pytest.approx(value)
+    assert sign_flip(x) == (1.0 if value == 0 else 2 / 32)
+    assert equivalence(x, 0.2) == (1.0 if value == 1.0 else 0.0)
+    assert effect_size(x) == (math.copysign(math.inf, value) if value else 0.0)
+
+
+def test_the_margin_itself_is_not_within() -> None:
+    assert equivalence([0.1 + 0.2, 0.1 + 0.2], 0.3) == 1.0
+    assert equivalence([-0.3, -0.3], 0.1 + 0.2) == 1.0
+    assert equivalence([0.3, 0.3], 0.31) == 0.0
+
+
+def test_spread() -> None:
+    assert not no_spread([])
+    assert not no_spread([1.0])
+    assert not no_spread([0.01, 0.02])
+    assert not no_spread([1.0, 1.0, 1.0001])
+    assert no_spread([0.0, 0.0])
+
+
+@pytest.mark.parametrize("x", [[], [0.5]])
+def test_fewer_than_two_pairs(x) -> None:
+    found = bca_interval(x)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert math.isnan(sign_flip(x))
+    assert math.isnan(equivalence(x, 0.2))
+    assert math.isnan(effect_size(x))
+
+
+@pytest.mark.parametrize(
+    "function", [bca_interval, sign_flip, effect_size, superiority, no_spread, lambda x: equivalence(x, 1.0)]
+)
+@pytest.mark.parametrize("x", [[1.0, math.nan], [math.inf], [[1.0, 2.0]]])
+def test_differences_must_be_numbers(function, x) -> None:
+    with pytest.raises(ValueError, match=r"\w+: differences must be a vector of finite numbers, got array"):
+        function(x)
+
+
+def test_bca_confidence() -> None:
+    x = np.random.default_rng(0).normal(0, 1, 10)
+    narrow, wide = bca_interval(x, 0.5), bca_interval(x, 0.99)
+    assert wide.low < narrow.low < narrow.high < wide.high
+    with pytest.raises(ValueError, match="bca_interval: confidence must lie between 0 and 1, got 0"):
+        bca_interval(x, 0)

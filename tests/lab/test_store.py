@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from weight_feedback.lab.spec import Training, Trial
+from weight_feedback.lab.spec import Arm, Declared, Study, Training, Trial
 from weight_feedback.lab.store import Record, Store, StoreError, write_atomically
 
 TRIAL = Trial(data="generated", training=Training(), model="mnist-plain", seed=0)
@@ -68,3 +68,20 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_declaration_is_kept_and_a_changed_one_refused(store) -> None:
+    arms = tuple(Arm(name=name, model=f"mnist-{name}", label=name) for name in ("plain", "pooled"))
+    study = Study(name="s", title="S", data="generated", seeds=1, arms=arms)
+    store.declare(study)
+    assert not store.folder.exists()
+
+    declared = study.model_copy(update={"declared": Declared(primary=(("pooled", "plain"),), margin=0.5)})
+    store.declare(declared)
+    kept = (store.folder / "declaration.json").read_bytes()
+    assert json.loads(kept)["declaration"] == declared.declaration()
+    store.declare(declared)
+    changed = declared.model_copy(update={"declared": Declared(primary=(("pooled", "plain"),), margin=0.6)})
+    with pytest.raises(StoreError, match=f"declared otherwise.*found {declared.declaration()}.*new name"):
+        store.declare(changed)
+    assert (store.folder / "declaration.json").read_bytes() == kept

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,17 +11,15 @@ import tyro
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from weight_feedback.lab import datasets
+from weight_feedback.lab.calibration import calibrate
+from weight_feedback.lab.console import present, print_available, print_table, print_verification, progress
 from weight_feedback.lab.models import NETWORKS, find_network
-from weight_feedback.lab.plots import plot_accuracy
-from weight_feedback.lab.report import accuracies, cells, markdown, summarise
-from weight_feedback.lab.runner import OnProgress, collect, cores, missing, run
-from weight_feedback.lab.spec import Frozen, Study, Training, Trial, builtin_studies, explain, load_study
-from weight_feedback.lab.store import Store, write_atomically
+from weight_feedback.lab.runner import cores, missing, run
+from weight_feedback.lab.spec import Frozen, Training, Trial, builtin_studies, explain, load_study
+from weight_feedback.lab.store import Store
 from weight_feedback.lab.training import Evaluation
 from weight_feedback.lab.training import Progress as Step
 from weight_feedback.lab.trial import run_trial
@@ -128,7 +125,7 @@ class Run(Frozen):
         todo, total = len(missing(study, store)), study.seeds * len(study.arms)
         jobs = self.jobs or cores()
         console.print(f"{study.name}: {total} trials, {total - todo} finished, {todo} to run, {jobs} side by side")
-        with _progress(console, study.name, todo * study.training.epochs) as on_progress:
+        with progress(console, study.name, todo * study.training.epochs) as on_progress:
             run(
                 study,
                 store,
@@ -137,7 +134,7 @@ class Run(Frozen):
                 device=_device(self.device, self.cuda),
                 on_progress=on_progress,
             )
-        _present(console, study, store, f"weight-feedback run {self.study}", None)
+        present(console, study, store, f"weight-feedback run {self.study}", None)
 
 
 class Plot(Frozen):
@@ -158,7 +155,7 @@ class Plot(Frozen):
     def __call__(self, console: Console) -> None:
         """Draw and report."""
         study = load_study(self.study)
-        _present(console, study, Store(self.out / study.name), f"weight-feedback run {self.study}", self.arms)
+        present(console, study, Store(self.out / study.name), f"weight-feedback run {self.study}", self.arms)
 
 
 class MatchDimensions(Frozen):
@@ -190,6 +187,37 @@ class MatchDimensions(Frozen):
             console.print("no solution: widen the ranges")
 
 
+class Calibrate(Frozen):
+    """Run the statistics on simulated studies with a known truth: how often are they wrong?
+
+    For example:
+        weight-feedback calibrate
+        weight-feedback calibrate --seeds 8 30 --effect 0.5
+    """
+
+    studies: Annotated[int, arg(help="Simulated studies for each count of seeds.")] = 2000
+    seeds: Annotated[tuple[int, ...], arg(metavar="N [N …]", help="Counts of seeds.")] = (10, 20, 30)
+    effect: Annotated[float, arg(help="True difference, in standard deviations of the differences.")] = 0.0
+
+    def __call__(self, console: Console) -> None:
+        """Simulate, and print one row for each count of seeds."""
+        found = calibrate(self.studies, self.seeds, effect=self.effect)
+        headings = (
+            "seeds",
+            "t test rejects %",
+            "sign-flip rejects %",
+            "t interval covers %",
+            "BCa interval covers %",
+        )
+        body = [
+            [str(n), *(f"{100 * x.mean:.2f} [{100 * x.low:.2f}, {100 * x.high:.2f}]" for x in shares)]
+            for n, row in found.items()
+            for shares in [(row.t_rejections, row.flip_rejections, row.t_coverage, row.bca_coverage)]
+        ]
+        print_table(console, f"{self.studies:,} simulated studies, true effect {self.effect:g}", headings, body)
+        console.print("At 5 % and 95 %; in brackets Wilson's 95 % interval of each share.")
+
+
 class DataList(Frozen):
     """List the data sets, and where each was found."""
 
@@ -197,7 +225,7 @@ class DataList(Frozen):
 
     def __call__(self, console: Console) -> None:
         """Print the table."""
-        _print_available(console, self.data_dir)
+        print_available(console, self.data_dir)
 
 
 class DataFetch(Frozen):
@@ -227,7 +255,7 @@ class DataVerify(Frozen):
 
     def __call__(self, console: Console) -> None:
         """Verify, and print what was seen."""
-        _print_verification(console, self.name, self.data_dir)
+        print_verification(console, self.name, self.data_dir)
 
 
 class Data(Frozen):
@@ -249,6 +277,7 @@ Command = (
     | Annotated[Run, subcommand("run", prefix_name=False)]
     | Annotated[Plot, subcommand("plot", prefix_name=False)]
     | Annotated[MatchDimensions, subcommand("match-dimensions", prefix_name=False)]
+    | Annotated[Calibrate, subcommand("calibrate", prefix_name=False)]
     | Annotated[Data, subcommand("data", prefix_name=False)]
 )
 
@@ -284,74 +313,3 @@ def _device(device: str, cuda: bool) -> str:
     if not cuda and device.startswith("cuda"):
         raise ValueError(f"--no-cuda and --device {device} contradict each other")
     return device if cuda or device != "auto" else "cpu"
-
-
-@contextmanager
-def _progress(console: Console, name: str, epochs: int) -> Iterator[OnProgress]:
-    """Show progress: a bar in a terminal, a line for each tenth in a log file."""
-    if not console.is_terminal:
-        shown = 0
-
-        def print_tenths(done: int) -> None:
-            nonlocal shown
-            if (tenths := done * 10 // max(epochs, 1)) > shown:
-                shown = tenths
-                console.print(f"{name}: {done}/{epochs} epochs", markup=False)
-
-        yield print_tenths
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(name, total=epochs)
-        yield lambda done: bar.update(task, completed=done)
-
-
-def _present(console: Console, study: Study, store: Store, command: str, arms: tuple[str, ...] | None) -> None:
-    records = collect(study, store)
-    known = [arm.name for arm in study.arms]
-    for name in arms or ():
-        if name not in known:
-            raise ValueError(f"--arms: expected names among {', '.join(known)}, got {name!r}")
-    records = {name: records[name] for name in arms or known if name in records}
-    if not records:
-        raise ValueError(f"no finished trials in {store.folder}; expected some: {command} makes them")
-    labels = {arm.name: arm.label for arm in study.arms}
-    stem = "accuracy" if arms is None else "accuracy-" + "-".join(records)
-    pictures = [store.folder / f"{stem}.{suffix}" for suffix in ("png", "svg")]
-    plot_accuracy({labels[name]: accuracies(trials) for name, trials in records.items()}, study.title, pictures)
-    rows = summarise(study, records)
-    report = store.folder / ("report.md" if arms is None else f"report-{'-'.join(records)}.md")
-    provenance = next(iter(records.values()))[0].provenance
-    write_atomically(report, markdown(study, rows, command, provenance, pictures[0].name).encode())
-    headings, body = cells(rows)
-    table = Table(*headings, title=escape(study.title))
-    for row in body:
-        table.add_row(*map(escape, row))
-    console.print(table)
-    console.print(f"picture: {pictures[0]} and {pictures[1].name}\nreport:  {report}\ntrials:  {store.trials}")
-
-
-def _print_available(console: Console, data_dir: Path | None) -> None:
-    table = Table("data set", "images", "found")
-    for row in datasets.available(data_dir):
-        where = row.where if row.found and row.where else "no: weight-feedback data fetch " + row.name
-        table.add_row(row.name, f"{row.images:,}", escape(where))
-    console.print(table)
-
-
-def _print_verification(console: Console, name: str, data_dir: Path | None) -> None:
-    seen = datasets.verify(name, data_dir)
-    train, test = (list(images.shape) for images in (seen.dataset.train_images, seen.dataset.test_images))
-    console.print(f"{name}: complete, in {seen.where}; training images {train}, test images {test}", markup=False)
-    for check in seen.files:
-        verdict = {True: "as published", False: "not as published", None: "none is published"}[check.matches]
-        console.print(f"  {check.file.name}: MD5 {check.md5}, {verdict}", markup=False)
-    for note in seen.notes:
-        console.print(f"  note: {note}", markup=False)

@@ -1,4 +1,7 @@
-"""Estimates from arrays of outcomes: pure functions, without torch."""
+"""Outcomes of trials, and estimates from differences paired by seed: pure functions of arrays, without torch.
+
+A difference is arm A minus arm B, in percentage points; no estimate depends on the order of the seeds.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,21 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import stats
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+RESAMPLES = 10_000
+"""Bootstrap resamples behind a BCa interval."""
+FLIPS = 100_000
+"""Random sign flips behind a p-value from more than `EXACT` pairs."""
+EXACT = 16
+"""The most pairs for which every sign flip is tried."""
+
+# Rounding, not data. An accuracy of up to 100 carries an error of 1e-14, so a difference of one hundredth of a
+# point carries a relative error of 1e-12: what agrees to 1e-9 is equal.
+_ROUNDING = 1e-9
+# Signs multiplied at a time, to bound memory.
+_BLOCK = 4_000_000
 
 
 class Interval(NamedTuple):
@@ -22,6 +38,111 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+def final(accuracy: ArrayLike) -> NDArray[np.float64]:
+    """Return accuracy after the last epoch.
+
+    Args:
+        accuracy: in percent, shape ``[seeds, epochs]``; NaN where a trial failed, here and in the functions below.
+
+    Returns:
+        Percent, shape ``[seeds]``.
+
+    Raises:
+        ValueError: the accuracies aren't a matrix with at least one epoch.
+    """
+    return _matrix("final", accuracy)[:, -1].copy()
+
+
+def best(accuracy: ArrayLike) -> NDArray[np.float64]:
+    """Return accuracy after the best epoch of each trial.
+
+    Args:
+        accuracy: in percent, shape ``[seeds, epochs]``.
+
+    Returns:
+        Percent, shape ``[seeds]``; NaN for a trial with any.
+
+    Raises:
+        ValueError: the accuracies aren't a matrix with at least one epoch.
+    """
+    return np.asarray(_matrix("best", accuracy).max(axis=1))
+
+
+def area_under_curve(accuracy: ArrayLike) -> NDArray[np.float64]:
+    """Return the area under accuracy by epoch (trapezoids), divided by the epochs between the first and the last.
+
+    Args:
+        accuracy: in percent, shape ``[seeds, epochs]``.
+
+    Returns:
+        A mean accuracy in percent, shape ``[seeds]``; of a single epoch, its accuracy. NaN for a trial with any.
+
+    Raises:
+        ValueError: the accuracies aren't a matrix with at least one epoch.
+    """
+    x = _matrix("area_under_curve", accuracy)
+    return x[:, 0].copy() if x.shape[1] == 1 else np.asarray((x[:, :-1] + x[:, 1:]).mean(axis=1) / 2)
+
+
+def epochs_to(accuracy: ArrayLike, threshold: float) -> NDArray[np.float64]:
+    """Return the first epoch, counted from 1, whose accuracy reaches a threshold.
+
+    Args:
+        accuracy: in percent, shape ``[seeds, epochs]``.
+        threshold: in percent.
+
+    Returns:
+        Epochs, shape ``[seeds]``, of which fewer are better. A trial that never reaches it counts as epochs + 1,
+        the least that it can have needed: means with such trials are bounds. NaN for a trial with any.
+
+    Raises:
+        ValueError: the accuracies aren't a matrix with at least one epoch.
+    """
+    x = _matrix("epochs_to", accuracy)
+    reached = x >= threshold
+    first = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1.0, x.shape[1] + 1.0)
+    return np.where(np.isnan(x).any(axis=1), math.nan, first)
+
+
+def paired_differences(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """Return A − B for every pair that is there, smallest first.
+
+    Args:
+        a: outcome of arm A, shape ``[seeds]``; NaN where a trial failed.
+        b: outcome of arm B, likewise.
+
+    Returns:
+        Shape ``[pairs]``, sorted, so that no later result depends on the order of the seeds. Outcomes that agree up
+        to rounding are ties: their difference is exactly 0.
+
+    Raises:
+        ValueError: shapes differ or aren't vectors, or an outcome is infinite.
+    """
+    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if left.ndim != 1 or left.shape != right.shape:
+        raise ValueError(
+            f"paired_differences: a and b must be vectors of one length, got {left.shape}, {right.shape}"
+        )
+    if np.isinf(left).any() or np.isinf(right).any():
+        raise ValueError(
+            "paired_differences: a and b must hold numbers, or NaN for a failed trial; got an infinity"
+        )
+    there = ~(np.isnan(left) | np.isnan(right))
+    left, right = left[there], right[there]
+    ties = np.isclose(left, right, rtol=1e-3 * _ROUNDING, atol=0.0)
+    return np.sort(np.where(ties, 0.0, left - right))
+
+
+def no_spread(differences: ArrayLike) -> bool:
+    """Say whether two or more differences are all equal, up to rounding.
+
+    Args:
+        differences: A − B, shape ``[n]``.
+    """
+    x = _vector("no_spread", differences)
+    return x.size > 1 and bool(np.ptp(x) <= _ROUNDING * np.abs(x).max())
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -40,10 +161,232 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or x.size == 0:
         raise ValueError(f"mean_interval: values must be a vector of at least one number, got shape {x.shape}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"mean_interval: confidence must lie between 0 and 1, got {confidence}")
+    check_confidence("mean_interval", confidence)
     mean = float(x.mean())
     if x.size == 1:
         return Interval(mean, math.nan, math.nan)
     half = float(stats.t.ppf((1 + confidence) / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
     return Interval(mean, mean - half, mean + half)
+
+
+def bca_interval(differences: ArrayLike, confidence: float = 0.95, resamples: int = RESAMPLES) -> Interval:
+    """Estimate the mean difference with a bias-corrected and accelerated bootstrap interval (Efron 1987).
+
+    The resamples come from a fixed seed, and the interval of B − A mirrors that of A − B.
+
+    Args:
+        differences: A − B, shape ``[n]``.
+        confidence: of the interval, between 0 and 1.
+        resamples: how many.
+
+    Returns:
+        Mean and interval; NaN ends for fewer than two differences, a point without spread.
+
+    Raises:
+        ValueError: the differences aren't a vector of finite numbers, or the confidence isn't between 0 and 1.
+    """
+    x = np.sort(_vector("bca_interval", differences))
+    check_confidence("bca_interval", confidence)
+    mean = float(x.mean()) if x.size else math.nan
+    if x.size < 2:
+        return Interval(mean, math.nan, math.nan)
+    if no_spread(x):
+        return Interval(mean, mean, mean)
+    # Of x and −x the same one is resampled, whichever of the two was asked for.
+    mirrored = np.sort(-x)
+    if mirrored.tolist() < x.tolist():
+        low, high = bca_ends(mirrored, confidence, resamples)
+        return Interval(mean, -float(high), -float(low))
+    low, high = bca_ends(x, confidence, resamples)
+    return Interval(mean, float(low), float(high))
+
+
+def bca_ends(
+    samples: NDArray[np.float64], confidence: float, resamples: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the ends of BCa intervals of means, of many samples at once.
+
+    Args:
+        samples: shape ``[..., n]``, each with spread; all share one set of resampled indices.
+        confidence: of the intervals, between 0 and 1.
+        resamples: how many.
+
+    Returns:
+        Low ends and high ends, each of shape ``[...]``.
+    """
+    rows = max(1, _BLOCK // samples.size)
+    found = stats.bootstrap(
+        (samples,),
+        np.mean,
+        axis=-1,
+        n_resamples=resamples,
+        batch=rows,
+        confidence_level=confidence,
+        method="BCa",
+        rng=0,
+    )
+    low, high = found.confidence_interval
+    return np.asarray(low), np.asarray(high)
+
+
+def sign_flip(differences: ArrayLike) -> float:
+    """Test whether the mean difference is 0, by flipping signs (Fisher 1935; Phipson and Smyth 2010).
+
+    If A and B were alike, each difference would be as likely with the other sign. Up to `EXACT` pairs every flip
+    is tried; beyond, `FLIPS` random ones from a fixed seed.
+
+    Args:
+        differences: A − B, shape ``[n]``.
+
+    Returns:
+        The two-sided p-value: the share of flips whose mean is at least as far from 0 as the one observed, which
+        counts itself. NaN for fewer than two differences.
+
+    Raises:
+        ValueError: the differences aren't a vector of finite numbers.
+    """
+    x = _vector("sign_flip", differences)
+    return math.nan if x.size < 2 else float(flip_p(x[None], flip_signs(x.size, FLIPS))[0])
+
+
+def flip_signs(n: int, flips: int) -> NDArray[np.int8]:
+    """Return sign flips, shape ``[flips, n]``, of 1 and −1.
+
+    Args:
+        n: differences, at least 1.
+        flips: how many; where `EXACT` allows it, all those that keep the last sign are returned instead. The
+            other half are their mirror images, with the same distance from 0.
+    """
+    if n <= EXACT:
+        bits = (np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1
+    else:
+        bits = np.random.default_rng(0).integers(0, 2, (flips, n), dtype=np.int8)
+    return (1 - 2 * bits).astype(np.int8)
+
+
+def flip_p(samples: NDArray[np.float64], signs: NDArray[np.int8]) -> NDArray[np.float64]:
+    """Return the sign-flip p-values of many samples at once.
+
+    Args:
+        samples: differences, shape ``[samples, n]``.
+        signs: of `flip_signs` for this n.
+
+    Returns:
+        Shape ``[samples]``.
+    """
+    # Flips act on the sizes alone: p depends neither on the order of the seeds nor on which arm is called A.
+    sizes = np.sort(np.abs(samples), axis=1)
+    # Sums that are equal but for rounding must count as equal.
+    needed = np.abs(samples.sum(axis=1)) - _ROUNDING * sizes.sum(axis=1)
+    count = np.zeros(len(samples), dtype=np.int64)
+    rows = max(1, _BLOCK // max(samples.shape))
+    for start in range(0, len(signs), rows):
+        sums = sizes @ signs[start : start + rows].T.astype(np.float64)
+        count += (np.abs(sums) >= needed[:, None]).sum(axis=1)
+    if samples.shape[1] <= EXACT:
+        return count / len(signs)
+    # The observed signs are one more flip: without it, p could be 0, and the test too keen.
+    return (1 + count) / (1 + len(signs))
+
+
+def effect_size(differences: ArrayLike) -> float:
+    """Return d_z, the mean difference in standard deviations of the differences, corrected for small samples.
+
+    Args:
+        differences: A − B, shape ``[n]``.
+
+    Returns:
+        d_z times `hedges(n − 1)`. NaN for fewer than three differences, where no correction exists. Without
+        spread: 0 if the differences are 0, otherwise infinite, with their sign.
+
+    Raises:
+        ValueError: the differences aren't a vector of finite numbers.
+    """
+    x = _vector("effect_size", differences)
+    if x.size < 3:
+        return math.nan
+    if no_spread(x):
+        return math.copysign(math.inf, x[0]) if x.any() else 0.0
+    return float(hedges(x.size - 1) * x.mean() / x.std(ddof=1))
+
+
+def hedges(df: int) -> float:
+    """Return J, by which a standardised mean difference is too large on average (Hedges 1981), exactly.
+
+    Args:
+        df: degrees of freedom, at least 2.
+
+    Returns:
+        Γ(df/2) / (√(df/2) Γ((df − 1)/2)), between 0 and 1.
+    """
+    return math.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / math.sqrt(df / 2)
+
+
+def superiority(differences: ArrayLike) -> float:
+    """Return the share of pairs in which A is above B, ties counted half: an estimate of P(A > B).
+
+    Args:
+        differences: A − B, shape ``[n]``.
+
+    Returns:
+        Between 0 and 1; NaN without pairs.
+
+    Raises:
+        ValueError: the differences aren't a vector of finite numbers.
+    """
+    x = _vector("superiority", differences)
+    return float((1 + np.sign(x)).mean() / 2) if x.size else math.nan
+
+
+def equivalence(differences: ArrayLike, margin: float) -> float:
+    """Test whether the true difference lies within ±margin, by two one-sided t tests (Schuirmann 1987).
+
+    Args:
+        differences: A − B, shape ``[n]``.
+        margin: in the unit of the differences, above 0.
+
+    Returns:
+        The larger p-value of the two: small if the difference is shown to lie within. NaN for fewer than two
+        differences; without spread, 0 if they lie within the margin, otherwise 1.
+
+    Raises:
+        ValueError: the differences aren't a vector of finite numbers, or the margin isn't above 0.
+    """
+    x = _vector("equivalence", differences)
+    if not 0 < margin < math.inf:
+        raise ValueError(f"equivalence: margin must be a number above 0, got {margin}")
+    if x.size < 2:
+        return math.nan
+    # The further end decides: its test has the larger p-value.
+    room = margin - abs(float(x.mean()))
+    if no_spread(x):
+        return 0.0 if room > _ROUNDING * margin else 1.0
+    return float(stats.t.sf(room / stats.sem(x), x.size - 1))
+
+
+def _matrix(name: str, accuracy: ArrayLike) -> NDArray[np.float64]:
+    x = np.asarray(accuracy, dtype=np.float64)
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise ValueError(f"{name}: accuracy must have shape [seeds, epochs] with at least one epoch, got {x.shape}")
+    return x
+
+
+def _vector(name: str, differences: ArrayLike) -> NDArray[np.float64]:
+    x = np.asarray(differences, dtype=np.float64)
+    if x.ndim != 1 or not np.isfinite(x).all():
+        raise ValueError(f"{name}: differences must be a vector of finite numbers, got {x!r}")
+    return x
+
+
+def check_confidence(name: str, confidence: float) -> None:
+    """Refuse a confidence that isn't between 0 and 1.
+
+    Args:
+        name: of the function that was given it.
+        confidence: of an interval.
+
+    Raises:
+        ValueError: it isn't.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"{name}: confidence must lie between 0 and 1, got {confidence}")

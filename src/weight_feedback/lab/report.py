@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from weight_feedback.lab.estimates import Interval, mean_interval
 from weight_feedback.lab.spec import Study
 from weight_feedback.lab.store import Record
+from weight_feedback.lab.verdicts import Estimate, estimate, verdicts
 
 
 class Row(NamedTuple):
@@ -94,25 +95,152 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return headings, body
 
 
-def markdown(study: Study, rows: Sequence[Row], command: str, provenance: Mapping[str, Any], picture: str) -> str:
+class Compared(NamedTuple):
+    """One contrast, arm ``a`` minus arm ``b``, paired by seed.
+
+    Attributes:
+        a: name of the arm.
+        b: name of the arm that it is compared with.
+        primary: whether it was declared before the run; only then it gets a verdict.
+        estimate: what the pairs say, in percentage points of final accuracy.
+    """
+
+    a: str
+    b: str
+    primary: bool
+    estimate: Estimate
+
+
+def compare(study: Study, records: Mapping[str, Sequence[Record]]) -> list[Compared]:
+    """Estimate the declared contrasts, and each arm against each arm that these compare with.
+
+    Args:
+        study: arms × seeds, and what is declared of them.
+        records: arm name to its trials.
+
+    Returns:
+        The primary contrasts in the order of their declaration, then the others in the order of the arms; none for
+        a study that declares nothing. Contrasts without a pair of trials are left out.
+    """
+    if study.declared is None:
+        return []
+    pairs = dict.fromkeys(study.declared.primary)
+    for reference in dict.fromkeys(b for _, b in study.declared.primary):
+        for arm in study.arms:
+            # Each pair of arms once, whichever way round.
+            if arm.name != reference and (reference, arm.name) not in pairs:
+                pairs.setdefault((arm.name, reference))
+    found = []
+    for a, b in pairs:
+        left, right = (_final_by_seed(study, records.get(name, ())) for name in (a, b))
+        contrast = estimate(left, right, study.declared.margin, study.declared.confidence)
+        if contrast.n:
+            found.append(Compared(a, b, (a, b) in study.declared.primary, contrast))
+    return found
+
+
+def decide(study: Study, compared: Sequence[Compared], finished: int) -> list[str]:
+    """Return one sentence for each primary contrast: its verdict.
+
+    Args:
+        study: arms × seeds, and what is declared of them.
+        compared: of `compare`.
+        finished: how many of the study's trials are finished.
+
+    Returns:
+        The verdicts; before all trials are finished, one sentence that says so, since looking early and stopping
+        when one likes the outcome would spoil the error rates.
+    """
+    if study.declared is None:
+        return []
+    trials = study.seeds * len(study.arms)
+    if finished < trials:
+        return [f"No verdicts yet: {finished} of {trials} trials are finished."]
+    family = {f"{row.a} - {row.b}": row.estimate for row in compared if row.primary}
+    found = verdicts(family, study.declared.margin, study.declared.confidence)
+    return [found[f"{row.a} - {row.b}"].sentence(row.a, row.b) for row in compared if row.primary]
+
+
+def _final_by_seed(study: Study, records: Sequence[Record]) -> NDArray[np.float64]:
+    """Return final accuracy in percent, shape ``[seeds]``, NaN where there is no trial."""
+    outcome = np.full(study.seeds, np.nan)
+    for record in records:
+        outcome[record.result["trial"]["seed"]] = record.result["epochs"][-1]["accuracy"]
+    return outcome
+
+
+def contrast_cells(compared: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
+    """Return the table of contrasts as text.
+
+    Args:
+        compared: of `compare`.
+
+    Returns:
+        Headings, and one list of cells a row.
+    """
+    headings = [
+        "contrast",
+        "declared",
+        "pairs",
+        "difference, points",
+        "BCa interval",
+        "sign-flip p",
+        "d_z",
+        "P(A > B)",
+    ]
+    body = [
+        [
+            f"{row.a} − {row.b}",
+            "yes" if row.primary else "no",
+            str(row.estimate.n),
+            _interval(row.estimate.t, 3),
+            *(
+                cell.replace("[nan, nan]", "-").replace("nan", "-")
+                for cell in (
+                    f"[{row.estimate.bca.low:.3f}, {row.estimate.bca.high:.3f}]",
+                    f"{row.estimate.flip_p:.4f}",
+                    f"{row.estimate.d_z:.2f}",
+                    f"{row.estimate.superiority:.2f}",
+                )
+            ),
+        ]
+        for row in compared
+    ]
+    return headings, body
+
+
+def markdown(
+    study: Study, rows: Sequence[Row], compared: Sequence[Compared], sentences: Sequence[str], command: str,
+    provenance: Mapping[str, Any], pictures: Sequence[str],
+) -> str:  # fmt: skip
     """Return a short report of a study in Markdown.
 
     Args:
         study: arms × seeds.
         rows: of `summarise`.
+        compared: of `compare`.
+        sentences: of `decide`.
         command: that makes these results.
         provenance: of one of the trials.
-        picture: file name of the picture.
+        pictures: file names of the pictures: accuracy per epoch, and the contrasts if there are any.
     """
-    headings, body = cells(rows)
-    lines = [
-        f"# {study.title}",
+    lines = [f"# {study.title}", ""]
+    if study.declared is not None:
+        lines += [*(f"- {_escape(sentence)}" for sentence in sentences), ""]
+        lines += [f"![contrasts of final accuracy, paired by seed]({pictures[1]})", ""] if compared else []
+        lines += [
+            *_table(*contrast_cells(compared)),
+            "",
+            "Differences of final accuracy in percentage points, paired by seed, with "
+            f"{study.declared.confidence:.0%} Student's t intervals in brackets. Only declared contrasts get a "
+            "verdict; p-values in the table aren't corrected for their number. Margin of equivalence: "
+            f"±{study.declared.margin:g} points. Declaration: `{study.declaration()}`.",
+            "",
+        ]
+    lines += [
+        f"![accuracy per epoch]({pictures[0]})",
         "",
-        f"![accuracy per epoch]({picture})",
-        "",
-        f"| {' | '.join(headings)} |",
-        f"|{' --- |' * len(headings)}",
-        *(f"| {' | '.join(_escape(cell) for cell in row)} |" for row in body),
+        *_table(*cells(rows)),
         "",
         "Means over seeds with 95 % Student's t intervals in brackets; a single seed has none. "
         "These intervals are of each arm by itself: whether arms differ is a question for differences "
@@ -126,6 +254,14 @@ def markdown(study: Study, rows: Sequence[Row], command: str, provenance: Mappin
         "",
     ]
     return "\n".join(lines)
+
+
+def _table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(headings)} |",
+        f"|{' --- |' * len(headings)}",
+        *(f"| {' | '.join(_escape(cell) for cell in row)} |" for row in body),
+    ]
 
 
 def _interval(interval: Interval, digits: int) -> str:

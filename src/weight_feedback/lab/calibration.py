@@ -1,0 +1,88 @@
+"""Do the estimators keep their promises? Measured on simulated studies whose true difference is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from weight_feedback.lab.estimates import Interval, bca_ends, flip_p, flip_signs, mean_interval
+
+RESAMPLES = 1_000
+"""Bootstrap resamples a study here, for speed; an analysis uses ten times as many."""
+FLIPS = 10_000
+"""Random sign flips a study here, for speed; an analysis uses ten times as many."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured at one number of seeds; each share with its Wilson 95 % interval, from 0 to 1.
+
+    Attributes:
+        n: seeds a study.
+        studies: simulated.
+        t_rejections: share with a two-sided t test below 5 %: false positives if the true difference is 0,
+            power otherwise.
+        flip_rejections: share with a sign-flip test below 5 %; likewise.
+        t_coverage: share of 95 % t intervals that hold the true difference.
+        bca_coverage: share of 95 % BCa intervals that hold it.
+    """
+
+    n: int
+    studies: int
+    t_rejections: Interval
+    flip_rejections: Interval
+    t_coverage: Interval
+    bca_coverage: Interval
+
+
+def calibrate(
+    studies: int = 2000, seeds: Sequence[int] = (10, 20, 30), effect: float = 0.0, sd: float = 1.0, seed: int = 0
+) -> dict[int, Calibration]:
+    """Run the estimators on simulated studies with normal differences.
+
+    The studies of one n share their `FLIPS` sign flips (all flips up to 16 seeds) and the indices of their
+    `RESAMPLES` bootstrap resamples, which don't depend on the data.
+
+    Args:
+        studies: how many, for each n.
+        seeds: the numbers of seeds, each at least 2.
+        effect: true difference, in points.
+        sd: standard deviation of the differences, in points, above 0.
+        seed: of the simulation. Each n has its own stream: its result doesn't depend on the others.
+
+    Returns:
+        Number of seeds to what was measured.
+
+    Raises:
+        ValueError: there are no studies, fewer than two seeds, or no spread.
+    """
+    if studies < 1 or min(seeds, default=2) < 2 or not sd > 0:
+        raise ValueError(
+            "calibrate: expected studies ≥ 1, seeds ≥ 2 and sd > 0, "
+            f"got studies = {studies}, seeds = {seeds}, sd = {sd}"
+        )
+    return {n: _calibrate(studies, n, effect, sd, seed) for n in seeds}
+
+
+def _calibrate(studies: int, n: int, effect: float, sd: float, seed: int) -> Calibration:
+    samples = np.random.default_rng([seed, n]).normal(effect, sd, (studies, n))
+    t_p = np.asarray(stats.ttest_1samp(samples, 0.0, axis=1).pvalue)
+    flips_p = flip_p(samples, flip_signs(n, FLIPS))
+    intervals = [mean_interval(sample) for sample in samples]
+    low, high = bca_ends(samples, 0.95, RESAMPLES)
+    return Calibration(
+        n=n,
+        studies=studies,
+        t_rejections=_share(int((t_p < 0.05).sum()), studies),
+        flip_rejections=_share(int((flips_p < 0.05).sum()), studies),
+        t_coverage=_share(sum(interval.low <= effect <= interval.high for interval in intervals), studies),
+        bca_coverage=_share(int(((low <= effect) & (effect <= high)).sum()), studies),
+    )
+
+
+def _share(count: int, studies: int) -> Interval:
+    ends = stats.binomtest(count, studies).proportion_ci(0.95, method="wilson")
+    return Interval(count / studies, float(ends.low), float(ends.high))

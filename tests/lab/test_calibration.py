@@ -1,0 +1,76 @@
+"""The estimators keep their promises on simulated studies; and the simulation notices when they don't."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from weight_feedback.lab import calibration
+from weight_feedback.lab.calibration import calibrate
+from weight_feedback.lab.estimates import bca_interval, sign_flip
+from weight_feedback.lab.verdicts import detection_power
+
+
+@pytest.fixture(scope="module")
+def null() -> dict[int, calibration.Calibration]:
+    return calibrate(sd=0.3)
+
+
+@pytest.mark.parametrize("n", [10, 20, 30])
+def test_null_studies(null, n) -> None:
+    """2,000 studies: the standard error of a rate of 5 % is 0.5 points; the band is three of them."""
+    found = null[n]
+    assert (found.n, found.studies) == (n, 2000)
+    assert 0.035 < found.t_rejections.mean < 0.065
+    assert 0.035 < found.flip_rejections.mean < 0.065
+    assert 0.935 < found.t_coverage.mean < 0.965
+    # The t test and the t interval are one statement.
+    assert found.t_coverage.mean == pytest.approx(1 - found.t_rejections.mean)
+
+
+def test_bca_is_too_narrow_with_few_seeds(null) -> None:
+    """Known of the bootstrap (Hesterberg 2015): which is why verdicts and sentences rest on t and sign flips."""
+    covered = [null[n].bca_coverage.mean for n in (10, 20, 30)]
+    assert covered == sorted(covered)
+    assert 0.87 < covered[0] < 0.92
+    assert 0.92 < covered[2] < 0.96
+
+
+def test_power_is_as_planned() -> None:
+    found = calibrate(seeds=(20,), effect=0.2, sd=0.3)[20]
+    power = detection_power(20, 0.2 / 0.3)
+    assert found.t_rejections.low < power < found.t_rejections.high
+    assert found.flip_rejections.mean == pytest.approx(power, abs=0.03)
+    assert 0.935 < found.t_coverage.mean < 0.965
+
+
+def test_the_simulation_runs_the_estimators(monkeypatch) -> None:
+    """Study by study with the functions that analyses use, at the same number of resamples: the same counts."""
+    monkeypatch.setattr(calibration, "RESAMPLES", 2000)
+    found = calibrate(studies=100, seeds=(8,), effect=0.5)[8]
+    samples = np.random.default_rng([0, 8]).normal(0.5, 1.0, (100, 8))
+    assert found.flip_rejections.mean == np.mean([sign_flip(x) < 0.05 for x in samples])
+    bca = [bca_interval(x, resamples=2000) for x in samples]
+    covered = np.mean([interval.low <= 0.5 <= interval.high for interval in bca])
+    assert found.bca_coverage.mean == pytest.approx(covered, abs=0.02)
+
+
+def test_shares_have_wilson_intervals() -> None:
+    found = calibrate(studies=50, seeds=(5,))[5].t_coverage
+    z, p, n = stats.norm.isf(0.025), found.mean, 50
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half))
+
+
+def test_each_n_has_its_own_stream() -> None:
+    both, alone = calibrate(studies=50, seeds=(5, 9)), calibrate(studies=50, seeds=(9,))
+    assert both[9] == alone[9]
+    assert calibrate(studies=50, seeds=(9,), seed=1) != alone
+
+
+@pytest.mark.parametrize(("studies", "seeds", "sd"), [(0, (5,), 1.0), (5, (1,), 1.0), (5, (5,), 0.0)])
+def test_settings_are_checked(studies, seeds, sd) -> None:
+    with pytest.raises(ValueError, match=r"calibrate: expected studies ≥ 1, seeds ≥ 2 and sd > 0, got"):
+        calibrate(studies=studies, seeds=seeds, sd=sd)
