@@ -43,3 +43,16 @@ def test_figures_are_those_of_the_reports(page) -> None:
     assert len(figures) >= 3
     for figure in figures:
         assert figure in reports, figure
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/controls.md"])
+def test_verdicts_are_those_of_the_report(page) -> None:
+    report = (ROOT / "docs/results/controls-mnist-5k/report.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^> (own.*)$", (ROOT / page).read_text(encoding="utf-8"), re.M)
+    assert len(quoted) == 2
+    assert [f"- {sentence}" in report.splitlines() for sentence in quoted] == [True, True]
+
+
+def test_the_declaration_in_the_docs_is_that_of_the_study() -> None:
+    report = (ROOT / "docs/results/controls-mnist-5k/report.md").read_text(encoding="utf-8")
+    assert f"Declaration: `{load_study('controls-mnist-5k').declaration()}`" in report

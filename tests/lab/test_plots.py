@@ -37,6 +37,17 @@ def test_one_seed_has_no_band(tmp_path) -> None:
     assert "one seed" in texts(svg.read_text())
 
 
+def test_many_arms_have_lines_of_their_own_and_no_bands(tmp_path) -> None:
+    svg = tmp_path / "a.svg"
+    plot_accuracy({str(arm): CURVES["w/o weight feedback"] + arm for arm in range(12)}, "t", [svg])
+    drawn = svg.read_text()
+    assert "FillBetweenPolyCollection" not in drawn
+    assert "mean, 2 seeds" in texts(drawn)
+    styles = set(re.findall(r"stroke-dasharray: [^;\"]*|stroke: #[0-9a-f]{6}(?=; stroke-width: 1.8)", drawn))
+    assert len([style for style in styles if "dasharray" in style]) >= 1
+    assert len([style for style in styles if style.startswith("stroke: ")]) >= 7
+
+
 def test_arms_with_different_seed_counts_are_said_to_be_so(tmp_path) -> None:
     svg = tmp_path / "a.svg"
     plot_accuracy({"a": CURVES["w/o weight feedback"], "b": np.ones((5, 3))}, "t", [svg])

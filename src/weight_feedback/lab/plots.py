@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike
 
 # Okabe and Ito's colours: distinct for colour-blind readers, and in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("solid", "dashed", "dotted")
+# More bands than this hide each other.
+MOST_BANDS = 4
 STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.spines.top": False,
@@ -46,6 +49,8 @@ class ContrastLine(NamedTuple):
 def plot_accuracy(curves: Mapping[str, ArrayLike], title: str, paths: Sequence[Path]) -> None:
     """Draw accuracy per epoch: a mean line for each arm, and a band of one standard deviation over seeds.
 
+    The bands are left out where there are too many arms to tell them apart.
+
     Args:
         curves: label of an arm to accuracies in percent, shape ``[seeds, epochs]``; one seed gives a line alone.
         title: heading.
@@ -59,7 +64,7 @@ def plot_accuracy(curves: Mapping[str, ArrayLike], title: str, paths: Sequence[P
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.add_subplot()
-        counts = set()
+        counts, bands = set(), len(curves) <= MOST_BANDS
         for index, (label, values) in enumerate(curves.items()):
             accuracy = np.asarray(values, dtype=float)
             if accuracy.ndim != 2 or accuracy.size == 0:
@@ -69,15 +74,18 @@ def plot_accuracy(curves: Mapping[str, ArrayLike], title: str, paths: Sequence[P
             x = np.arange(1, epochs + 1)
             mean = accuracy.mean(axis=0)
             colour = COLOURS[index % len(COLOURS)]
-            axes.plot(x, mean, color=colour, label=label, linewidth=1.8, marker="o", markersize=3.5)
-            if seeds > 1:
+            dashes = DASHES[index // len(COLOURS) % len(DASHES)]
+            axes.plot(
+                x, mean, color=colour, linestyle=dashes, label=label, linewidth=1.8, marker="o", markersize=3.5
+            )
+            if seeds > 1 and bands:
                 spread = accuracy.std(axis=0, ddof=1)
                 axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
         axes.set(xlabel="epochs", ylabel="accuracy %")
         axes.set_title(title, loc="left", fontweight="bold")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=True, alpha=0.3)
-        axes.legend(loc="lower right", frameon=False, title=_seeds(counts), alignment="left")
+        axes.legend(loc="lower right", frameon=False, title=_seeds(counts, bands), alignment="left")
         _save(figure, paths)
 
 
@@ -122,8 +130,8 @@ def _save(figure: Figure, paths: Sequence[Path]) -> None:
         figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def _seeds(counts: set[int]) -> str:
+def _seeds(counts: set[int], bands: bool) -> str:
     if counts == {1}:
         return "one seed"
     numbers = str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-    return f"mean ± 1 standard deviation, {numbers} seeds"
+    return f"mean{' ± 1 standard deviation' if bands else ''}, {numbers} seeds"
