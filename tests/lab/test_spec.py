@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from weight_feedback.lab.models import NETWORKS
@@ -173,6 +175,32 @@ def test_builtin_names() -> None:
         "notebook-mnist",
         "quick",
     ]
+
+
+def test_settings_leave_out_what_does_not_apply() -> None:
+    plain = Trial(data="mnist", training=Training(), model="mnist-plain", seed=3)
+    assert plain.settings() == {
+        "data": "mnist",
+        "training": Training().model_dump(),
+        "model": "mnist-plain",
+        "seed": 3,
+    }
+    film = plain.model_copy(update={"signal": "own", "conditioning": "film"})
+    assert film.settings() == plain.settings() | {"signal": "own", "conditioning": "film"}
+
+
+@pytest.mark.parametrize(
+    ("primary", "message"),
+    [
+        ('[["plain", "other"]]', "declared.primary: expected arms among plain, pooled, got 'other'"),
+        ('[["plain", "plain"]]', "declared.primary: expected two different arms, got 'plain' twice"),
+        ("[]", "declared.primary: Tuple should have at least 1 item"),
+    ],
+)
+def test_wrong_contrasts_are_refused(study_file, primary, message) -> None:
+    path = study_file(STUDY.replace("[training]", f"declared = {{primary = {primary}, margin = 0.5}}\n[training]"))
+    with pytest.raises(SpecError, match=re.escape(message)):
+        load_study(path)
 
 
 def test_a_key_depends_on_what_is_computed_alone() -> None:

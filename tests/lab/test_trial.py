@@ -23,7 +23,7 @@ def make(**changes) -> Trial:
 def test_a_record_says_what_came_out_and_where(tmp_path) -> None:
     file = tmp_path / "deep" / "weights.safetensors"
     record = run_trial(make(), threads=1, weights=file)
-    assert record.result["trial"] == make().model_dump(mode="json")
+    assert record.result["trial"] == make().settings()
     assert record.result["data"] == datasets.load("generated").fingerprint
     assert record.result["parameters"] == 11_250
     assert len(record.result["step_losses"]) == 8

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -103,15 +103,20 @@ class Trial(Frozen):
     conditioning: Literal["concat", "film"] = "concat"
     seed: Annotated[int, Field(ge=0)]
 
+    def settings(self) -> dict[str, Any]:
+        """Return all settings as plain values; what doesn't apply to the trial is left out."""
+        settings = self.model_dump(mode="json", exclude_none=True)
+        if self.conditioning == "concat":
+            del settings["conditioning"]
+        return settings
+
     def key(self) -> str:
         """Return 16 hex digits of the SHA-256 digest of all settings.
 
         ``log_interval`` is left out: it changes what is printed, not what is computed.
         """
-        settings = self.model_dump(mode="json", exclude_none=True)
+        settings = self.settings()
         del settings["training"]["log_interval"]
-        if self.conditioning == "concat":
-            del settings["conditioning"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -103,7 +103,7 @@ def run_trial(
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights, about)
     return Record(
         result={
-            "trial": trial.model_dump(mode="json"),
+            "trial": trial.settings(),
             "data": data.fingerprint,
             "parameters": count_parameters(model),
             "epochs": [asdict(epoch) for epoch in history.epochs],
