@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from weight_feedback.lab.estimates import Interval, mean_interval
+from weight_feedback.lab.estimates import Interval, best, final, mean_interval
 from weight_feedback.lab.spec import Study
 from weight_feedback.lab.store import Record
 from weight_feedback.lab.verdicts import Estimate, estimate, verdicts
@@ -63,8 +63,8 @@ def summarise(study: Study, records: Mapping[str, Sequence[Record]]) -> list[Row
                     arm.label,
                     trials[0].result["parameters"],
                     len(trials),
-                    mean_interval(accuracy[:, -1]),
-                    mean_interval(accuracy.max(axis=1)),
+                    mean_interval(final(accuracy)),
+                    mean_interval(best(accuracy)),
                     mean_interval(losses),
                 )
             )
@@ -164,8 +164,8 @@ def decide(study: Study, compared: Sequence[Compared], finished: int) -> list[st
 def _final_by_seed(study: Study, records: Sequence[Record]) -> NDArray[np.float64]:
     """Return final accuracy in percent, shape ``[seeds]``, NaN where there is no trial."""
     outcome = np.full(study.seeds, np.nan)
-    for record in records:
-        outcome[record.result["trial"]["seed"]] = record.result["epochs"][-1]["accuracy"]
+    if records:
+        outcome[[record.result["trial"]["seed"] for record in records]] = final(accuracies(records))
     return outcome
 
 

@@ -46,6 +46,14 @@ class Training(Frozen):
     log_interval: Annotated[int, Field(ge=1)] = 40
     """Steps between two log lines."""
 
+    def epoch_steps(self, images: int) -> int:
+        """Return the optimiser steps in an epoch, the last, short batch included.
+
+        Args:
+            images: in the training set.
+        """
+        return -(-images // self.batch_size)
+
 
 SignalName = Literal[
     "none", "zeros", "constant", "noise", "clock", "stale", "permuted", "yoked", "own", "own-gradient"

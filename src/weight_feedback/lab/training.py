@@ -104,7 +104,8 @@ def train(
     losses: list[Tensor] = []
     counted = _steps(model, data, settings, seed)
     uncounted = None if donor is None else _steps(donor.model, data, settings, donor.seed)
-    images, batches = len(data.train_labels), -(-len(data.train_labels) // settings.batch_size)
+    images = len(data.train_labels)
+    batches = settings.epoch_steps(images)
     for step in range(settings.epochs * batches):
         epoch, index = 1 + step // batches, step % batches
         if donor:

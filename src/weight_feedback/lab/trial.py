@@ -89,7 +89,7 @@ def run_trial(
         weights.parent.mkdir(parents=True, exist_ok=True)
         with weights.open("ab"):
             pass
-    epoch_steps = -(-len(data.train_labels) // trial.training.batch_size)
+    epoch_steps = trial.training.epoch_steps(len(data.train_labels))
     model, donor = build_arm(trial, epoch_steps), None
     if trial.signal == "yoked":
         other, seed, listener = build_donor(trial, model, epoch_steps)
