@@ -78,7 +78,7 @@ def test_defaults_are_the_original_protocol() -> None:
         (
             '"mnist-pooled"',
             '"mnist-plain"',
-            ["arms", "each condition must be unique", "('mnist-plain', None, 'concat') 2 times"],
+            ["arms", "each condition must be unique", "('mnist-plain', None, 'concat', 0) 2 times"],
         ),
         ('name = "pooled"', 'name = "plain"', ["arms", "each name must be unique", "'plain' 2 times"]),
         ("[training]", "[training", ["isn't valid TOML"]),
@@ -162,7 +162,14 @@ def test_a_declaration_depends_on_what_decides_alone() -> None:
     ]
     assert len({study.declaration(), *others}) == 8
     # What was declared is found by its hash: it must not change by accident.
-    assert study.declaration() == "7e2a6e6cf461b078"
+    assert [load_study(name).declaration() for name in builtin_studies() if load_study(name).declared] == [
+        "2d9a18032419ef12",
+        "6de09572e4035434",
+        "4f454969ebac8ff5",
+        "7e2a6e6cf461b078",
+        "01f1532784635f77",
+        "e5c01686e08b9680",
+    ]
 
 
 def test_builtin_names() -> None:
@@ -173,7 +180,10 @@ def test_builtin_names() -> None:
         "controls-mnist-5k",
         "notebook-cifar10",
         "notebook-mnist",
+        "pooled-mnist-5k",
         "quick",
+        "same-mnist-5k",
+        "xavier-mnist-5k",
     ]
 
 

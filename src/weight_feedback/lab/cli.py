@@ -39,6 +39,7 @@ DataDir = Annotated[
         help="Folder with data files; default: $WEIGHT_FEEDBACK_DATA, then the user cache.",
     ),
 ]
+Arms = Annotated[tuple[str, ...] | None, arg(metavar="ARM [ARM …]", help="Names of some arms; default: all.")]
 Out = Annotated[Path, arg(metavar="DIR", help="Folder that holds the results, one folder a study.")]
 Device = Annotated[str, arg(metavar="NAME", help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
 Cuda = Annotated[bool, arg(help="--no-cuda trains on the CPU even where there is a GPU.")]
@@ -108,10 +109,16 @@ class Run(Frozen):
     For example:
         weight-feedback run quick
         weight-feedback run notebook-mnist --data-dir ~/data
+        weight-feedback run controls-fashion --arms none constant yoked own
         weight-feedback run my-study.toml --jobs 1 --device cuda
     """
 
     study: StudyName
+    arms: Arms = None
+    seeds: Annotated[
+        int | None,
+        arg(metavar="N", help="Run this many seeds; those beyond the study's own are exploratory."),
+    ] = None
     out: Out = OUT
     data_dir: DataDir = None
     jobs: Annotated[int | None, arg(metavar="INT", help="Trials side by side; default: one a core.")] = None
@@ -122,13 +129,16 @@ class Run(Frozen):
         """Run, draw and report."""
         study = load_study(self.study)
         store = Store(self.out / study.name)
-        todo, total = len(missing(study, store)), study.seeds * len(study.arms)
+        total = len(list(study.trials(self.arms, self.seeds)))
+        todo = len(missing(study, store, self.arms, self.seeds))
         jobs = self.jobs or cores()
         console.print(f"{study.name}: {total} trials, {total - todo} finished, {todo} to run, {jobs} side by side")
         with progress(console, study.name, todo * study.training.epochs) as on_progress:
             run(
                 study,
                 store,
+                arms=self.arms,
+                seeds=self.seeds,
                 jobs=jobs,
                 data_dir=self.data_dir,
                 device=_device(self.device, self.cuda),
@@ -146,10 +156,7 @@ class Plot(Frozen):
     """
 
     study: StudyName
-    arms: Annotated[
-        tuple[str, ...] | None,
-        arg(metavar="ARM [ARM …]", help="Names of the arms to draw, in this order; default: all."),
-    ] = None
+    arms: Arms = None
     out: Out = OUT
 
     def __call__(self, console: Console) -> None:

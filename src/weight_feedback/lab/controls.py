@@ -13,7 +13,7 @@ import torch
 
 from weight_feedback.attach import attach
 from weight_feedback.lab.models import ConvNet, build, initial_values
-from weight_feedback.lab.spec import Projected, SignalName, Trial
+from weight_feedback.lab.spec import Pooled, Projected, SignalName, Trial
 from weight_feedback.signals import (
     Clock,
     Constant,
@@ -26,10 +26,12 @@ from weight_feedback.signals import (
     Stale,
     Zeros,
 )
-from weight_feedback.summaries import DenseProjection, Summary
+from weight_feedback.summaries import DenseProjection, MaxPool, Summary
 
 #: Added to a trial's seed it gives the donor's: outside the range of counted seeds, and never shared by two trials.
 DONOR_SEEDS = 2**31
+#: Added once for each unit of salt to the seed of the projection and of V: beyond counted seeds and donors.
+SALTS = 2**33
 
 
 def reads(model: ConvNet) -> list[Read]:
@@ -41,23 +43,27 @@ def reads(model: ConvNet) -> list[Read]:
     return [Read(model.fc1, "weight", "fc1.weight"), Read(model.fc2, "weight", "fc2.weight")]
 
 
-def summary(projected: Projected, seed: int) -> Summary:
+def summary(settings: Projected | Pooled, seed: int) -> Summary:
     """Return the summary of a seed, the same in all of its arms.
 
     Args:
-        projected: its settings.
+        settings: what kind, and how large.
         seed: of the projection.
     """
-    return DenseProjection(projected.k, distribution=projected.distribution, scale=projected.scale, seed=seed)
+    if isinstance(settings, Pooled):
+        return MaxPool(settings.kernels, settings.k, fill=1.0, transpose=(False, True))
+    return DenseProjection(settings.k, distribution=settings.distribution, scale=settings.scale, seed=seed)
 
 
-def make_signal(name: SignalName, model: ConvNet, projected: Projected, seed: int, epoch_steps: int) -> Signal:
+def make_signal(
+    name: SignalName, model: ConvNet, settings: Projected | Pooled, seed: int, epoch_steps: int
+) -> Signal:
     """Make what fc1 hears in an arm.
 
     Args:
         name: of the signal.
         model: the network with its initial weights.
-        projected: settings of the summary.
+        settings: of the summary.
         seed: of the projection, the permutation and the noise.
         epoch_steps: optimiser steps in an epoch, the lag of ``stale``.
 
@@ -65,8 +71,8 @@ def make_signal(name: SignalName, model: ConvNet, projected: Projected, seed: in
         The signal, not yet attached.
     """
     if name == "permuted":
-        return Permuted(reads(model), summary(projected, seed), seed=seed)
-    own = OwnWeights(reads(model), summary(projected, seed), detach=name != "own-gradient")
+        return Permuted(reads(model), summary(settings, seed), seed=seed)
+    own = OwnWeights(reads(model), summary(settings, seed), detach=name != "own-gradient")
     k, z = own.out_features, own().detach()
     made: dict[SignalName, Callable[[], Signal]] = {
         "zeros": lambda: Zeros(k),
@@ -99,11 +105,13 @@ def build_arm(trial: Trial, epoch_steps: int) -> ConvNet:
     if trial.signal is None:
         return model
     assert trial.summary is not None
-    signal = make_signal(trial.signal, model, trial.summary, trial.seed, epoch_steps)
+    # W, b and the data order are those of the seed alone.
+    seed = trial.seed + SALTS * trial.salt
+    signal = make_signal(trial.signal, model, trial.summary, seed, epoch_steps)
     attach(model, "fc1", signal=signal, conditioning=trial.conditioning)
     with torch.no_grad():
         v = model.get_parameter("fc1.feedback_weight")
-        v.copy_(initial_values("fc1.feedback_weight", v.shape, model.fc1.in_features + v.shape[1], trial.seed))
+        v.copy_(initial_values("fc1.feedback_weight", v.shape, model.fc1.in_features + v.shape[1], seed))
     return model
 
 
@@ -122,7 +130,8 @@ def build_donor(trial: Trial, model: ConvNet, epoch_steps: int) -> tuple[ConvNet
     assert trial.summary is not None
     seed = DONOR_SEEDS + trial.seed
     donor = build_arm(trial.model_copy(update={"seed": seed, "signal": "own"}), epoch_steps)
-    return donor, seed, OwnWeights(reads(model), summary(trial.summary, trial.seed)).summary
+    listener = summary(trial.summary, trial.seed + SALTS * trial.salt)
+    return donor, seed, OwnWeights(reads(model), listener).summary
 
 
 @torch.no_grad()

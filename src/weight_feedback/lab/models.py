@@ -37,6 +37,20 @@ class ConvNet(nn.Module):
         # About twice as fast as the default layout for these convolutions on a CPU, and no slower on a GPU.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def features(self, x: Tensor) -> Tensor:
+        """Compute the input of fc1.
+
+        Args:
+            x: normalised images, shape ``[n, channels[0], side, side]``.
+
+        Returns:
+            Shape ``[n, fc1.in_features]``.
+        """
+        # ReLU after pooling gives the same numbers as before it, on a quarter of the elements.
+        x = F.relu(F.max_pool2d(self.conv1(x), 2))
+        x = F.relu(F.max_pool2d(self.conv2(x), 2))
+        return x.flatten(1)
+
     def forward(self, x: Tensor) -> Tensor:
         """Classify images.
 
@@ -46,11 +60,7 @@ class ConvNet(nn.Module):
         Returns:
             Log-probabilities, shape ``[n, classes]``.
         """
-        # ReLU after pooling gives the same numbers as before it, on a quarter of the elements.
-        x = F.relu(F.max_pool2d(self.conv1(x), 2))
-        x = F.relu(F.max_pool2d(self.conv2(x), 2))
-        x = F.relu(self.fc1(x.flatten(1)))
-        return F.log_softmax(self.fc2(x), dim=1)
+        return F.log_softmax(self.fc2(F.relu(self.fc1(self.features(x)))), dim=1)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 # Names become parts of file names and URLs.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=64)]
@@ -71,6 +71,28 @@ class Projected(Frozen):
     """Of the projection; calibrated gives the initial z a root mean square of 1."""
 
 
+Kernel = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], Field(strict=False)]
+
+
+class Pooled(Frozen):
+    """The other summary of a controlled study: the weights of fc1 and fc2, max-pooled as in the notebook."""
+
+    k: Annotated[int, Field(ge=1)]
+    """How many numbers fc1 hears; ones fill up what pooling leaves."""
+    kernels: Annotated[tuple[Kernel, Kernel], Field(strict=False)]
+    """Height and width of the kernels of fc1 and fc2, as `weight-feedback match-dimensions` finds them."""
+
+
+def _kind(summary: object) -> str:
+    pooled = "kernels" in summary if isinstance(summary, dict) else isinstance(summary, Pooled)
+    return "pooled" if pooled else "projected"
+
+
+Summarised = Annotated[
+    Annotated[Projected, Tag("projected")] | Annotated[Pooled, Tag("pooled")], Discriminator(_kind)
+]
+
+
 class Arm(Frozen):
     """One condition of a study."""
 
@@ -84,9 +106,12 @@ class Arm(Frozen):
     """What fc1 of a plain network hears; left out for the notebook's networks, which have feedback built in."""
     conditioning: Literal["concat", "film"] = "concat"
     """How fc1 hears it: as a moving bias, or as scale and shift."""
+    salt: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Gives the seeds of this arm another projection and another initial V; nothing else changes."""
 
 
 Contrast = Annotated[tuple[Name, Name], Field(strict=False)]
+OutcomeName = Literal["final-accuracy", "area-under-curve", "epochs-to-threshold", "final-loss"]
 
 
 class Declared(Frozen):
@@ -94,21 +119,37 @@ class Declared(Frozen):
 
     primary: Annotated[tuple[Contrast, ...], Field(min_length=1, strict=False)]
     """The contrasts that get a verdict, each the name of an arm minus that of another."""
+    outcome: OutcomeName = "final-accuracy"
+    """What is compared."""
+    threshold: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Accuracy in percent whose first epoch is counted; for `epochs-to-threshold` alone."""
     margin: Annotated[float, Field(gt=0)]
-    """Differences within ± this count as equivalent; percentage points of final accuracy."""
+    """Differences within ± this count as equivalent, in the outcome's unit: percentage points, epochs or nats."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Of intervals; one minus it is the error rate of the whole family of verdicts."""
+
+    @model_validator(mode="after")
+    def _threshold_fits_outcome(self) -> Declared:
+        if (self.outcome == "epochs-to-threshold") != (self.threshold is not None):
+            raise ValueError(
+                "threshold: needed by outcome 'epochs-to-threshold', and by no other; "
+                f"got {self.threshold} with {self.outcome!r}"
+            )
+        return self
 
 
 class Trial(Frozen):
     """One arm with one seed: everything that its result depends on, and nothing else."""
 
+    folder: ClassVar[str] = "trials"
+
     data: Name
     training: Training
     model: Name
     signal: SignalName | None = None
-    summary: Projected | None = None
+    summary: Summarised | None = None
     conditioning: Literal["concat", "film"] = "concat"
+    salt: Annotated[int, Field(ge=0, le=1000)] = 0
     seed: Annotated[int, Field(ge=0)]
 
     def settings(self) -> dict[str, Any]:
@@ -116,6 +157,8 @@ class Trial(Frozen):
         settings = self.model_dump(mode="json", exclude_none=True)
         if self.conditioning == "concat":
             del settings["conditioning"]
+        if self.salt == 0:
+            del settings["salt"]
         return settings
 
     def key(self) -> str:
@@ -125,7 +168,59 @@ class Trial(Frozen):
         """
         settings = self.settings()
         del settings["training"]["log_interval"]
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(settings)
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether the final weights are kept, for swaps: only of what hears its own weights."""
+        return self.signal == "own"
+
+    @property
+    def file_name(self) -> str:
+        """What files of this trial are called, without an ending."""
+        parts = (
+            self.model,
+            self.signal,
+            "film" if self.conditioning == "film" else None,
+            f"salt-{self.salt}" if self.salt else None,
+        )
+        arm = "-".join(filter(None, parts))
+        return f"{arm}-seed-{self.seed:05d}-{self.key()}"
+
+
+class Swap(Frozen):
+    """A trained network that hears something else in evaluation than what it heard in training."""
+
+    folder: ClassVar[str] = "swaps"
+
+    trial: Trial
+    """Which network: its weights are those after the last step."""
+    heard: Literal["zeros", "initial", "other"]
+    """Nothing; what it heard before its first step; or what another seed's network heard at last."""
+    other: Annotated[int, Field(ge=0)] | None = None
+    """The other seed; for `other` alone."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings as plain values."""
+        return {"trial": self.trial.settings(), **self.model_dump(exclude={"trial"}, exclude_none=True)}
+
+    def key(self) -> str:
+        """Return 16 hex digits of the SHA-256 digest of all settings, with the trial's key in place of its own."""
+        return digest(self.settings() | {"trial": self.trial.key()})
+
+    @property
+    def file_name(self) -> str:
+        """What files of this swap are called, without an ending."""
+        return f"{self.trial.file_name}-hears-{self.heard}-{self.key()}"
+
+
+def digest(settings: Any) -> str:
+    """Return 16 hex digits of the SHA-256 digest of plain values.
+
+    Args:
+        settings: what JSON can hold; the order of keys doesn't matter.
+    """
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Study(Frozen):
@@ -141,7 +236,7 @@ class Study(Frozen):
     """How many seeds each arm gets: 0, 1, … seeds - 1."""
     training: Training = Training()
     """Shared by all arms."""
-    summary: Projected | None = None
+    summary: Summarised | None = None
     """Shared by all arms that have a signal."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1, strict=False)]
     """The conditions to compare."""
@@ -153,7 +248,7 @@ class Study(Frozen):
         keys: dict[str, list[object]] = {
             "name": [arm.name for arm in self.arms],
             "label": [arm.label for arm in self.arms],
-            "condition": [(arm.model, arm.signal, arm.conditioning) for arm in self.arms],
+            "condition": [(arm.model, arm.signal, arm.conditioning, arm.salt) for arm in self.arms],
         }
         for field, values in keys.items():
             for value in values:
@@ -180,9 +275,13 @@ class Study(Frozen):
         Titles and labels are left out, and what is left out of a trial's key.
         """
         settings = self.model_dump(mode="json", exclude={"title": True, "training": {"log_interval"}})
+        if self.declared is not None and self.declared.outcome == "final-accuracy":
+            del settings["declared"]["outcome"], settings["declared"]["threshold"]
         for arm in settings["arms"]:
             del arm["label"]
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+            if arm["salt"] == 0:
+                del arm["salt"]
+        return digest(settings)
 
     @model_validator(mode="after")
     def _signals_have_a_summary(self) -> Study:
@@ -196,11 +295,26 @@ class Study(Frozen):
             raise ValueError("summary: must be left out where no arm has a signal")
         return self
 
-    def trials(self) -> Iterator[tuple[Arm, Trial]]:
-        """Yield every arm with every seed, seed by seed, so that a run cut short is still paired."""
-        for seed in range(self.seeds):
+    def trials(self, arms: Sequence[str] | None = None, seeds: int | None = None) -> Iterator[tuple[Arm, Trial]]:
+        """Yield every arm with every seed, seed by seed, so that a run cut short is still paired.
+
+        Args:
+            arms: names of some of the arms; default: all.
+            seeds: another number of them than the study's.
+
+        Raises:
+            ValueError: the study has no arm of a name, or there are less than one seeds.
+        """
+        known = [arm.name for arm in self.arms]
+        for name in arms or ():
+            if name not in known:
+                raise ValueError(f"arms: expected names among {', '.join(known)}, got {name!r}")
+        if seeds is not None and seeds < 1:
+            raise ValueError(f"seeds: expected at least 1, got {seeds}")
+        for seed in range(self.seeds if seeds is None else seeds):
             for arm in self.arms:
-                yield arm, self.trial(arm, seed)
+                if arms is None or arm.name in arms:
+                    yield arm, self.trial(arm, seed)
 
     def trial(self, arm: Arm, seed: int) -> Trial:
         """Return one trial.
@@ -218,6 +332,7 @@ class Study(Frozen):
             signal=None if silent else arm.signal,
             summary=None if silent else self.summary,
             conditioning=arm.conditioning,
+            salt=0 if silent else arm.salt,
             seed=seed,
         )
 
@@ -266,7 +381,7 @@ def explain(error: ValidationError) -> str:
     """
     lines = []
     for item in error.errors():
-        where = ".".join(map(str, item["loc"]))
+        where = ".".join(str(part) for part in item["loc"] if part not in ("projected", "pooled"))
         came = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
         message = item["msg"].removeprefix("Value error, ") + came
         lines.append(f"{where}: {message}" if where else message)

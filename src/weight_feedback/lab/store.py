@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weight_feedback.lab.spec import Study, Trial
+from weight_feedback.lab.spec import Study, Swap, Trial
 
 FORMAT = 1
 
@@ -66,17 +66,61 @@ class Store:
                 f"{study.declaration()}, found {found}); give the changed study a new name"
             )
 
-    def path(self, trial: Trial) -> Path:
-        """Return where a trial is kept, whether it is there or not.
+    def path(self, trial: Trial | Swap) -> Path:
+        """Return where a trial or a swap is kept, whether it is there or not.
 
         Args:
             trial: the settings.
         """
-        arm = "-".join(filter(None, (trial.model, trial.signal, trial.conditioning.replace("concat", ""))))
-        return self.trials / f"{arm}-seed-{trial.seed:05d}-{trial.key()}.json"
+        return self.folder / trial.folder / f"{trial.file_name}.json"
 
-    def write(self, trial: Trial, record: Record) -> Path:
-        """Keep a finished trial: after this returns, it survives a crash; before, nothing of it is visible.
+    def weights(self, trial: Trial) -> Path:
+        """Return where the final weights of a trial are kept, if they are.
+
+        Args:
+            trial: the settings.
+        """
+        return self.folder / "weights" / f"{trial.file_name}.safetensors"
+
+    def finished(self, trial: Trial) -> bool:
+        """Say whether everything is there that is kept of a trial.
+
+        Args:
+            trial: the settings.
+
+        Raises:
+            StoreError: its file is damaged, or of another format.
+        """
+        return self.read(trial) is not None and (not trial.keeps_weights or self.weights(trial).is_file())
+
+    def fail(self, trial: Trial, reason: str) -> None:
+        """Note that a trial failed; the note goes when it is run again and finishes.
+
+        Args:
+            trial: the settings.
+            reason: for people; its first line is shown.
+        """
+        content = {"trial": trial.settings(), "reason": reason}
+        write_atomically(self._failure(trial), json.dumps(content, indent=1).encode())
+
+    def failure(self, trial: Trial) -> str | None:
+        """Return why a trial failed when it was last run, or None.
+
+        Args:
+            trial: the settings.
+        """
+        try:
+            return str(json.loads(self._failure(trial).read_bytes())["reason"])
+        except FileNotFoundError:
+            return None
+
+    def _failure(self, trial: Trial) -> Path:
+        return self.folder / "failures" / f"{trial.file_name}.json"
+
+    def write(self, trial: Trial | Swap, record: Record) -> Path:
+        """Keep a finished trial or swap.
+
+        After this returns, it survives a crash; before, nothing of it is visible.
 
         Args:
             trial: the settings.
@@ -84,7 +128,17 @@ class Store:
 
         Returns:
             The file.
+
+        Raises:
+            StoreError: something else is known to have come out of the same settings.
         """
+        known = self.read(trial)
+        if known is not None and known.result != record.result:
+            raise StoreError(
+                f"{self.path(trial)}: the same settings gave another result here, on {known.provenance['host']} "
+                f"with torch {known.provenance['torch']}, than on {record.provenance['host']} with torch "
+                f"{record.provenance['torch']}; trials of one study must come from one kind of machine and software"
+            )
         content = {
             "format": FORMAT,
             "result": record.result,
@@ -92,11 +146,13 @@ class Store:
             "sha256": {"result": _checksum(record.result), "provenance": _checksum(record.provenance)},
         }
         path = self.path(trial)
-        write_atomically(path, json.dumps(content).encode())
+        write_atomically(path, json.dumps(content, allow_nan=False).encode())
+        if isinstance(trial, Trial):
+            self._failure(trial).unlink(missing_ok=True)
         return path
 
-    def read(self, trial: Trial) -> Record | None:
-        """Return a finished trial, or None if there is none.
+    def read(self, trial: Trial | Swap) -> Record | None:
+        """Return a finished trial or swap, or None if there is none.
 
         Args:
             trial: the settings.

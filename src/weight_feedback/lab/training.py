@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,13 @@ from torch import Tensor, nn
 
 from weight_feedback.attach import advance, fold
 from weight_feedback.lab.datasets import Dataset, normalise
+from weight_feedback.lab.models import ConvNet
 from weight_feedback.lab.spec import Training
+from weight_feedback.layers import FeedbackLayer
 from weight_feedback.streams import stream
+
+#: How many test images the share of the signal in fc1 is measured on.
+PROBE_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -49,16 +55,37 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Hearing:
+    """What a network hears at one moment, and how loud it is there.
+
+    Attributes:
+        norm: of ``z``.
+        drift: ``‖z − z₀‖ / ‖z₀‖``, with ``z₀`` at initialisation; 0 where the two are equal.
+        share: of what ``z`` adds to the pre-activation in all of it: the root mean square of the one, divided by
+            its sum with that of the rest, over the first `PROBE_IMAGES` test images.
+    """
+
+    norm: float
+    drift: float
+    share: float
+
+
+@dataclass
 class History:
     """What training leaves behind.
 
     Attributes:
-        step_losses: training loss of every step, in order.
-        epochs: the evaluation after each epoch.
+        step_losses: training loss of every step, in order, up to the last finite one.
+        epochs: the evaluation after each epoch that was finished.
+        hearings: what fc1 hears before the first step and after each finished epoch; empty without feedback.
+        diverged: the first step, from 1, whose loss isn't finite, or after which the evaluation isn't; training
+            stops at the end of its epoch. None: there was none.
     """
 
-    step_losses: list[float]
-    epochs: list[Evaluation]
+    step_losses: list[float] = field(default_factory=list)
+    epochs: list[Evaluation] = field(default_factory=list)
+    hearings: list[Hearing] = field(default_factory=list)
+    diverged: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +104,7 @@ class Donor:
 
 
 def train(
-    model: nn.Module,
+    model: ConvNet,
     data: Dataset,
     settings: Training,
     seed: int,
@@ -98,31 +125,47 @@ def train(
             of its weights before each step and each evaluation of ``model``.
 
     Returns:
-        The losses and evaluations of ``model``.
+        The losses and evaluations of ``model``, and what it heard.
     """
-    history = History([], [])
-    losses: list[Tensor] = []
-    counted = _steps(model, data, settings, seed)
-    uncounted = None if donor is None else _steps(donor.model, data, settings, donor.seed)
+    history = History()
+    if donor:
+        donor.tell()
+    steps = _lockstep(model, data, settings, seed, donor)
     images = len(data.train_labels)
     batches = settings.epoch_steps(images)
-    for step in range(settings.epochs * batches):
-        epoch, index = 1 + step // batches, step % batches
-        if donor:
-            donor.tell()
-        losses.append(next(counted))
-        if uncounted:
-            next(uncounted)
-        if on_log and index % settings.log_interval == 0:
-            on_log(Progress(epoch, index * settings.batch_size, images, float(losses[-1])))
-        if index == batches - 1:
-            if donor:
-                donor.tell()
-            history.epochs.append(evaluate(model, data, settings.test_batch_size))
-            if on_epoch:
-                on_epoch(epoch, history.epochs[-1])
-    history.step_losses.extend(torch.stack(losses).tolist())
+    z0 = model.fc1.signal().detach().clone() if isinstance(model.fc1, FeedbackLayer) else None
+    history.hearings += hear(model, data, z0)
+    for epoch in range(1, settings.epochs + 1):
+        losses: list[Tensor] = []
+        for loss in itertools.islice(steps, batches):
+            if on_log and len(losses) % settings.log_interval == 0:
+                on_log(Progress(epoch, len(losses) * settings.batch_size, images, float(loss)))
+            losses.append(loss)
+        finite = list(itertools.takewhile(math.isfinite, torch.stack(losses).tolist()))
+        history.step_losses.extend(finite)
+        result = evaluate(model, data, settings.test_batch_size)
+        if len(finite) < batches or not math.isfinite(result.loss):
+            # After a last step that was finite, the weights may be finite no more.
+            history.diverged = min(len(history.step_losses) + 1, epoch * batches)
+            return history
+        history.epochs.append(result)
+        history.hearings += hear(model, data, z0)
+        if on_epoch:
+            on_epoch(epoch, result)
     return history
+
+
+def _lockstep(
+    model: ConvNet, data: Dataset, settings: Training, seed: int, donor: Donor | None
+) -> Iterator[Tensor]:
+    """Train without end; after each step of the model, its donor takes one and tells of it."""
+    counted = _steps(model, data, settings, seed)
+    if donor is None:
+        yield from counted
+    else:
+        for loss, _ in zip(counted, _steps(donor.model, data, settings, donor.seed), strict=True):
+            donor.tell()
+            yield loss
 
 
 def _steps(model: nn.Module, data: Dataset, settings: Training, seed: int) -> Iterator[Tensor]:
@@ -140,6 +183,30 @@ def _steps(model: nn.Module, data: Dataset, settings: Training, seed: int) -> It
             optimiser.step()
             advance(model)
             yield loss.detach()  # not .item(), which would wait for the device at every step
+
+
+@torch.no_grad()
+def hear(model: ConvNet, data: Dataset, z0: Tensor | None) -> list[Hearing]:
+    """Measure what fc1 hears now.
+
+    Args:
+        model: a network.
+        data: with the test set, on the model's device.
+        z0: what fc1 heard at initialisation, shape ``[k]``; None without feedback.
+
+    Returns:
+        Size, drift and share; nothing without feedback.
+    """
+    if z0 is None or not isinstance(model.fc1, FeedbackLayer):
+        return []
+    z = model.fc1.signal()
+    features = model.features(normalise(data.test_images[:PROBE_IMAGES], data.mean, data.std))
+    rest = F.linear(features, model.fc1.weight, model.fc1.bias)
+    whole = F.linear(features, *model.fc1.plain_parameters(z))
+    added, remaining = (x.square().mean().sqrt() for x in (whole - rest, rest))
+    moved = (z - z0).norm()
+    drift = moved / z0.norm() if moved > 0 else moved
+    return [Hearing(float(z.norm()), float(drift), float(added / (added + remaining)))]
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import socket
 import sys
@@ -12,17 +13,19 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
+from torch import Tensor
 
 import weight_feedback
 from weight_feedback.lab import datasets
 from weight_feedback.lab.controls import build_arm, build_donor, tell
 from weight_feedback.lab.models import count_parameters, find_network
 from weight_feedback.lab.spec import Trial
-from weight_feedback.lab.store import Record
+from weight_feedback.lab.store import Record, write_atomically
 from weight_feedback.lab.training import Donor, Evaluation, Progress, train
 
 
@@ -87,8 +90,10 @@ def run_trial(
     check_fit(trial, data)
     if weights is not None:  # now, not after hours of training
         weights.parent.mkdir(parents=True, exist_ok=True)
-        with weights.open("ab"):
-            pass
+        with weights.open("ab") as file:
+            empty = file.tell() == 0
+        if empty:
+            weights.unlink()
     epoch_steps = trial.training.epoch_steps(len(data.train_labels))
     model, donor = build_arm(trial, epoch_steps), None
     if trial.signal == "yoked":
@@ -98,30 +103,54 @@ def run_trial(
     with thread_count(threads):
         history = train(model, data.to(where), trial.training, trial.seed, on_log, on_epoch, donor)
         used_threads = torch.get_num_threads()
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if weights is not None:
         about = {"network": trial.model, "data": trial.data, "seed": str(trial.seed)}
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights, about)
+        write_atomically(weights, save(state, about))
     return Record(
         result={
             "trial": trial.settings(),
             "data": data.fingerprint,
             "parameters": count_parameters(model),
-            "epochs": [asdict(epoch) for epoch in history.epochs],
-            "step_losses": history.step_losses,
+            "classes": model.fc2.out_features,
+            **asdict(history),
+            "weights": weights_digest(state),
         },
         provenance={
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - clock, 3),
-            "host": socket.gethostname(),
-            "machine": platform.machine(),
-            "device": str(where),
+            **provenance(where),
             "threads": used_threads,
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "weight_feedback": weight_feedback.__version__,
         },
     )
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """Return the hex SHA-256 digest of names, types, shapes and values of tensors.
+
+    Args:
+        state: name to contiguous tensor; the order doesn't matter.
+    """
+    # Without metadata, whose order in a safetensors file is random.
+    return hashlib.sha256(save(state)).hexdigest()
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Return where and with what a result is made.
+
+    Args:
+        device: of the computation.
+    """
+    return {
+        "host": socket.gethostname(),
+        "machine": platform.machine(),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "weight_feedback": weight_feedback.__version__,
+    }
 
 
 def check_fit(trial: Trial, data: datasets.Dataset) -> None:

@@ -1,0 +1,90 @@
+"""Swaps: what a trained network is worth when, in evaluation alone, it hears something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load
+
+from weight_feedback.attach import fold, signals
+from weight_feedback.lab import datasets
+from weight_feedback.lab.controls import build_arm
+from weight_feedback.lab.models import ConvNet
+from weight_feedback.lab.spec import Study, Swap, Trial
+from weight_feedback.lab.store import Record, Store, StoreError
+from weight_feedback.lab.training import evaluate
+from weight_feedback.lab.trial import choose_device, provenance, weights_digest
+
+
+def swaps(study: Study) -> Iterator[Swap]:
+    """Yield the swaps of a study that declares something: three for each trial that hears its own weights.
+
+    The other network is that of the next seed, and the first one's for the last.
+
+    Args:
+        study: arms × seeds; a single seed has no other.
+    """
+    for _, trial in study.trials() if study.declared else ():
+        if trial.keeps_weights:
+            yield Swap(trial=trial, heard="zeros")
+            yield Swap(trial=trial, heard="initial")
+            if study.seeds > 1:
+                yield Swap(trial=trial, heard="other", other=(trial.seed + 1) % study.seeds)
+
+
+def possible(swap: Swap, store: Store) -> bool:
+    """Say whether the weights that a swap needs are there, of networks that didn't diverge.
+
+    Args:
+        swap: the settings.
+        store: what is finished.
+    """
+    records = [(store.read(trial), store.weights(trial)) for trial in _networks(swap)]
+    return all(record and record.result["diverged"] is None and file.is_file() for record, file in records)
+
+
+@torch.no_grad()
+def run_swap(swap: Swap, store: Store, *, data_dir: Path | None = None, device: str = "auto") -> Record:
+    """Evaluate a trained network with something else in place of what it hears.
+
+    Args:
+        swap: the settings.
+        store: holds the final weights.
+        data_dir: where data files are looked for; see `datasets.load`.
+        device: see `choose_device`.
+
+    Returns:
+        Loss, correct count and accuracy.
+
+    Raises:
+        StoreError: weights are damaged.
+        OSError: weights can't be read.
+        DataError: the data are missing or damaged.
+    """
+    where = choose_device(device)
+    data = datasets.load(swap.trial.data, data_dir)
+    epoch_steps = swap.trial.training.epoch_steps(len(data.train_labels))
+    model, *others = (_trained(trial, store, epoch_steps) for trial in _networks(swap))
+    (z,) = (signal() for signal in signals(others[0] if others else build_arm(swap.trial, epoch_steps)).values())
+    plain = fold(model, torch.zeros_like(z) if swap.heard == "zeros" else z)
+    result = evaluate(plain.to(where), data.to(where), swap.trial.training.test_batch_size)
+    return Record({"swap": swap.settings(), "data": data.fingerprint, **asdict(result)}, provenance(where))
+
+
+def _networks(swap: Swap) -> list[Trial]:
+    others = [] if swap.other is None else [swap.trial.model_copy(update={"seed": swap.other})]
+    return [swap.trial, *others]
+
+
+def _trained(trial: Trial, store: Store, epoch_steps: int) -> ConvNet:
+    """Rebuild a network with its final weights, on the CPU."""
+    path, record = store.weights(trial), store.read(trial)
+    state = load(path.read_bytes())
+    if record is None or weights_digest(state) != record.result["weights"]:
+        raise StoreError(f"{path}: not the weights of the trial's record; delete both to run the trial again")
+    model = build_arm(trial, epoch_steps)
+    model.load_state_dict(state)
+    return model
