@@ -11,7 +11,8 @@ import torch
 import weight_feedback as wf
 from weight_feedback.lab import controls, datasets
 from weight_feedback.lab.models import build, count_parameters
-from weight_feedback.lab.spec import Arm, Projected, SignalName, SpecError, Study, Training, Trial, load_study
+from weight_feedback.lab.settings import Projected, SignalName, Training, Trial
+from weight_feedback.lab.spec import Arm, SpecError, Study, load_study
 from weight_feedback.lab.training import Donor, train
 from weight_feedback.lab.trial import run_trial
 

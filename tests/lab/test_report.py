@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from weight_feedback.lab.report import accuracies, cells, compare, contrast_cells, decide, markdown, summarise
-from weight_feedback.lab.spec import Arm, Declared, Projected, Study
+from weight_feedback.lab.settings import Projected
+from weight_feedback.lab.spec import Arm, Declared, Study
 from weight_feedback.lab.store import Record
 
 STUDY = Study(

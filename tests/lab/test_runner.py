@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from weight_feedback.lab.runner import collect, cores, missing, run
+from weight_feedback.lab.settings import Training
 from weight_feedback.lab.sources import ENVIRONMENT
-from weight_feedback.lab.spec import Arm, Study, Training
+from weight_feedback.lab.spec import Arm, Study
 from weight_feedback.lab.store import Store, StoreError
 from weight_feedback.lab.trial import run_trial
 

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from weight_feedback.lab.models import NETWORKS
-from weight_feedback.lab.spec import SpecError, Training, Trial, builtin_studies, load_study
+from weight_feedback.lab.settings import Training, Trial
+from weight_feedback.lab.spec import SpecError, builtin_studies, load_study
 
 STUDY = """
 name = "tiny"

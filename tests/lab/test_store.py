@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from weight_feedback.lab.spec import Arm, Declared, Study, Training, Trial
+from weight_feedback.lab.settings import Training, Trial
+from weight_feedback.lab.spec import Arm, Declared, Study
 from weight_feedback.lab.store import Record, Store, StoreError, write_atomically
 
 TRIAL = Trial(data="generated", training=Training(), model="mnist-plain", seed=0)

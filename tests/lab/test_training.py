@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import weight_feedback as wf
 from weight_feedback.lab import datasets
 from weight_feedback.lab.models import build
-from weight_feedback.lab.spec import Training, Trial
+from weight_feedback.lab.settings import Training, Trial
 from weight_feedback.lab.training import Evaluation, Progress, evaluate, train
 from weight_feedback.lab.trial import run_trial
 
@@ -112,7 +112,7 @@ def test_arms_of_one_seed_share_the_data_order_and_seeds_differ(data) -> None:
 
 TWICE = """
 import json, sys
-from weight_feedback.lab.spec import Training, Trial
+from weight_feedback.lab.settings import Training, Trial
 from weight_feedback.lab.trial import run_trial
 trial = Trial.model_validate_json(sys.argv[1])
 print(json.dumps(run_trial(trial, threads=1).result, sort_keys=True))

@@ -18,7 +18,8 @@ from weight_feedback.lab.calibration import calibrate
 from weight_feedback.lab.console import present, print_available, print_table, print_verification, progress
 from weight_feedback.lab.models import NETWORKS, find_network
 from weight_feedback.lab.runner import cores, missing, run
-from weight_feedback.lab.spec import Frozen, Training, Trial, builtin_studies, explain, load_study
+from weight_feedback.lab.settings import Frozen, Training, Trial
+from weight_feedback.lab.spec import builtin_studies, explain, load_study
 from weight_feedback.lab.store import Store
 from weight_feedback.lab.training import Evaluation
 from weight_feedback.lab.training import Progress as Step

@@ -13,7 +13,7 @@ import torch
 
 from weight_feedback.attach import attach
 from weight_feedback.lab.models import ConvNet, build, initial_values
-from weight_feedback.lab.spec import Pooled, Projected, SignalName, Trial
+from weight_feedback.lab.settings import Pooled, Projected, SignalName, Trial
 from weight_feedback.signals import (
     Clock,
     Constant,

@@ -13,9 +13,10 @@ from typing import Any
 from joblib import Parallel, delayed
 
 from weight_feedback.lab import datasets
-from weight_feedback.lab.spec import Study, Swap, Trial
+from weight_feedback.lab.settings import Swap, Trial
+from weight_feedback.lab.spec import Study
 from weight_feedback.lab.store import Record, Store
-from weight_feedback.lab.swaps import possible, run_swap, swaps
+from weight_feedback.lab.swaps import possible, run_swap
 from weight_feedback.lab.trial import check_fit, choose_device, run_trial, thread_count
 
 #: Called with how many epochs are done, of all the trials that are run.
@@ -80,7 +81,7 @@ def run(
     store.declare(study)
     if todo:
         _run_trials(todo, store, jobs or cores(), data_dir, device, on_progress)
-    left = [swap for swap in swaps(study) if store.read(swap) is None and possible(swap, store)]
+    left = [swap for _, swap in study.swaps() if store.read(swap) is None and possible(swap, store)]
     _in_parallel([delayed(_swap_and_keep)(swap, store, data_dir, device) for swap in left], jobs or cores())
     return len(todo)
 

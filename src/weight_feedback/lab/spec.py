@@ -1,96 +1,20 @@
-"""What a study is: frozen models, read strictly from TOML, and the key of each of its trials."""
+"""What a study is: arms × seeds, and what is declared of them; read strictly from TOML."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-# Names become parts of file names and URLs.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=64)]
+from weight_feedback.lab.settings import Frozen, Name, SignalName, Summarised, Swap, Training, Trial, digest
 
 
 class SpecError(ValueError):
     """A study file that can't be used; the message names file, field, what was expected and what came."""
-
-
-class Frozen(BaseModel):
-    """A frozen model that refuses unknown keys, silent conversions, and numbers that aren't finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Training(Frozen):
-    """Training settings; the defaults are the original notebook's protocol.
-
-    SGD with momentum on the negative log-likelihood, batches reshuffled each epoch, the last short batch kept,
-    evaluation on the whole test set after each epoch.
-    """
-
-    epochs: Annotated[int, Field(ge=1)] = 6
-    """Passes over the training set."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    """Examples a step."""
-    lr: Annotated[float, Field(gt=0)] = 0.01
-    """Learning rate of SGD."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Momentum of SGD."""
-    test_batch_size: Annotated[int, Field(ge=1)] = 1000
-    """Examples a batch in evaluation."""
-    log_interval: Annotated[int, Field(ge=1)] = 40
-    """Steps between two log lines."""
-
-    def epoch_steps(self, images: int) -> int:
-        """Return the optimiser steps in an epoch, the last, short batch included.
-
-        Args:
-            images: in the training set.
-        """
-        return -(-images // self.batch_size)
-
-
-SignalName = Literal[
-    "none", "zeros", "constant", "noise", "clock", "stale", "permuted", "yoked", "own", "own-gradient"
-]
-
-
-class Projected(Frozen):
-    """The summary of a controlled study: a dense random projection of the weights of fc1 and fc2."""
-
-    k: Annotated[int, Field(ge=1)]
-    """How many numbers fc1 hears."""
-    distribution: Literal["uniform", "gaussian", "rademacher"] = "gaussian"
-    """Of the entries of the projection."""
-    scale: Literal["isometry", "xavier", "adjoint-isometry", "calibrated"] = "calibrated"
-    """Of the projection; calibrated gives the initial z a root mean square of 1."""
-
-
-Kernel = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], Field(strict=False)]
-
-
-class Pooled(Frozen):
-    """The other summary of a controlled study: the weights of fc1 and fc2, max-pooled as in the notebook."""
-
-    k: Annotated[int, Field(ge=1)]
-    """How many numbers fc1 hears; ones fill up what pooling leaves."""
-    kernels: Annotated[tuple[Kernel, Kernel], Field(strict=False)]
-    """Height and width of the kernels of fc1 and fc2, as `weight-feedback match-dimensions` finds them."""
-
-
-def _kind(summary: object) -> str:
-    pooled = "kernels" in summary if isinstance(summary, dict) else isinstance(summary, Pooled)
-    return "pooled" if pooled else "projected"
-
-
-Summarised = Annotated[
-    Annotated[Projected, Tag("projected")] | Annotated[Pooled, Tag("pooled")], Discriminator(_kind)
-]
 
 
 class Arm(Frozen):
@@ -136,91 +60,6 @@ class Declared(Frozen):
                 f"got {self.threshold} with {self.outcome!r}"
             )
         return self
-
-
-class Trial(Frozen):
-    """One arm with one seed: everything that its result depends on, and nothing else."""
-
-    folder: ClassVar[str] = "trials"
-
-    data: Name
-    training: Training
-    model: Name
-    signal: SignalName | None = None
-    summary: Summarised | None = None
-    conditioning: Literal["concat", "film"] = "concat"
-    salt: Annotated[int, Field(ge=0, le=1000)] = 0
-    seed: Annotated[int, Field(ge=0)]
-
-    def settings(self) -> dict[str, Any]:
-        """Return all settings as plain values; what doesn't apply to the trial is left out."""
-        settings = self.model_dump(mode="json", exclude_none=True)
-        if self.conditioning == "concat":
-            del settings["conditioning"]
-        if self.salt == 0:
-            del settings["salt"]
-        return settings
-
-    def key(self) -> str:
-        """Return 16 hex digits of the SHA-256 digest of all settings.
-
-        ``log_interval`` is left out: it changes what is printed, not what is computed.
-        """
-        settings = self.settings()
-        del settings["training"]["log_interval"]
-        return digest(settings)
-
-    @property
-    def keeps_weights(self) -> bool:
-        """Whether the final weights are kept, for swaps: only of what hears its own weights."""
-        return self.signal == "own"
-
-    @property
-    def file_name(self) -> str:
-        """What files of this trial are called, without an ending."""
-        parts = (
-            self.model,
-            self.signal,
-            "film" if self.conditioning == "film" else None,
-            f"salt-{self.salt}" if self.salt else None,
-        )
-        arm = "-".join(filter(None, parts))
-        return f"{arm}-seed-{self.seed:05d}-{self.key()}"
-
-
-class Swap(Frozen):
-    """A trained network that hears something else in evaluation than what it heard in training."""
-
-    folder: ClassVar[str] = "swaps"
-
-    trial: Trial
-    """Which network: its weights are those after the last step."""
-    heard: Literal["zeros", "initial", "other"]
-    """Nothing; what it heard before its first step; or what another seed's network heard at last."""
-    other: Annotated[int, Field(ge=0)] | None = None
-    """The other seed; for `other` alone."""
-
-    def settings(self) -> dict[str, Any]:
-        """Return all settings as plain values."""
-        return {"trial": self.trial.settings(), **self.model_dump(exclude={"trial"}, exclude_none=True)}
-
-    def key(self) -> str:
-        """Return 16 hex digits of the SHA-256 digest of all settings, with the trial's key in place of its own."""
-        return digest(self.settings() | {"trial": self.trial.key()})
-
-    @property
-    def file_name(self) -> str:
-        """What files of this swap are called, without an ending."""
-        return f"{self.trial.file_name}-hears-{self.heard}-{self.key()}"
-
-
-def digest(settings: Any) -> str:
-    """Return 16 hex digits of the SHA-256 digest of plain values.
-
-    Args:
-        settings: what JSON can hold; the order of keys doesn't matter.
-    """
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Study(Frozen):
@@ -315,6 +154,18 @@ class Study(Frozen):
             for arm in self.arms:
                 if arms is None or arm.name in arms:
                     yield arm, self.trial(arm, seed)
+
+    def swaps(self) -> Iterator[tuple[Arm, Swap]]:
+        """Yield three swaps for each trial that hears its own weights; none for a study that declares nothing.
+
+        The other network is that of the next seed, and the first one's for the last; a single seed has no other.
+        """
+        for arm, trial in self.trials() if self.declared else ():
+            if trial.keeps_weights:
+                yield arm, Swap(trial=trial, heard="zeros")
+                yield arm, Swap(trial=trial, heard="initial")
+                if self.seeds > 1:
+                    yield arm, Swap(trial=trial, heard="other", other=(trial.seed + 1) % self.seeds)
 
     def trial(self, arm: Arm, seed: int) -> Trial:
         """Return one trial.

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weight_feedback.lab.spec import Study, Swap, Trial
+from weight_feedback.lab.settings import Swap, Trial
+from weight_feedback.lab.spec import Study
 
 FORMAT = 1
 

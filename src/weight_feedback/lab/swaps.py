@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,26 +12,10 @@ from weight_feedback.attach import fold, signals
 from weight_feedback.lab import datasets
 from weight_feedback.lab.controls import build_arm
 from weight_feedback.lab.models import ConvNet
-from weight_feedback.lab.spec import Study, Swap, Trial
+from weight_feedback.lab.settings import Swap, Trial
 from weight_feedback.lab.store import Record, Store, StoreError
 from weight_feedback.lab.training import evaluate
 from weight_feedback.lab.trial import choose_device, provenance, weights_digest
-
-
-def swaps(study: Study) -> Iterator[Swap]:
-    """Yield the swaps of a study that declares something: three for each trial that hears its own weights.
-
-    The other network is that of the next seed, and the first one's for the last.
-
-    Args:
-        study: arms × seeds; a single seed has no other.
-    """
-    for _, trial in study.trials() if study.declared else ():
-        if trial.keeps_weights:
-            yield Swap(trial=trial, heard="zeros")
-            yield Swap(trial=trial, heard="initial")
-            if study.seeds > 1:
-                yield Swap(trial=trial, heard="other", other=(trial.seed + 1) % study.seeds)
 
 
 def possible(swap: Swap, store: Store) -> bool:

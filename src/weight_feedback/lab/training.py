@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from weight_feedback.attach import advance, fold
 from weight_feedback.lab.datasets import Dataset, normalise
 from weight_feedback.lab.models import ConvNet
-from weight_feedback.lab.spec import Training
+from weight_feedback.lab.settings import Training
 from weight_feedback.layers import FeedbackLayer
 from weight_feedback.streams import stream
 

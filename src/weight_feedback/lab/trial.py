@@ -24,7 +24,7 @@ import weight_feedback
 from weight_feedback.lab import datasets
 from weight_feedback.lab.controls import build_arm, build_donor, tell
 from weight_feedback.lab.models import count_parameters, find_network
-from weight_feedback.lab.spec import Trial
+from weight_feedback.lab.settings import Trial
 from weight_feedback.lab.store import Record, write_atomically
 from weight_feedback.lab.training import Donor, Evaluation, Progress, train
 
