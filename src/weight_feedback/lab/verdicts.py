@@ -234,7 +234,7 @@ class Verdict:
     """What may be concluded about a contrast.
 
     Attributes:
-        kind: equivalent, better (A above B), worse or undecided; or withheld, which isn't a verdict.
+        kind: equivalent, better (A than B), worse or undecided; or withheld, which isn't a verdict.
         estimate: of the contrast.
         flip_p: sign-flip p-value, Holm-adjusted over the family; NaN for fewer than two pairs.
         tost_p: equivalence p-value, likewise.
@@ -250,12 +250,13 @@ class Verdict:
     seeds: int | None = None
     reason: str = ""
 
-    def sentence(self, a: str, b: str) -> str:
+    def sentence(self, a: str, b: str, unit: str = "points") -> str:
         """Say it in one plain sentence.
 
         Args:
             a: name of arm A.
             b: name of arm B.
+            unit: of the difference.
         """
         name = f"{a} − {b}"
         if self.kind == "withheld":
@@ -265,16 +266,18 @@ class Verdict:
         digits = max(2, 1 - math.floor(math.log10(e.margin)))
         pairs = f"{e.n} seeds" + (f", {e.missing} missing" if e.missing else "")
         spread = "no spread" if e.no_spread else f"{100 * e.confidence:g} % interval {_ends(e.t, digits)}"
-        found = f"difference {_signed(e.mean, digits)} points ({spread}, {pairs})"
+        found = f"difference {_signed(e.mean, digits)} {unit} ({spread}, {pairs})"
         if self.kind == "equivalent":
-            return f"{name}: equivalent within ±{e.margin:g} points: {found}."
+            return f"{name}: equivalent within ±{e.margin:g} {unit}: {found}."
         if self.kind != "undecided":
             return f"{name}: {self.kind}: {found}."
         needed = f"more than {MOST_SEEDS:,}" if self.seeds is None else f"about {_round_up(self.seeds):,}"
         return f"{name}: undecided: {found}; {needed} seeds would be needed if this were the true difference."
 
 
-def verdicts(estimates: Mapping[str, Estimate], margin: float, confidence: float = 0.95) -> dict[str, Verdict]:
+def verdicts(
+    estimates: Mapping[str, Estimate], margin: float, confidence: float = 0.95, more_is_better: bool = True
+) -> dict[str, Verdict]:
     """Judge the primary contrasts of a study as one family.
 
     Holm's correction runs over the sign-flip p-values of all, and by itself over their equivalence p-values; each
@@ -282,9 +285,10 @@ def verdicts(estimates: Mapping[str, Estimate], margin: float, confidence: float
     *worse*, as a difference can be both real and too small to matter.
 
     Args:
-        estimates: every declared contrast by name, with outcomes of which more is better.
+        estimates: every declared contrast by name.
         margin: of equivalence, in points, as in each estimate.
         confidence: as in each estimate.
+        more_is_better: of the outcome; False for a loss.
 
     Returns:
         One verdict a contrast, in the same order. It is withheld with fewer than two pairs, or with more than 5 %
@@ -302,7 +306,7 @@ def verdicts(estimates: Mapping[str, Estimate], margin: float, confidence: float
     flips = holm([e.flip_p for e in estimates.values()])
     tosts = holm([e.tost_p for e in estimates.values()])
     return {
-        name: _judge(e, float(flip_p), float(tost_p), len(estimates))
+        name: _judge(e, float(flip_p), float(tost_p), len(estimates), more_is_better)
         for (name, e), flip_p, tost_p in zip(estimates.items(), flips, tosts, strict=True)
     }
 
@@ -328,7 +332,7 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return np.where(np.isnan(raw), math.nan, adjusted)
 
 
-def _judge(e: Estimate, flip_p: float, tost_p: float, family: int) -> Verdict:
+def _judge(e: Estimate, flip_p: float, tost_p: float, family: int, more_is_better: bool) -> Verdict:
     alpha = _level(e.confidence)
     pairs = e.n + e.missing
     if 100 * e.missing > MISSING_PERCENT * pairs:
@@ -339,7 +343,7 @@ def _judge(e: Estimate, flip_p: float, tost_p: float, family: int) -> Verdict:
     if tost_p < alpha:
         return Verdict("equivalent", e, flip_p, tost_p)
     if flip_p < alpha:
-        return Verdict("better" if e.mean > 0 else "worse", e, flip_p, tost_p)
+        return Verdict("better" if (e.mean > 0) == more_is_better else "worse", e, flip_p, tost_p)
     return Verdict("undecided", e, flip_p, tost_p, seeds=_seeds_to_decide(e, alpha / family))
 
 
