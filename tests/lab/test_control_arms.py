@@ -11,7 +11,7 @@ import torch
 import weight_feedback as wf
 from weight_feedback.lab import controls, datasets
 from weight_feedback.lab.models import build, count_parameters
-from weight_feedback.lab.settings import Projected, SignalName, Training, Trial
+from weight_feedback.lab.settings import Pooled, Projected, SignalName, Training, Trial
 from weight_feedback.lab.spec import Arm, SpecError, Study, load_study
 from weight_feedback.lab.training import Donor, train
 from weight_feedback.lab.trial import run_trial
@@ -236,3 +236,32 @@ def test_a_summary_without_signals_is_refused() -> None:
 def test_the_notebooks_networks_take_no_signal() -> None:
     with pytest.raises(ValueError, match="'own' needs a plain network, but mnist-pooled has its own feedback"):
         run_trial(make("own", model="mnist-pooled"))
+
+
+def test_a_salt_changes_the_projection_and_v_alone() -> None:
+    first, salted = arm("own"), controls.build_arm(make("own", salt=1), EPOCH_STEPS)
+    for name, parameter in first.named_parameters():
+        assert torch.equal(parameter, salted.get_parameter(name)) == (name != "fc1.feedback_weight"), name
+    assert not torch.equal(first.fc1.signal(), salted.fc1.signal())
+    settings = Training(epochs=1, batch_size=125)
+    data = datasets.load("generated")
+    for model in (first, salted):  # the same batches: without V the two are one network
+        model.fc1.feedback_weight.data.zero_()
+        model.fc1.feedback_weight.requires_grad_(False)
+    assert train(first, data, settings, 3).step_losses == train(salted, data, settings, 3).step_losses
+
+
+def test_weights_can_be_pooled_as_in_the_notebook() -> None:
+    pooled = Pooled(k=26, kernels=((25, 22), (2, 25)))
+    model = controls.build_arm(make("own", summary=pooled), EPOCH_STEPS)
+    fc1, fc2 = model.fc1.weight.detach(), model.fc2.weight.detach()
+    expected = [
+        *torch.nn.functional.max_pool2d(fc1[None], (25, 22)).flatten(),
+        *torch.nn.functional.max_pool2d(fc2[None], (2, 25))[0].T.flatten(),
+        *torch.ones(2),
+    ]
+    z = model.fc1.signal()
+    assert torch.equal(z, torch.stack(expected))
+    assert z[-2:].tolist() == [1.0, 1.0]
+    assert z[-3] < 1
+    assert controls.build_arm(make("noise", summary=pooled), EPOCH_STEPS).fc1.signal()[-2:].tolist() == [1.0, 1.0]

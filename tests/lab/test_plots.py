@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from weight_feedback.lab.plots import ContrastLine, plot_accuracy, plot_contrasts
+from weight_feedback.lab.plots import plot_accuracy
 
 CURVES = {
     "w/o weight feedback": np.array([[90.0, 95.0, 96.0], [92.0, 94.0, 97.0]]),
@@ -73,18 +73,3 @@ def test_labels_are_text_whatever_they_contain(tmp_path) -> None:
 def test_bad_input(tmp_path, curves, message) -> None:
     with pytest.raises(ValueError, match=message):
         plot_accuracy(curves, "t", [tmp_path / "a.svg"])
-
-
-def test_a_forest_plot_shows_each_contrast_and_the_margin(tmp_path) -> None:
-    lines = [
-        ContrastLine("own − none", 0.1, -0.2, 0.4, True),
-        ContrastLine("clock − none", -0.3, -0.5, -0.1, False),
-    ]
-    paths = [tmp_path / "f.svg", tmp_path / "f.png"]
-    plot_contrasts(lines, 0.25, "A forest", paths)
-    shown = texts(paths[0].read_text())
-    for text in ("own − none", "clock − none", "A forest", "within the margin of ±0.25 points"):
-        assert text in shown
-    assert paths[1].read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match="no contrasts"):
-        plot_contrasts([], 0.25, "t", paths)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from weight_feedback.lab.runner import collect, cores, missing, run
+from weight_feedback.lab import runner
+from weight_feedback.lab.runner import cores, missing, run
 from weight_feedback.lab.settings import Training
 from weight_feedback.lab.sources import ENVIRONMENT
 from weight_feedback.lab.spec import Arm, Study
@@ -33,12 +34,11 @@ def test_results_do_not_depend_on_the_number_of_workers(tmp_path) -> None:
         assert seen[-1] == 8  # all epochs of all trials, at the latest when the run ends
         assert seen == sorted(seen)
         assert not (store.folder / "progress").exists()
-        results.append({name: [r.result for r in records] for name, records in collect(STUDY, store).items()})
+        results.append({(arm.name, trial.seed): store.read(trial).result for arm, trial in STUDY.trials()})
     assert results[0] == results[1]
-    assert list(results[0]) == ["plain", "pooled"]
     # Alone is the same as among others.
     _, *_, (_, last) = STUDY.trials()
-    assert results[0]["pooled"][1] == run_trial(last, threads=1).result
+    assert results[0]["pooled", 1] == run_trial(last, threads=1).result
 
 
 def test_only_what_is_missing_is_run(tmp_path) -> None:
@@ -59,6 +59,51 @@ def test_a_larger_study_keeps_the_trials_of_a_smaller_one(tmp_path) -> None:
     store = Store(tmp_path)
     run(STUDY.model_copy(update={"seeds": 1}), store, jobs=1)
     assert len(missing(STUDY, store)) == 2
+
+
+def test_some_arms_or_more_seeds_can_be_run(tmp_path) -> None:
+    store = Store(tmp_path)
+    assert run(STUDY, store, arms=["pooled"], jobs=1) == 2
+    assert [arm.name for arm, _ in missing(STUDY, store)] == ["plain", "plain"]
+    assert run(STUDY, store, arms=["plain"], seeds=3, jobs=1) == 3
+    assert missing(STUDY, store) == []
+    with pytest.raises(ValueError, match="arms: expected names among plain, pooled, got 'other'"):
+        run(STUDY, store, arms=["other"])
+    with pytest.raises(ValueError, match="seeds: expected at least 1, got 0"):
+        run(STUDY, store, seeds=0)
+
+
+def test_a_trial_that_fails_is_noted_and_the_others_go_on(tmp_path, monkeypatch) -> None:
+    def failing(trial, **kwargs):
+        if (trial.model, trial.seed) == ("mnist-pooled", 0):
+            raise MemoryError("no room")
+        return run_trial(trial, **kwargs)
+
+    store = Store(tmp_path)
+    monkeypatch.setattr(runner, "run_trial", failing)
+    run(STUDY, store, jobs=1)
+    ((arm, trial),) = missing(STUDY, store)
+    assert (arm.name, trial.seed) == ("pooled", 0)
+    assert store.failure(trial).splitlines()[0] == "MemoryError: no room"
+    assert "Traceback" in store.failure(trial)
+
+    monkeypatch.undo()
+    assert run(STUDY, store, jobs=1) == 1
+    assert store.failure(trial) is None
+    assert missing(STUDY, store) == []
+
+
+def test_a_tracker_is_told_of_each_finished_trial(tmp_path) -> None:
+    class Tracker:
+        def __init__(self) -> None:
+            self.seen: list[object] = []
+
+        def log(self, study, arm, trial, record) -> None:
+            self.seen.append((study.name, arm.name, trial.seed, record.result["trial"]["seed"]))
+
+    tracker = Tracker()
+    run(STUDY, Store(tmp_path), jobs=1, tracker=tracker)
+    assert tracker.seen == [("tiny", arm.name, trial.seed, trial.seed) for arm, trial in STUDY.trials()]
 
 
 def test_damage_is_an_error_not_a_rerun(tmp_path) -> None:

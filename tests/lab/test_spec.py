@@ -223,3 +223,46 @@ def test_a_key_depends_on_what_is_computed_alone() -> None:
     assert key(log_interval=7) == key()
     # Results on disk are found by their key: it must not change by accident.
     assert key() == "6f3bc52e973f6383"
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (
+            'outcome = "epochs-to-threshold"',
+            "declared: threshold: needed by outcome 'epochs-to-threshold'.*got None",
+        ),
+        ("threshold = 90.0", "declared: threshold: .* by no other; got 90.0 with 'final-accuracy'"),
+        ('outcome = "luck"', "declared.outcome: .*got 'luck'"),
+    ],
+)
+def test_outcomes(study_file, declared, message) -> None:
+    text = f'{STUDY}\n[declared]\nprimary = [["pooled", "plain"]]\nmargin = 1.0\n{declared}\n'
+    with pytest.raises(SpecError, match=message):
+        load_study(study_file(text))
+
+
+def test_another_outcome_is_another_declaration() -> None:
+    study = load_study("controls-mnist-5k")
+    declared = study.declared.model_copy(update={"outcome": "final-loss"})
+    assert study.model_copy(update={"declared": declared}).declaration() != study.declaration()
+
+
+def test_salts_make_arms_and_trials_that_differ() -> None:
+    study = load_study("same-mnist-5k")
+    (_, own), (_, again), *_ = study.trials()
+    assert own.key() != again.key()
+    assert own.file_name != again.file_name
+    assert own == load_study("same-mnist-5k").trial(study.arms[0], 0)
+    assert "salt" not in own.settings()
+    assert again.settings()["salt"] == 1
+
+
+def test_swaps_are_those_of_networks_that_hear_themselves_in_declared_studies() -> None:
+    study = load_study("controls-mnist-5k").model_copy(update={"seeds": 3})
+    swaps = list(study.swaps())
+    assert len({swap.key() for _, swap in swaps}) == len({swap.file_name for _, swap in swaps}) == 2 * 3 * 3
+    assert {arm.name for arm, _ in swaps} == {"own", "own-film"}
+    assert {(swap.trial.seed, swap.other) for _, swap in swaps if swap.heard == "other"} == {(0, 1), (1, 2), (2, 0)}
+    assert {swap.heard for _, swap in study.model_copy(update={"seeds": 1}).swaps()} == {"zeros", "initial"}
+    assert list(load_study("same-mnist-5k").swaps()) == []

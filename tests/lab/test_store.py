@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from weight_feedback.lab.settings import Training, Trial
+from weight_feedback.lab.settings import Projected, Training, Trial
 from weight_feedback.lab.spec import Arm, Declared, Study
 from weight_feedback.lab.store import Record, Store, StoreError, write_atomically
 
@@ -86,3 +86,39 @@ def test_a_declaration_is_kept_and_a_changed_one_refused(store) -> None:
     with pytest.raises(StoreError, match=f"declared otherwise.*found {declared.declaration()}.*new name"):
         store.declare(changed)
     assert (store.folder / "declaration.json").read_bytes() == kept
+
+
+def test_another_result_of_the_same_settings_is_refused(store) -> None:
+    store.write(TRIAL, RECORD)
+    store.write(TRIAL, Record(RECORD.result, {"host": "another"}))
+    other = Record(RECORD.result | {"step_losses": [2.4]}, {"host": "there", "torch": "3"})
+    store.write(TRIAL, Record(RECORD.result, {"host": "here", "torch": "2"}))
+    with pytest.raises(
+        StoreError, match=r"gave another result here, on here with torch 2, than on there with torch 3"
+    ):
+        store.write(TRIAL, other)
+    assert store.read(TRIAL).result == RECORD.result
+
+
+def test_a_failure_is_noted_until_the_trial_finishes(store) -> None:
+    assert store.failure(TRIAL) is None
+    store.fail(TRIAL, "OSError: why\nwhere")
+    assert store.failure(TRIAL) == "OSError: why\nwhere"
+    assert not store.finished(TRIAL)
+    store.write(TRIAL, RECORD)
+    assert store.failure(TRIAL) is None
+    assert store.finished(TRIAL)
+
+
+def test_a_trial_that_keeps_weights_is_finished_with_them_alone(store) -> None:
+    own = TRIAL.model_copy(update={"signal": "own", "summary": Projected(k=2)})
+    store.write(own, RECORD)
+    assert not store.finished(own)
+    write_atomically(store.weights(own), b"")
+    assert store.finished(own)
+
+
+def test_numbers_that_json_has_no_word_for_are_refused(store) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.write(TRIAL, Record({"loss": float("nan")}, {}))
+    assert store.read(TRIAL) is None

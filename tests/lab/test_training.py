@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import weight_feedback as wf
-from weight_feedback.lab import datasets
+from weight_feedback.lab import datasets, training
 from weight_feedback.lab.models import build
 from weight_feedback.lab.settings import Training, Trial
 from weight_feedback.lab.training import Evaluation, Progress, evaluate, train
@@ -127,3 +128,43 @@ def test_same_seed_gives_the_same_bits_in_fresh_processes(network) -> None:
     assert outputs[0] == outputs[1]
     # And in this process, after other work.
     assert json.dumps(run_trial(trial, threads=1).result, sort_keys=True) == outputs[0].strip()
+
+
+def test_what_is_heard_is_measured_before_the_first_step_and_after_each_epoch(data) -> None:
+    model = build("mnist-projected", 4)
+    z0 = model.fc1.signal().detach().double()
+    history = train(model, data, SETTINGS, seed=4)
+    assert len(history.hearings) == 3
+    first, last = history.hearings[0], history.hearings[-1]
+    assert (first.norm, first.drift) == (pytest.approx(float(z0.norm())), 0.0)
+    z = model.fc1.signal().detach().double()
+    assert last.norm == pytest.approx(float(z.norm()), rel=1e-5)
+    assert last.drift == pytest.approx(float((z - z0).norm() / z0.norm()), rel=1e-3)
+    features = model.features((data.test_images / 255 - 0.1307) / 0.3081).detach().double()
+    rest = features @ model.fc1.weight.detach().double().T + model.fc1.bias.detach().double()
+    added = (model.fc1.feedback_weight.detach().double() @ z).square().mean().sqrt()
+    share = added / (added + rest.square().mean().sqrt())
+    assert last.share == pytest.approx(float(share), rel=1e-4)
+    assert train(build("mnist-plain", 4), data, SETTINGS, seed=4).hearings == []
+
+
+def test_measuring_what_is_heard_changes_nothing(data, monkeypatch) -> None:
+    seen = train(build("mnist-pooled", 4), data, SETTINGS, seed=4)
+    monkeypatch.setattr(training, "hear", lambda *_: [])
+    unseen = train(build("mnist-pooled", 4), data, SETTINGS, seed=4)
+    assert (seen.step_losses, seen.epochs) == (unseen.step_losses, unseen.epochs)
+
+
+def test_a_diverged_training_stops_at_the_end_of_its_epoch_and_says_at_which_step(data) -> None:
+    model = build("mnist-plain", 0)
+    history = train(model, data, SETTINGS.model_copy(update={"lr": 1e30, "epochs": 3}), seed=0)
+    # The first loss is finite; the first step makes weights so large that the second isn't.
+    assert (history.diverged, len(history.step_losses), history.epochs) == (2, 1, [])
+    assert all(map(math.isfinite, history.step_losses))
+    assert train(build("mnist-plain", 0), data, SETTINGS, seed=0).diverged is None
+
+
+def test_weights_that_diverge_in_the_last_step_of_an_epoch_are_noticed(data) -> None:
+    settings = SETTINGS.model_copy(update={"lr": 1e30, "epochs": 2, "batch_size": 500})
+    history = train(build("mnist-plain", 0), data, settings, seed=0)
+    assert (history.diverged, len(history.step_losses), history.epochs) == (1, 1, [])

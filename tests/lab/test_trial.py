@@ -12,7 +12,7 @@ from weight_feedback.lab import datasets
 from weight_feedback.lab.models import build
 from weight_feedback.lab.settings import Training, Trial
 from weight_feedback.lab.training import evaluate
-from weight_feedback.lab.trial import choose_device, run_trial, thread_count
+from weight_feedback.lab.trial import choose_device, run_trial, thread_count, weights_digest
 
 
 def make(**changes) -> Trial:
@@ -76,3 +76,18 @@ def test_thread_count_is_put_back() -> None:
     with thread_count(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+def test_the_digest_of_the_weights_is_part_of_the_result(tmp_path) -> None:
+    first, again, other = (
+        run_trial(make(seed=seed), threads=1, weights=tmp_path / name).result["weights"]
+        for seed, name in ((2, "a"), (2, "b"), (3, "c"))
+    )
+    assert first == again != other
+    assert weights_digest(load_file(tmp_path / "a")) == first
+
+
+def test_a_diverged_trial_is_a_result(tmp_path) -> None:
+    result = run_trial(make(training=Training(epochs=2, lr=1e30)), threads=1).result
+    assert result["diverged"] == 2
+    assert result["epochs"] == []

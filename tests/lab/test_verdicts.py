@@ -358,3 +358,10 @@ def test_undecided_plans_for_the_nearer_claim_at_the_strictest_level() -> None:
 def test_detectable_effect_checks_its_settings(n, sd, alpha, power) -> None:
     with pytest.raises(ValueError, match=rf"got n = {n}, sd = {sd}, alpha = {alpha}, power = {power}"):
         detectable_effect(n, sd, alpha, power)
+
+
+def test_less_can_be_better() -> None:
+    lower = estimate(np.linspace(1.0, 1.1, 10), np.linspace(2.0, 2.3, 10), 0.1)
+    kinds = [verdicts({"a − b": lower}, 0.1, more_is_better=more)["a − b"].kind for more in (True, False)]
+    assert kinds == ["worse", "better"]
+    assert "points" not in verdicts({"x": lower}, 0.1)["x"].sentence("a", "b", "nats")

@@ -169,6 +169,18 @@ class Analysis:
         return [contrast.verdict for contrast in self.contrasts if contrast.verdict]
 
 
+def study_outcome(study: Study) -> Outcome:
+    """Return what a study's contrasts compare.
+
+    Args:
+        study: with or without a declaration; without, it is final accuracy.
+    """
+    if study.declared is None:
+        return OUTCOMES["final-accuracy"]
+    outcome = OUTCOMES[study.declared.outcome]
+    return outcome._replace(title=outcome.title.format(threshold=study.declared.threshold))
+
+
 def analyse(study: Study, store: Store) -> Analysis:
     """Read all that is finished of a study, and estimate what it says.
 
@@ -193,7 +205,7 @@ def analyse(study: Study, store: Store) -> Analysis:
     waiting = sum(reason is None for (name, _), reason in failures.items() if name in needed)
     return Analysis(
         study=study,
-        outcome=_outcome(study),
+        outcome=study_outcome(study),
         arms=[arm for arm in arms if arm.seeds or arm.failed],
         contrasts=_compare(study, arms, study.seeds, judge=not waiting),
         waiting=waiting,
@@ -235,13 +247,6 @@ def _arm_result(
     )
 
 
-def _outcome(study: Study) -> Outcome:
-    if study.declared is None:
-        return OUTCOMES["final-accuracy"]
-    outcome = OUTCOMES[study.declared.outcome]
-    return outcome._replace(title=outcome.title.format(threshold=study.declared.threshold))
-
-
 def _by_seed(study: Study, arm: ArmResult, seeds: int) -> NDArray[np.float64]:
     """Return an arm's declared outcome, shape ``[seeds]``, NaN where there is no trial."""
     assert study.declared is not None
@@ -266,7 +271,7 @@ def _compare(study: Study, arms: Sequence[ArmResult], seeds: int, judge: bool) -
     estimates = {
         (a, b): estimate(outcomes[a], outcomes[b], declared.margin, declared.confidence) for a, b in _pairs(study)
     }
-    outcome = _outcome(study)
+    outcome = study_outcome(study)
     family = {f"{a} − {b}": estimates[a, b] for a, b in declared.primary} if judge else {}
     found = verdicts(family, declared.margin, declared.confidence, outcome.more_is_better)
     compared = []

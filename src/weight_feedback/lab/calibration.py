@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from weight_feedback.lab.estimates import Interval, bca_ends, flip_p, flip_signs, mean_interval
@@ -22,7 +23,7 @@ class Calibration:
 
     Attributes:
         n: seeds a study.
-        studies: simulated.
+        studies: how many.
         t_rejections: share with a two-sided t test below 5 %: false positives if the true difference is 0,
             power otherwise.
         flip_rejections: share with a sign-flip test below 5 %; likewise.
@@ -68,7 +69,20 @@ def calibrate(
 
 
 def _calibrate(studies: int, n: int, effect: float, sd: float, seed: int) -> Calibration:
-    samples = np.random.default_rng([seed, n]).normal(effect, sd, (studies, n))
+    return measure(np.random.default_rng([seed, n]).normal(effect, sd, (studies, n)), effect)
+
+
+def measure(samples: NDArray[np.float64], effect: float = 0.0) -> Calibration:
+    """Run the estimators on studies whose true difference is known.
+
+    Args:
+        samples: differences paired by seed, shape ``[studies, n]``, with n at least 2.
+        effect: the true difference, in the same unit.
+
+    Returns:
+        What was measured.
+    """
+    studies, n = samples.shape
     t_p = np.asarray(stats.ttest_1samp(samples, 0.0, axis=1).pvalue)
     flips_p = flip_p(samples, flip_signs(n, FLIPS))
     intervals = [mean_interval(sample) for sample in samples]

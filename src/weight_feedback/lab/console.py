@@ -12,11 +12,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from weight_feedback.lab import datasets
-from weight_feedback.lab.plots import ContrastLine, plot_accuracy, plot_contrasts
-from weight_feedback.lab.report import accuracies, cells, compare, decide, markdown, summarise
-from weight_feedback.lab.runner import OnProgress, collect
+from weight_feedback.lab.analysis import Analysis, analyse, study_outcome
+from weight_feedback.lab.figures import figures, save
+from weight_feedback.lab.page import page
+from weight_feedback.lab.plan import PlannedArm, Sensitivity
+from weight_feedback.lab.plots import plot_accuracy
+from weight_feedback.lab.report import arm_cells, failures, markdown, swap_cells
+from weight_feedback.lab.runner import OnProgress, cores, missing, run
 from weight_feedback.lab.spec import Study
 from weight_feedback.lab.store import Store, write_atomically
+from weight_feedback.lab.trackers import Tracker
 
 
 @contextmanager
@@ -55,7 +60,88 @@ def progress(console: Console, name: str, epochs: int) -> Iterator[OnProgress]:
         yield lambda done: bar.update(task, completed=done)
 
 
-def present(console: Console, study: Study, store: Store, command: str, arms: tuple[str, ...] | None) -> None:
+def run_with_progress(
+    console: Console,
+    study: Study,
+    store: Store,
+    *,
+    arms: Sequence[str] | None = None,
+    seeds: int | None = None,
+    jobs: int | None = None,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    tracker: Tracker | None = None,
+) -> None:
+    """Run what is missing of a study, and show how far it is; say which trials failed.
+
+    Args:
+        console: where to.
+        study: arms × seeds.
+        store: what is finished, and where to keep what is run.
+        arms: see `run`, here and below.
+        seeds: of each arm.
+        jobs: trials side by side.
+        data_dir: where data files are.
+        device: to train on.
+        tracker: told of finished trials.
+    """
+    total = len(list(study.trials(arms, seeds)))
+    todo = missing(study, store, arms, seeds)
+    jobs = jobs or cores()
+    console.print(
+        f"{study.name}: {total} trials, {total - len(todo)} finished, {len(todo)} to run, {jobs} side by side"
+    )
+    with progress(console, study.name, len(todo) * study.training.epochs) as on_progress:
+        run(
+            study,
+            store,
+            arms=arms,
+            seeds=seeds,
+            jobs=jobs,
+            data_dir=data_dir,
+            device=device,
+            tracker=tracker,
+            on_progress=on_progress,
+        )
+    for _, trial in todo:
+        if (reason := store.failure(trial)) is not None:
+            console.print(f"failed: {trial.file_name}: {reason.splitlines()[0]}", markup=False, style="bold red")
+
+
+def draw(console: Console, study: Study, store: Store, command: str, arms: Sequence[str] | None = None) -> Analysis:
+    """Draw accuracy per epoch, and print the table of arms.
+
+    Args:
+        console: where to print.
+        study: arms × seeds.
+        store: what is finished, and where the pictures go.
+        command: that makes the results.
+        arms: names of the arms to draw, in this order; default: all.
+
+    Returns:
+        What was found, of all arms.
+
+    Raises:
+        ValueError: an arm is unknown, or nothing is finished.
+    """
+    analysis = analyse(study, store)
+    results = {result.arm.name: result for result in analysis.arms if result.seeds}
+    known = [arm.name for arm in study.arms]
+    for name in arms or ():
+        if name not in known:
+            raise ValueError(f"--arms: expected names among {', '.join(known)}, got {name!r}")
+    shown = [results[name] for name in arms or known if name in results]
+    if not shown:
+        raise ValueError(f"no finished trials in {store.folder}; expected some: {command} makes them")
+    suffix = "" if arms is None else "-" + "-".join(result.arm.name for result in shown)
+    pictures = [store.folder / f"accuracy{suffix}.{kind}" for kind in ("png", "svg")]
+    plot_accuracy({result.arm.label: result.accuracy for result in shown}, study.title, pictures)
+    print_table(console, study.title, *arm_cells(shown))
+    console.print("pictures: " + ", ".join(map(str, pictures)), markup=False)
+    return analysis
+
+
+def present(console: Console, study: Study, store: Store, command: str) -> None:
     """Draw a study's pictures, write its report, and print its table and verdicts.
 
     Args:
@@ -63,41 +149,84 @@ def present(console: Console, study: Study, store: Store, command: str, arms: tu
         study: arms × seeds.
         store: what is finished, and where pictures and report go.
         command: that makes the results, for the report.
-        arms: names of the arms to draw, in this order; default: all.
 
     Raises:
-        ValueError: an arm is unknown, or nothing is finished.
+        ValueError: nothing is finished.
     """
-    records = collect(study, store)
-    known = [arm.name for arm in study.arms]
-    for name in arms or ():
-        if name not in known:
-            raise ValueError(f"--arms: expected names among {', '.join(known)}, got {name!r}")
-    # Contrasts are those of the whole study, whatever is drawn: a verdict is one of a family.
-    compared = compare(study, records)
-    sentences = decide(study, compared, sum(map(len, records.values())))
-    records = {name: records[name] for name in arms or known if name in records}
-    if not records:
-        raise ValueError(f"no finished trials in {store.folder}; expected some: {command} makes them")
-    labels = {arm.name: arm.label for arm in study.arms}
-    suffix = "" if arms is None else "-" + "-".join(records)
-    pictures = [store.folder / f"accuracy{suffix}.{kind}" for kind in ("png", "svg")]
-    plot_accuracy({labels[name]: accuracies(trials) for name, trials in records.items()}, study.title, pictures)
-    rows = summarise(study, records)
-    if study.declared and compared:
-        forest = [store.folder / f"contrasts{suffix}.{kind}" for kind in ("png", "svg")]
-        lines = [ContrastLine(f"{row.a} − {row.b}", *row.estimate.t, row.primary) for row in compared]
-        plot_contrasts(lines, study.declared.margin, study.title, forest)
-        pictures += forest
-    report = store.folder / f"report{suffix}.md"
-    provenance = next(iter(records.values()))[0].provenance
-    names = [picture.name for picture in pictures if picture.suffix == ".png"]
-    write_atomically(report, markdown(study, rows, compared, sentences, command, provenance, names).encode())
-    print_table(console, study.title, *cells(rows))
-    for sentence in sentences:
+    analysis = draw(console, study, store, command)
+    made = figures(analysis)
+    for figure in made:
+        save(figure, store.folder / "figures")
+    names = {"accuracy": "accuracy.png"} | {figure.name: f"figures/{figure.name}.png" for figure in made}
+    report, html = store.folder / "report.md", store.folder / "report.html"
+    write_atomically(report, markdown(analysis, command, names).encode())
+    write_atomically(html, page(analysis, made, command).encode())
+    if analysis.swaps:
+        print_table(console, "in evaluation alone", *swap_cells(analysis.swaps))
+    for sentence in (*failures(analysis.arms), *analysis.sentences):
         console.print(sentence, markup=False)
-    console.print("pictures: " + ", ".join(map(str, pictures)), markup=False)
-    console.print(f"report:   {report}\ntrials:   {store.trials}", markup=False)
+    console.print(f"report:   {html}, {report}\ntrials:   {store.trials}", markup=False)
+
+
+def print_plan(
+    console: Console,
+    study: Study,
+    arms: Sequence[PlannedArm],
+    shown: Sensitivity | None,
+    sd: float | None,
+    jobs: int,
+) -> None:
+    """Print what a study will take.
+
+    Args:
+        console: where to.
+        study: arms × seeds.
+        arms: of `plan`.
+        shown: of `sensitivity`.
+        sd: standard deviation of the paired differences, if one is known.
+        jobs: trials side by side.
+    """
+    print_table(
+        console,
+        study.title,
+        ("arm", "parameters", "trials", "time of a trial"),
+        [[arm.name, f"{arm.parameters:,}", str(arm.trials), _duration(arm.seconds)] for arm in arms],
+    )
+    trials, seconds = sum(arm.trials for arm in arms), sum(arm.trials * arm.seconds for arm in arms)
+    console.print(f"{trials} trials, about {_duration(seconds / jobs)} with {jobs} side by side")
+    declared = study.declared
+    if declared is None:
+        console.print("Nothing is declared: there will be no contrasts and no verdicts.")
+        return
+    outcome = study_outcome(study)
+    contrasts = ", ".join(f"{a} − {b}" for a, b in declared.primary)
+    console.print(
+        f"Primary contrasts: {contrasts}; {outcome.title}, equivalent within ±{declared.margin:g} {outcome.unit}, "
+        f"confidence {declared.confidence:g}. Declaration: {study.declaration()}.",
+        markup=False,
+    )
+    if shown is None:
+        console.print("A single seed gives no verdicts.")
+        return
+    scale, unit = (1.0, "standard deviations of the paired differences") if sd is None else (sd, outcome.unit)
+    console.print(
+        f"With {study.seeds} seeds and 80 % power: detects a true difference of {scale * shown.alone:.2g} {unit} "
+        f"({scale * shown.family:.2g} at Holm's strictest level); shows equivalence, of arms that don't differ, "
+        f"within ±{scale * shown.equivalence:.2g}.",
+        markup=False,
+    )
+    if sd is None:
+        most = declared.margin / shown.equivalence
+        console.print(
+            f"So the margin of ±{declared.margin:g} needs a standard deviation of at most {most:.2g} "
+            f"{outcome.unit}; --sd takes the one that you expect."
+        )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def print_table(console: Console, title: str, headings: Sequence[str], body: Sequence[Sequence[str]]) -> None:

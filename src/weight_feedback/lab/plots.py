@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -26,24 +26,6 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "text.usetex": False,
 }
-
-
-class ContrastLine(NamedTuple):
-    """One line of `plot_contrasts`, all in percentage points.
-
-    Attributes:
-        label: at the left.
-        mean: difference.
-        low: lower end of its interval.
-        high: upper end.
-        primary: whether it was declared before the run.
-    """
-
-    label: str
-    mean: float
-    low: float
-    high: float
-    primary: bool
 
 
 def plot_accuracy(curves: Mapping[str, ArrayLike], title: str, paths: Sequence[Path]) -> None:
@@ -86,41 +68,6 @@ def plot_accuracy(curves: Mapping[str, ArrayLike], title: str, paths: Sequence[P
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=True, alpha=0.3)
         axes.legend(loc="lower right", frameon=False, title=_seeds(counts, bands), alignment="left")
-        _save(figure, paths)
-
-
-def plot_contrasts(lines: Sequence[ContrastLine], margin: float, title: str, paths: Sequence[Path]) -> None:
-    """Draw a forest plot: each contrast's mean and interval, with the band of equivalence shaded.
-
-    Args:
-        lines: from top to bottom; declared contrasts are drawn in colour.
-        margin: half the width of the band, in percentage points.
-        title: heading.
-        paths: where to write; the suffix chooses the format.
-
-    Raises:
-        ValueError: there is nothing to draw.
-    """
-    if not lines:
-        raise ValueError("plot_contrasts: there are no contrasts to draw")
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8, 1.6 + 0.32 * len(lines)), layout="constrained")
-        axes = figure.add_subplot()
-        axes.axvspan(-margin, margin, color="#009E73", alpha=0.12, linewidth=0)
-        axes.axvline(0, color="#555555", linewidth=0.8)
-        for height, line in enumerate(reversed(lines)):
-            colour = COLOURS[0] if line.primary else "#888888"
-            axes.plot([line.low, line.high], [height, height], color=colour, linewidth=2)
-            axes.plot([line.mean], [height], color=colour, marker="o", markersize=6)
-        axes.set_yticks(range(len(lines)), [line.label for line in reversed(lines)])
-        for text, line in zip(axes.get_yticklabels(), reversed(lines), strict=True):
-            text.set_fontweight("bold" if line.primary else "normal")
-        axes.set_title(title, loc="left", fontweight="bold")
-        axes.grid(visible=True, axis="x", alpha=0.3)
-        axes.set_xlabel(
-            "difference of final accuracy, percentage points\n"
-            f"bold: declared before the run; shaded: within the margin of ±{margin:g} points"
-        )
         _save(figure, paths)
 
 

@@ -6,7 +6,9 @@ import os
 import shutil
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,20 @@ from joblib import Parallel, delayed
 
 from weight_feedback.lab import datasets
 from weight_feedback.lab.settings import Swap, Trial
-from weight_feedback.lab.spec import Study
-from weight_feedback.lab.store import Record, Store
+from weight_feedback.lab.spec import Arm, Study
+from weight_feedback.lab.store import Store
 from weight_feedback.lab.swaps import possible, run_swap
+from weight_feedback.lab.trackers import Tracker
 from weight_feedback.lab.trial import check_fit, choose_device, run_trial, thread_count
 
 #: Called with how many epochs are done, of all the trials that are run.
 OnProgress = Callable[[int], None]
 
 
-def missing(study: Study, store: Store, arms: Sequence[str] | None = None, seeds: int | None = None) -> list[Trial]:
-    """Return the trials of a study that have yet to be run.
+def missing(
+    study: Study, store: Store, arms: Sequence[str] | None = None, seeds: int | None = None
+) -> list[tuple[Arm, Trial]]:
+    """Return the trials of a study that have yet to be run, each with its arm.
 
     Args:
         study: arms × seeds.
@@ -36,7 +41,7 @@ def missing(study: Study, store: Store, arms: Sequence[str] | None = None, seeds
         StoreError: a finished trial is damaged.
         ValueError: there is no such arm, or no seed.
     """
-    return [trial for _, trial in study.trials(arms, seeds) if not store.finished(trial)]
+    return [(arm, trial) for arm, trial in study.trials(arms, seeds) if not store.finished(trial)]
 
 
 def run(
@@ -48,6 +53,7 @@ def run(
     jobs: int | None = None,
     data_dir: Path | None = None,
     device: str = "auto",
+    tracker: Tracker | None = None,
     on_progress: OnProgress | None = None,
 ) -> int:
     """Run the missing trials of a study, then its missing swaps; each is kept the moment it finishes.
@@ -62,6 +68,7 @@ def run(
         jobs: trials side by side; default: one for each core.
         data_dir: where data files are looked for.
         device: see `choose_device`.
+        tracker: told of each trial that finishes.
         on_progress: called about twice a second, from another thread.
 
     Returns:
@@ -79,24 +86,28 @@ def run(
     for _, trial in study.trials():
         check_fit(trial, data)
     store.declare(study)
-    if todo:
-        _run_trials(todo, store, jobs or cores(), data_dir, device, on_progress)
+    worker = _Worker(study, store, data_dir, device, tracker)
+    with _watched(store.folder / "progress", [trial for _, trial in todo], on_progress) as progress:
+        work = [delayed(worker.run_trial)(arm, trial, progress / trial.key()) for arm, trial in todo]
+        _in_parallel(work, jobs or cores())
     left = [swap for _, swap in study.swaps() if store.read(swap) is None and possible(swap, store)]
-    _in_parallel([delayed(_swap_and_keep)(swap, store, data_dir, device) for swap in left], jobs or cores())
+    _in_parallel([delayed(worker.run_swap)(swap) for swap in left], jobs or cores())
     return len(todo)
 
 
-def _run_trials(
-    todo: list[Trial], store: Store, jobs: int, data_dir: Path | None, device: str, on_progress: OnProgress | None
-) -> None:
-    progress = store.folder / "progress"
+@contextmanager
+def _watched(progress: Path, todo: Sequence[Trial], on_progress: OnProgress | None) -> Iterator[Path]:
+    """Make a folder for marks of progress, and watch it meanwhile."""
+    if not todo:
+        yield progress
+        return
     shutil.rmtree(progress, ignore_errors=True)
     progress.mkdir(parents=True)
     stop = threading.Event()
     watcher = threading.Thread(target=_watch, args=(progress, todo, on_progress, stop), daemon=True)
     watcher.start()
     try:
-        _in_parallel([delayed(_run_and_keep)(trial, store, progress, data_dir, device) for trial in todo], jobs)
+        yield progress
     finally:
         stop.set()
         watcher.join()
@@ -114,51 +125,41 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def collect(study: Study, store: Store, seeds: int | None = None) -> dict[str, list[Record]]:
-    """Return the finished trials of a study.
+@dataclass(frozen=True)
+class _Worker:
+    """What every process needs to run any trial or swap of a study, and to keep it."""
 
-    Args:
-        study: arms × seeds.
-        store: what is finished.
-        seeds: another number of them than the study's.
+    study: Study
+    store: Store
+    data_dir: Path | None
+    device: str
+    tracker: Tracker | None
 
-    Returns:
-        Arm name to records, in the order of seeds; arms without any are left out.
+    def run_trial(self, arm: Arm, trial: Trial, mark: Path) -> None:
+        mark.write_bytes(b"")
 
-    Raises:
-        StoreError: a finished trial is damaged.
-    """
-    found: dict[str, list[Record]] = {}
-    for arm, trial in study.trials(seeds=seeds):
-        record = store.read(trial)
-        if record is not None:
-            found.setdefault(arm.name, []).append(record)
-    return {arm.name: found[arm.name] for arm in study.arms if arm.name in found}
+        def count(*_: object) -> None:
+            with mark.open("ab") as file:  # one byte an epoch: the size is the count, whoever reads it
+                file.write(b".")
 
+        weights = self.store.weights(trial) if trial.keeps_weights else None
+        try:
+            record = run_trial(
+                trial, data_dir=self.data_dir, device=self.device, threads=1, weights=weights, on_epoch=count
+            )
+        except Exception as error:  # whatever it is, the other trials go on
+            self.store.fail(trial, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+            return
+        self.store.write(trial, record)
+        if self.tracker:
+            self.tracker.log(self.study, arm, trial, record)
 
-def _run_and_keep(trial: Trial, store: Store, progress: Path, data_dir: Path | None, device: str) -> None:
-    mark = progress / trial.key()
-    mark.write_bytes(b"")
-
-    def count(*_: object) -> None:
-        with mark.open("ab") as file:  # one byte an epoch: the size is the count, whoever reads it
-            file.write(b".")
-
-    weights = store.weights(trial) if trial.keeps_weights else None
-    try:
-        record = run_trial(trial, data_dir=data_dir, device=device, threads=1, weights=weights, on_epoch=count)
-    except Exception as error:  # whatever it is, the other trials go on
-        store.fail(trial, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
-    else:
-        store.write(trial, record)
+    def run_swap(self, swap: Swap) -> None:
+        with thread_count(1):
+            self.store.write(swap, run_swap(swap, self.store, data_dir=self.data_dir, device=self.device))
 
 
-def _swap_and_keep(swap: Swap, store: Store, data_dir: Path | None, device: str) -> None:
-    with thread_count(1):
-        store.write(swap, run_swap(swap, store, data_dir=data_dir, device=device))
-
-
-def _watch(progress: Path, todo: list[Trial], on_progress: OnProgress | None, stop: threading.Event) -> None:
+def _watch(progress: Path, todo: Sequence[Trial], on_progress: OnProgress | None, stop: threading.Event) -> None:
     while on_progress:
         last = stop.wait(0.5)
         marks = (progress / trial.key() for trial in todo)

@@ -1,0 +1,86 @@
+"""The command on the statistics themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from rich.console import Console
+from tyro.conf import arg
+
+from weight_feedback.lab.analysis import analyse
+from weight_feedback.lab.arguments import OUT, Jobs, Out
+from weight_feedback.lab.calibration import Calibration, calibrate, measure
+from weight_feedback.lab.console import print_table, run_with_progress
+from weight_feedback.lab.settings import Frozen
+from weight_feedback.lab.spec import load_study
+from weight_feedback.lab.store import Store
+
+HEADINGS = (
+    "seeds",
+    "t test rejects %",
+    "sign-flip rejects %",
+    "t interval covers %",
+    "BCa interval covers %",
+)
+#: Of an A/A study: two arms that differ in nothing but the random draw of P and V.
+SAME = "same-mnist-5k"
+
+
+class Calibrate(Frozen):
+    """Run the statistics on studies with a known truth: how often are they wrong?
+
+    Simulated studies take seconds. With --trained, an A/A study of real trainings follows, in which two arms are
+    the same but for the random draw of P and V; its seeds are cut into contrasts that share none. It is kept in
+    --out like any study, and run only where it is missing.
+
+    For example:
+        weight-feedback calibrate
+        weight-feedback calibrate --seeds 8 30 --effect 0.5
+        weight-feedback calibrate --trained
+    """
+
+    studies: Annotated[int, arg(help="Simulated studies for each count of seeds.")] = 2000
+    seeds: Annotated[tuple[int, ...], arg(metavar="N [N …]", help="Counts of seeds.")] = (10, 20, 30)
+    effect: Annotated[float, arg(help="True difference, in standard deviations of the differences.")] = 0.0
+    trained: Annotated[bool, arg(help="Follow up with real trainings.")] = False
+    same: Annotated[str, arg(metavar="STUDY", help="The A/A study, of two arms.")] = SAME
+    contrast_seeds: Annotated[int, arg(metavar="N", help="Seeds of each of its contrasts.")] = 10
+    out: Out = OUT
+    data_dir: Path | None = None
+    jobs: Jobs = None
+
+    def __call__(self, console: Console) -> None:
+        """Simulate, and print one row for each count of seeds."""
+        found = calibrate(self.studies, self.seeds, effect=self.effect)
+        title = f"{self.studies:,} simulated studies, true effect {self.effect:g}"
+        print_table(console, title, HEADINGS, [_row(row) for row in found.values()])
+        if self.trained:
+            self._train(console)
+        console.print("At 5 % and 95 %; in brackets Wilson's 95 % interval of each share.")
+
+    def _train(self, console: Console) -> None:
+        study = load_study(self.same)
+        if len(study.arms) != 2 or self.contrast_seeds < 2 or study.seeds < self.contrast_seeds:
+            raise ValueError(
+                "calibrate: an A/A study needs two arms and the seeds of at least one contrast, 2 or more; "
+                f"{study.name} has {len(study.arms)} arms and {study.seeds} seeds, for contrasts of "
+                f"{self.contrast_seeds}"
+            )
+        store = Store(self.out / study.name)
+        run_with_progress(console, study, store, jobs=self.jobs, data_dir=self.data_dir)
+        first, second = (result.accuracy[:, -1] for result in analyse(study, store).arms)
+        if not len(first) == len(second) == study.seeds:
+            raise ValueError(f"calibrate: some trials of {study.name} failed; run it again, all are needed")
+        contrasts = study.seeds // self.contrast_seeds
+        differences = (first - second)[: contrasts * self.contrast_seeds].reshape(contrasts, self.contrast_seeds)
+        title = f"{contrasts} contrasts of real trainings, {study.name}, true effect 0"
+        print_table(console, title, HEADINGS, [_row(measure(differences))])
+        mean, sd = np.mean(differences), np.std(differences, ddof=1)
+        console.print(f"mean difference {mean:+.3f} points, standard deviation {sd:.3f}")
+
+
+def _row(measured: Calibration) -> list[str]:
+    shares = (measured.t_rejections, measured.flip_rejections, measured.t_coverage, measured.bca_coverage)
+    return [str(measured.n), *(f"{100 * x.mean:.2f} [{100 * x.low:.2f}, {100 * x.high:.2f}]" for x in shares)]

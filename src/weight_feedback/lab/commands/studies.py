@@ -1,0 +1,177 @@
+"""Commands on studies: plan, run, look at, merge and export them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from weight_feedback.lab.arguments import OUT, Arms, Cuda, DataDir, Device, Jobs, Out, StudyName, choose
+from weight_feedback.lab.console import draw, present, print_plan, run_with_progress
+from weight_feedback.lab.export import export
+from weight_feedback.lab.merge import merge
+from weight_feedback.lab.plan import plan, sensitivity
+from weight_feedback.lab.runner import cores
+from weight_feedback.lab.settings import Frozen
+from weight_feedback.lab.spec import load_study
+from weight_feedback.lab.store import Store
+from weight_feedback.lab.trackers import make_tracker
+
+Tracker = Literal["tensorboard", "mlflow", "wandb"]
+
+
+class Plan(Frozen):
+    """Say what a study will take, before it is run: parameters, trials, time, and what its seeds can show.
+
+    For example:
+        weight-feedback plan quick
+        weight-feedback plan controls-mnist-5k --sd 0.6
+    """
+
+    study: StudyName
+    sd: Annotated[
+        float | None,
+        arg(metavar="POINTS", help="Standard deviation of the paired differences, if you know one."),
+    ] = None
+    data_dir: DataDir = None
+    jobs: Jobs = None
+    device: Device = "auto"
+    cuda: Cuda = True
+
+    def __call__(self, console: Console) -> None:
+        """Time a few steps of each arm, and print the plan."""
+        if self.sd is not None and not self.sd > 0:
+            raise ValueError(f"--sd: expected more than 0, got {self.sd}")
+        study = load_study(self.study)
+        arms = plan(study, data_dir=self.data_dir, device=choose(self.device, self.cuda))
+        shown = sensitivity(study.seeds, study.declared) if study.declared else None
+        print_plan(console, study, arms, shown, self.sd, self.jobs or cores())
+
+
+class Run(Frozen):
+    """Run a study: its missing trials, one on each core; then draw its pictures and write its report.
+
+    Each trial is kept the moment it finishes. Running again runs what is missing.
+
+    For example:
+        weight-feedback run quick
+        weight-feedback run notebook-mnist --data-dir ~/data
+        weight-feedback run controls-fashion --arms none constant yoked own
+        weight-feedback run my-study.toml --jobs 1 --device cuda
+    """
+
+    study: StudyName
+    arms: Arms = None
+    seeds: Annotated[
+        int | None,
+        arg(metavar="N", help="Run this many seeds; those beyond the study's own are exploratory."),
+    ] = None
+    out: Out = OUT
+    data_dir: DataDir = None
+    jobs: Jobs = None
+    device: Device = "auto"
+    cuda: Cuda = True
+    track: Annotated[
+        Tracker | None,
+        arg(metavar="TRACKER", help="Also log each finished trial to tensorboard, mlflow or wandb."),
+    ] = None
+
+    def __call__(self, console: Console) -> None:
+        """Run, draw and report."""
+        study = load_study(self.study)
+        store = Store(self.out / study.name)
+        tracker = make_tracker(self.track, store.folder / self.track) if self.track else None
+        run_with_progress(
+            console,
+            study,
+            store,
+            arms=self.arms,
+            seeds=self.seeds,
+            jobs=self.jobs,
+            data_dir=self.data_dir,
+            device=choose(self.device, self.cuda),
+            tracker=tracker,
+        )
+        present(console, study, store, f"weight-feedback run {self.study}")
+
+
+class Report(Frozen):
+    """Write the report of a study from its finished trials: a page, its pictures, and a text in Markdown.
+
+    For example:
+        weight-feedback report quick
+        weight-feedback report controls-mnist-5k --out ~/results
+    """
+
+    study: StudyName
+    out: Out = OUT
+
+    def __call__(self, console: Console) -> None:
+        """Write and print."""
+        study = load_study(self.study)
+        present(console, study, Store(self.out / study.name), f"weight-feedback run {self.study}")
+
+
+class Plot(Frozen):
+    """Draw accuracy per epoch from the finished trials of a study, as PNG and SVG.
+
+    For example:
+        weight-feedback plot quick
+        weight-feedback plot notebook-mnist --arms plain pooled
+    """
+
+    study: StudyName
+    arms: Arms = None
+    out: Out = OUT
+
+    def __call__(self, console: Console) -> None:
+        """Draw, and print the table."""
+        study = load_study(self.study)
+        draw(console, study, Store(self.out / study.name), f"weight-feedback run {self.study}", self.arms)
+
+
+class Merge(Frozen):
+    """Copy the finished trials of a study from other folders into one.
+
+    Nothing is copied if the same settings gave different results.
+
+    For example:
+        weight-feedback merge results/quick from-laptop/quick from-server/quick
+    """
+
+    target: Annotated[Positional[Path], arg(metavar="FOLDER", help="Of a study, as in results/STUDY.")]
+    sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="FOLDER [FOLDER …]", help="Where to copy from.")]
+
+    def __call__(self, console: Console) -> None:
+        """Merge, and print what was copied."""
+        merged = merge(self.target, self.sources)
+        console.print(
+            f"{self.target}: {merged.trials} trials, {merged.swaps} swaps and {merged.weights} weights copied, "
+            f"{merged.already} were there already",
+            markup=False,
+        )
+
+
+class Export(Frozen):
+    """Write the finished trials of a study as a tidy table, one row an arm, seed and epoch.
+
+    For example:
+        weight-feedback export quick
+        weight-feedback export controls-mnist-5k --format parquet --file trials.parquet
+    """
+
+    study: StudyName
+    format: Annotated[Literal["csv", "parquet"], arg(metavar="FORMAT", help="csv or parquet.")] = "csv"
+    file: Annotated[
+        Path | None, arg(metavar="FILE", help="Default: trials.csv or trials.parquet in the study's folder.")
+    ] = None
+    out: Out = OUT
+
+    def __call__(self, console: Console) -> None:
+        """Export, and print where to."""
+        study = load_study(self.study)
+        store = Store(self.out / study.name)
+        path = self.file or store.folder / f"trials.{self.format}"
+        console.print(f"{path}: {export(study, store, path, self.format)} rows", markup=False)

@@ -1,0 +1,174 @@
+"""What a study found, against numpy and scipy called directly on made-up trials."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, fill, record
+from weight_feedback.lab.analysis import analyse
+from weight_feedback.lab.spec import Declared, Study
+from weight_feedback.lab.store import Store
+
+FINAL = ACCURACY[:, :SEEDS, -1]
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "made-up")
+
+
+def declaring(**changes) -> Study:
+    return STUDY.model_copy(update={"declared": Declared(primary=(("own", "none"), ("own", "yoked")), **changes)})
+
+
+def test_arms_are_arrays_of_their_trials(store) -> None:
+    analysis = analyse(STUDY, fill(store))
+    assert [result.arm.name for result in analysis.arms] == list(SIGNALS)
+    for i, result in enumerate(analysis.arms):
+        np.testing.assert_array_equal(result.accuracy, ACCURACY[i, :SEEDS])
+        np.testing.assert_array_equal(result.loss, LOSS[i, :SEEDS])
+        assert result.seeds == tuple(range(SEEDS))
+        assert result.seconds.tolist() == [1.0 + i] * SEEDS
+        expected = stats.t.interval(0.95, SEEDS - 1, loc=FINAL[i].mean(), scale=stats.sem(FINAL[i]))
+        assert result.final == pytest.approx((FINAL[i].mean(), *expected))
+        assert result.best.mean == pytest.approx(ACCURACY[i, :SEEDS].max(axis=1).mean())
+        assert result.final_loss.mean == pytest.approx(LOSS[i, :SEEDS, -1].mean())
+    assert analysis.arms[0].hearings == {}
+    for j, name in enumerate(("norm", "drift", "share")):
+        np.testing.assert_array_equal(analysis.arms[3].hearings[name], HEARINGS[3, :SEEDS, :, j])
+    assert len(analysis.provenance) == SEEDS * len(SIGNALS)
+
+
+def test_contrasts_are_the_declared_ones_and_each_arm_against_what_they_compare_with(store) -> None:
+    analysis = analyse(STUDY, fill(store))
+    assert [(row.a, row.b, row.primary) for row in analysis.contrasts] == [
+        ("own", "none", True),
+        ("own", "yoked", True),
+        ("constant", "none", False),
+        ("yoked", "none", False),
+        ("constant", "yoked", False),
+    ]
+    for row in analysis.contrasts:
+        differences = FINAL[SIGNALS.index(row.a)] - FINAL[SIGNALS.index(row.b)]
+        interval = stats.t.interval(0.95, SEEDS - 1, loc=differences.mean(), scale=stats.sem(differences))
+        assert row.estimate.t == pytest.approx((differences.mean(), *interval))
+        assert row.differences == pytest.approx(dict(enumerate(differences)))
+        assert bool(row.verdict) == row.primary
+    assert [row.kind for row in analysis.contrasts[:2]] == ["better", "better"]
+    assert [sentence.split(":")[0] for sentence in analysis.sentences] == ["own − none", "own − yoked"]
+
+
+def test_a_study_that_declares_nothing_has_no_contrasts(store) -> None:
+    study = STUDY.model_copy(update={"declared": None})
+    analysis = analyse(study, fill(store, study))
+    assert (analysis.contrasts, analysis.sentences, analysis.swaps) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "values", "kind", "unit"),
+    [
+        (
+            {"outcome": "area-under-curve"},
+            (ACCURACY[..., :-1] + ACCURACY[..., 1:]).mean(axis=2) / 2,
+            "better",
+            "points",
+        ),
+        ({"outcome": "final-loss"}, LOSS[..., -1], "better", "nats"),
+        (
+            {"outcome": "epochs-to-threshold", "threshold": 96.5},
+            np.where(ACCURACY >= 96.5, np.arange(1, EPOCHS + 1), EPOCHS + 1).min(axis=2),
+            None,
+            "epochs",
+        ),
+    ],
+)
+def test_other_outcomes_can_be_declared(store, outcome, values, kind, unit) -> None:
+    study = declaring(margin=1e-6, **outcome)
+    first = analyse(study, fill(store, study)).contrasts[0]
+    assert first.differences == pytest.approx(dict(enumerate((values[3] - values[0])[:SEEDS])))
+    assert f" {unit} (" in first.verdict
+    if kind:  # a lower loss is better
+        assert first.kind == kind
+
+
+def test_the_threshold_is_in_the_outcomes_title(store) -> None:
+    analysis = analyse(declaring(margin=1.0, outcome="epochs-to-threshold", threshold=96.5), store)
+    assert analysis.outcome.title == "epochs to 96.5 % accuracy"
+
+
+def test_verdicts_wait_for_all_trials_of_the_primary_contrasts_alone(store) -> None:
+    fill(store)
+    trials = {(arm.name, trial.seed): trial for arm, trial in STUDY.trials()}
+    store.path(trials["constant", 2]).unlink()
+    analysis = analyse(STUDY, store)
+    assert len(analysis.sentences) == 2
+    constant = next(row for row in analysis.contrasts if row.a == "constant")
+    assert sorted(constant.differences) == [0, 1, 3, 4, 5, 6, 7]
+
+    store.path(trials["own", 2]).unlink()
+    analysis = analyse(STUDY, store)
+    assert analysis.sentences == ["No verdicts yet: 1 trials of the declared contrasts are still to be run."]
+    assert not any(row.verdict for row in analysis.contrasts)
+    expected = np.delete(FINAL[3] - FINAL[0], 2)
+    assert analysis.contrasts[0].estimate.mean == pytest.approx(expected.mean())
+
+
+def test_a_failed_trial_is_a_missing_pair_and_too_many_withhold_the_verdict(store) -> None:
+    fill(store)
+    trials = {(arm.name, trial.seed): trial for arm, trial in STUDY.trials()}
+    store.path(trials["own", 2]).unlink()
+    store.fail(trials["own", 2], "MemoryError: no room\nTraceback …")
+    analysis = analyse(STUDY, store)
+    assert analysis.waiting == 0
+    assert analysis.arms[3].failed == {2: "MemoryError: no room\nTraceback …"}
+    # One of eight pairs is more than 5 %.
+    assert [row.kind for row in analysis.contrasts[:2]] == ["withheld", "withheld"]
+    assert "1 of 8 pairs are missing" in analysis.sentences[0]
+
+
+def test_a_diverged_trial_counts_as_chance_from_then_on(store) -> None:
+    fill(store)
+    trial = next(trial for arm, trial in STUDY.trials() if (arm.name, trial.seed) == ("own", 1))
+    store.path(trial).unlink()
+    store.write(trial, record(trial, "own", epochs=2))
+    analysis = analyse(STUDY, store)
+    own = analysis.arms[3]
+    assert own.diverged == {1: 17}
+    assert own.accuracy[1].tolist() == [*ACCURACY[3, 1, :2], 10.0]
+    assert own.loss[1].tolist() == [*LOSS[3, 1, :2], math.log(10)]
+    assert np.isnan(own.hearings["norm"][1]).tolist() == [False, False, False, True]
+    assert analysis.contrasts[0].differences[1] == pytest.approx(10 - FINAL[0, 1])
+    assert analysis.contrasts[0].estimate.n == SEEDS
+
+
+def test_swaps_are_paired_with_what_the_same_network_reached(store) -> None:
+    analysis = analyse(STUDY, fill(store))
+    assert [(swap.arm, swap.heard) for swap in analysis.swaps] == [
+        ("own", "zeros"),
+        ("own", "initial"),
+        ("own", "other"),
+    ]
+    for swap, drop in zip(analysis.swaps, (2.0, 0.5, 1.0), strict=True):
+        changes = -(drop + 0.1 * np.arange(SEEDS))
+        assert swap.changes == pytest.approx(dict(enumerate(changes)))
+        interval = stats.t.interval(0.95, SEEDS - 1, loc=changes.mean(), scale=stats.sem(changes))
+        assert swap.change == pytest.approx((changes.mean(), *interval))
+        assert swap.accuracy.mean == pytest.approx((FINAL[3] + changes).mean())
+
+
+def test_more_seeds_than_declared_are_exploratory(store) -> None:
+    analysis = analyse(STUDY, fill(store))
+    assert (analysis.extended, analysis.exploratory) == (SEEDS, [])
+    before = analysis.sentences
+    analysis = analyse(STUDY, fill(store, seeds=SEEDS + 2))
+    assert analysis.extended == SEEDS + 2
+    assert analysis.sentences == before
+    assert analysis.arms[0].accuracy.shape == (SEEDS, EPOCHS)
+    assert not any(row.verdict for row in analysis.exploratory)
+    differences = ACCURACY[3, :, -1] - ACCURACY[0, :, -1]
+    assert analysis.exploratory[0].estimate.n == SEEDS + 2
+    assert analysis.exploratory[0].estimate.mean == pytest.approx(differences.mean())
