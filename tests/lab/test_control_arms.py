@@ -255,11 +255,9 @@ def test_weights_can_be_pooled_as_in_the_notebook() -> None:
     pooled = Pooled(k=26, kernels=((25, 22), (2, 25)))
     model = controls.build_arm(make("own", summary=pooled), EPOCH_STEPS)
     fc1, fc2 = model.fc1.weight.detach(), model.fc2.weight.detach()
-    expected = [
-        *torch.nn.functional.max_pool2d(fc1[None], (25, 22)).flatten(),
-        *torch.nn.functional.max_pool2d(fc2[None], (2, 25))[0].T.flatten(),
-        *torch.ones(2),
-    ]
+    pooled_fc1 = torch.nn.functional.max_pool2d(fc1[None], (25, 22))[0]
+    pooled_fc2 = torch.nn.functional.max_pool2d(fc2[None], (2, 25))[0]
+    expected = [*torch.cat([pooled_fc1, pooled_fc2.T], dim=1).flatten(), *torch.ones(2)]
     z = model.fc1.signal()
     assert torch.equal(z, torch.stack(expected))
     assert z[-2:].tolist() == [1.0, 1.0]

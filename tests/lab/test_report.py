@@ -50,9 +50,9 @@ def test_cells_of_contrasts_leave_blank_what_cannot_be_said(store) -> None:
 def test_cells_of_swaps(store) -> None:
     _, rows = swap_cells(analyse(STUDY, fill(store)).swaps)
     assert [row[:3] for row in rows] == [
-        ["own", "nothing", "8"],
-        ["own", "what it heard before its first step", "8"],
-        ["own", "what another seed's network heard at last", "8"],
+        ["own", "z = 0", "8"],
+        ["own", "its initial z", "8"],
+        ["own", "another seed's final z", "8"],
     ]
     assert rows[0][4].startswith("−2.350 [")
 
@@ -77,7 +77,7 @@ def test_the_report_of_a_declared_study_begins_with_its_verdicts(store) -> None:
         "| constant − none | no | 8 |",
         "| constant − none | no | 10 |",
         "Exploratory, with 10 seeds, of which 8 were declared",
-        "| own | nothing | 8 |",
+        "| own | z = 0 | 8 |",
     ):
         assert part in text
 

@@ -16,11 +16,11 @@ from weight_feedback.lab.store import Record, Store
 from weight_feedback.lab.verdicts import Estimate, estimate, verdicts
 
 HEARD = {
-    "zeros": "nothing",
-    "initial": "what it heard before its first step",
-    "other": "what another seed's network heard at last",
+    "zeros": "z = 0",
+    "initial": "its initial z",
+    "other": "another seed's final z",
 }
-"""What each swap is called."""
+"""What each swap lets a network hear."""
 
 
 class Outcome(NamedTuple):
@@ -198,7 +198,7 @@ def analyse(study: Study, store: Store) -> Analysis:
         if not records[arm.name, trial.seed]
     }
     arms = [_arm_result(study, arm, records, failures) for arm in study.arms]
-    extended = _extended(study, store)
+    extended = extended_seeds(study, store)
     more = {(arm.name, trial.seed): store.read(trial) for arm, trial in study.trials(seeds=extended)}
     wide = [_arm_result(study, arm, more, {}) for arm in study.arms] if extended > study.seeds else []
     needed = {name for pair in study.declared.primary for name in pair} if study.declared else set()
@@ -323,8 +323,13 @@ def _swapped(study: Study, store: Store, arms: Sequence[ArmResult]) -> Iterator[
         )
 
 
-def _extended(study: Study, store: Store) -> int:
-    """Return how many seeds there are: the study's own, and those that follow without a gap in any arm."""
+def extended_seeds(study: Study, store: Store) -> int:
+    """Return how many seeds there are: the study's own, and those that follow without a gap in any arm.
+
+    Args:
+        study: arms × seeds.
+        store: what is finished.
+    """
     seeds = study.seeds
     while any(store.read(study.trial(arm, seeds)) for arm in study.arms):
         seeds += 1

@@ -192,7 +192,7 @@ def _contrasts(analysis: Analysis, pictures: Mapping[str, str]) -> list[str]:
         *_table(*contrast_cells(analysis.contrasts, outcome.unit)),
         "",
         f"Differences of {outcome.title} in {outcome.unit}, paired by seed, with "
-        f"{study.declared.confidence:.0%} Student's t intervals in brackets. Only declared contrasts get a "
+        f"{100 * study.declared.confidence:g} % Student's t intervals in brackets. Only declared contrasts get a "
         "verdict; p-values in the table aren't corrected for their number. Detectable is the true difference that "
         "this many seeds find with 80 % power, at the spread seen. Margin of equivalence: "
         f"±{study.declared.margin:g} {outcome.unit}. Declaration: `{study.declaration()}`.",

@@ -161,24 +161,37 @@ class Store:
         Raises:
             StoreError: the file is damaged, or of another format.
         """
-        path = self.path(trial)
         try:
-            content = json.loads(path.read_bytes())
+            return read_record(self.path(trial))
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise StoreError(f"{path} isn't readable JSON ({error}); delete it to run the trial again") from None
-        found = content.get("format") if isinstance(content, dict) else None
-        if found != FORMAT:
-            raise StoreError(f"{path}: expected format {FORMAT}, found {found!r}; this version can't read it")
-        for part in ("result", "provenance"):
-            expected, actual = content.get("sha256", {}).get(part), _checksum(content.get(part))
-            if expected != actual:
-                raise StoreError(
-                    f"{path}: the checksum of its {part} is {actual}, expected {expected}: the file is damaged; "
-                    "delete it to run the trial again"
-                )
-        return Record(content["result"], content["provenance"])
+
+
+def read_record(path: Path) -> Record:
+    """Read the file of a finished trial or swap.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StoreError: it is damaged, or of another format.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise StoreError(f"{path} isn't readable JSON ({error}); delete it to run the trial again") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise StoreError(f"{path}: expected format {FORMAT}, found {found!r}; this version can't read it")
+    for part in ("result", "provenance"):
+        expected, actual = content.get("sha256", {}).get(part), _checksum(content.get(part))
+        if expected != actual:
+            raise StoreError(
+                f"{path}: the checksum of its {part} is {actual}, expected {expected}: the file is damaged; "
+                "delete it to run the trial again"
+            )
+    return Record(content["result"], content["provenance"])
 
 
 def write_atomically(path: Path, content: bytes) -> None:

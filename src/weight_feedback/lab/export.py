@@ -1,0 +1,111 @@
+"""Export: finished trials as a tidy table, one row an arm, seed and epoch."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from weight_feedback.lab.analysis import extended_seeds
+from weight_feedback.lab.settings import Trial
+from weight_feedback.lab.spec import Arm, Study
+from weight_feedback.lab.store import Record, Store, write_atomically
+
+
+def export(study: Study, store: Store, path: Path, format: Literal["csv", "parquet"]) -> int:  # noqa: A002
+    """Write the finished trials of a study as a table.
+
+    A trial that diverged counts as chance from then on, as in all estimates. In CSV, text that a spreadsheet would
+    take for a formula begins with a single quote.
+
+    Args:
+        study: arms × seeds; seeds beyond its own are written too.
+        store: what is finished.
+        path: the file.
+        format: of the file.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        ValueError: nothing is finished, or pyarrow isn't installed.
+        StoreError: a finished trial is damaged.
+    """
+    if format == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ValueError(
+            "export: parquet needs pyarrow, which isn't installed: pip install 'weight-feedback[parquet]'"
+        )
+    table = rows(study, store)
+    if table.empty:
+        raise ValueError(f"no finished trials in {store.folder}; weight-feedback run {study.name} makes them")
+    buffer = io.BytesIO()
+    if format == "parquet":
+        table.to_parquet(buffer, index=False)
+    else:
+        # Quoted, so that line ends within a text stay there.
+        table.map(_harmless).to_csv(buffer, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    write_atomically(path, buffer.getvalue())
+    return len(table)
+
+
+def rows(study: Study, store: Store) -> pd.DataFrame:
+    """Return the finished trials of a study as a table, one row an arm, seed and epoch.
+
+    Args:
+        study: arms × seeds; seeds beyond its own are taken too.
+        store: what is finished.
+
+    Returns:
+        Accuracy in percent, losses in nats, ``z_norm``, ``z_drift`` and ``z_share`` as in `training.Hearing`,
+        seconds of the whole trial; what doesn't apply is missing.
+
+    Raises:
+        StoreError: a finished trial is damaged.
+    """
+    return pd.DataFrame(
+        [
+            row
+            for arm, trial in study.trials(seeds=extended_seeds(study, store))
+            if (record := store.read(trial))
+            for row in _rows(study, arm, trial, record)
+        ]
+    )
+
+
+def _rows(study: Study, arm: Arm, trial: Trial, record: Record) -> Iterator[dict[str, Any]]:
+    result = record.result
+    chance = {"accuracy": 100 / result["classes"], "loss": math.log(result["classes"]), "correct": None}
+    for epoch in range(trial.training.epochs):
+        evaluation = result["epochs"][epoch] if epoch < len(result["epochs"]) else chance
+        # The first one is from before training.
+        hearing = dict(enumerate(result["hearings"])).get(epoch + 1, {})
+        yield {
+            "study": study.name,
+            "declaration": study.declaration() if study.declared else "",
+            "arm": arm.name,
+            "label": arm.label,
+            "model": trial.model,
+            "signal": trial.signal or "none",
+            "conditioning": trial.conditioning,
+            "salt": trial.salt,
+            "seed": trial.seed,
+            "key": trial.key(),
+            "status": "finished" if result["diverged"] is None else "diverged",
+            "epoch": epoch + 1,
+            **{name: evaluation[name] for name in chance},
+            "parameters": result["parameters"],
+            **{f"z_{name}": hearing.get(name) for name in ("norm", "drift", "share")},
+            "seconds": record.provenance["seconds"],
+            "torch": record.provenance["torch"],
+            "host": record.provenance["host"],
+        }
+
+
+def _harmless(text: Any) -> Any:
+    return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

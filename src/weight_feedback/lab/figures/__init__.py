@@ -1,0 +1,22 @@
+"""The pictures of a report, as Vega-Lite specifications with the data inside; each has a table and a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from weight_feedback.lab.analysis import Analysis
+from weight_feedback.lab.figures.base import VEGA_LITE, Figure, save
+from weight_feedback.lab.figures.lines import curves, signal
+from weight_feedback.lab.figures.rows import differences, forest, swaps
+
+__all__ = ["VEGA_LITE", "Figure", "figures", "save"]
+
+
+def figures(analysis: Analysis) -> list[Figure]:
+    """Make the pictures of a study, in the order of the report; those without data are left out.
+
+    Args:
+        analysis: of at least one finished trial.
+    """
+    makers: Sequence[Callable[[Analysis], Iterator[Figure]]] = (forest, curves, differences, swaps, signal)
+    return [figure for make in makers for figure in make(analysis)]

@@ -1,0 +1,194 @@
+"""What all pictures share: what one consists of, its files, and how it looks."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+
+from weight_feedback.lab.analysis import Analysis
+from weight_feedback.lab.estimates import Interval
+from weight_feedback.lab.plots import COLOURS, DASHES
+from weight_feedback.lab.spec import Study
+from weight_feedback.lab.store import write_atomically
+
+VEGA_LITE = "6.4"
+"""The version that the specifications are written for, and that pages and pictures are made with."""
+# Black is invisible on a dark page.
+COLOURS_BY_ARM = [colour.replace("#000000", "#888888") for colour in COLOURS]
+_DASHES = {"solid": [1, 0], "dashed": [6, 3], "dotted": [2, 2]}
+
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One picture of a report.
+
+    Attributes:
+        name: of its files.
+        title: heading.
+        caption: what is seen, in a sentence or two.
+        alt: the same for those who can't see it, with the main numbers.
+        spec: in Vega-Lite, with its data; its texts have the colour of the page's.
+        headings: of the table beside it.
+        rows: cells of that table.
+        columns: names of the numbers behind it.
+        values: these numbers, row by row.
+        arms: labels that the picture can show or hide by its parameter ``shown``; empty without it.
+        shown: those that it shows at first.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    spec: Spec
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    columns: Sequence[str]
+    values: Sequence[Sequence[Any]]
+    arms: Sequence[str] = ()
+    shown: Sequence[str] = ()
+
+
+def save(figure: Figure, folder: Path) -> list[Path]:
+    """Write a picture as PNG and SVG, and the numbers behind it as CSV.
+
+    Args:
+        figure: the picture.
+        folder: where to.
+
+    Returns:
+        The files.
+    """
+    fixed = {**copy.deepcopy(figure.spec), "width": 640, "background": "white"}
+    for channel in ("color", "strokeDash"):
+        for layer in [fixed, *fixed.get("layer", [])] if figure.arms else []:
+            if channel in layer["encoding"]:
+                # On paper nothing can be shown later.
+                layer["encoding"][channel]["legend"]["values"] = list(figure.shown)
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([figure.columns, *figure.values])
+    contents = {
+        "png": vl_convert.vegalite_to_png(fixed, vl_version=VEGA_LITE, scale=2),
+        "svg": vl_convert.vegalite_to_svg(fixed, vl_version=VEGA_LITE).encode(),
+        "csv": text.getvalue().encode(),
+    }
+    paths = [folder / f"{figure.name}.{kind}" for kind in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        write_atomically(path, content)
+    return paths
+
+
+LEGEND = {
+    "title": None,
+    "orient": "bottom",
+    "symbolType": "stroke",
+    "symbolStrokeWidth": 3,
+    "labelLimit": 180,
+    "symbolOpacity": 1,
+}
+
+
+def base_spec(data: Sequence[Mapping[str, Any]]) -> Spec:
+    """Return what all specifications begin with.
+
+    Args:
+        data: rows; fields have fixed names, whatever the study is called.
+    """
+    plain = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12}
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "width": "container",
+        "background": None,
+        "autosize": {"type": "fit", "contains": "padding"},
+        "data": {"values": list(data)},
+        "config": {
+            "font": "system-ui, sans-serif",
+            "view": {"stroke": None},
+            "axis": {
+                **plain,
+                "titleFontWeight": "normal",
+                "domainColor": "currentColor",
+                "tickColor": "currentColor",
+                "gridColor": "currentColor",
+                "gridOpacity": 0.12,
+            },
+            "axisY": {"labelLimit": 260},
+            "legend": {**plain, "columns": 4},
+        },
+    }
+
+
+def x_channel(field: str) -> Spec:
+    """Return the horizontal channel of a field of numbers.
+
+    Args:
+        field: its name.
+    """
+    return {"field": field, "type": "quantitative"}
+
+
+def tooltips(unit: str, name: str = "contrast", form: str = "+.3f") -> list[Spec]:
+    """Return what is shown on hovering over a mean.
+
+    Args:
+        unit: of the numbers.
+        name: the field that says what it is the mean of.
+        form: d3's format of the numbers.
+    """
+    return [
+        {"field": name, "type": "nominal"},
+        *(
+            {"field": x, "type": "quantitative", "format": form, "title": f"{x}, {unit}"}
+            for x in ("mean", "low", "high")
+        ),
+        {"field": "n", "type": "quantitative", "title": "seeds"},
+    ]
+
+
+def arm_scales(analysis: Analysis) -> tuple[Spec, Spec]:
+    """Return colour and dashes by arm; an arm has the same in every picture.
+
+    Args:
+        analysis: whose arms they are; those of the declared contrasts get colours of their own.
+    """
+    labels = [result.arm.label for result in analysis.arms if result.seeds]
+    first = {result.arm.label: result.arm.name not in declared_arms(analysis.study) for result in analysis.arms}
+    looks = {
+        label: (COLOURS_BY_ARM[i % len(COLOURS_BY_ARM)], _DASHES[DASHES[i // len(COLOURS_BY_ARM) % len(DASHES)]])
+        for i, label in enumerate(sorted(labels, key=lambda label: first[label]))
+    }
+    channel = {"field": "arm", "type": "nominal", "legend": {**LEGEND, "values": labels}}
+    colours, dashes = ([looks[label][k] for label in labels] for k in (0, 1))
+    return (
+        {**channel, "scale": {"domain": labels, "range": colours}},
+        {**channel, "scale": {"domain": labels, "range": dashes}},
+    )
+
+
+def declared_arms(study: Study) -> set[str]:
+    """Return the names of the arms that declared contrasts compare.
+
+    Args:
+        study: with or without a declaration.
+    """
+    return {name for pair in study.declared.primary for name in pair} if study.declared else set()
+
+
+def ends(value: Interval) -> dict[str, float | None]:
+    """Return a mean and its interval as fields.
+
+    Args:
+        value: both; NaN ends become null.
+    """
+    # JSON has no NaN; Vega leaves out what is null.
+    return {name: None if math.isnan(x) else float(x) for name, x in value._asdict().items()}

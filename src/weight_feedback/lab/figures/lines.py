@@ -1,0 +1,204 @@
+"""Pictures of what changes over training: accuracy, and what is heard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from weight_feedback.lab.analysis import Analysis, ArmResult
+from weight_feedback.lab.estimates import mean_interval
+from weight_feedback.lab.figures.base import (
+    LEGEND,
+    Figure,
+    Spec,
+    arm_scales,
+    base_spec,
+    declared_arms,
+    ends,
+    tooltips,
+)
+from weight_feedback.lab.report import interval, number
+
+
+def curves(analysis: Analysis) -> Iterator[Figure]:
+    """Make the learning curves.
+
+    Args:
+        analysis: of at least one finished trial.
+    """
+    arms = [result for result in analysis.arms if result.seeds]
+    epochs = analysis.study.training.epochs
+    first = declared_arms(analysis.study)
+    shown = [result.arm.label for result in arms if not first or result.arm.name in first]
+    ends = "; ".join(f"{result.arm.label} {interval(result.final, 2)}" for result in arms)
+    yield Figure(
+        name="curves",
+        title="Accuracy over training",
+        caption="Thin lines are seeds, thick ones means, with 95 % intervals of each mean as bands. Early epochs "
+        "are cut off at first, where all arms rise steeply"
+        + ("; so are arms that no declared contrast compares." if first else ".")
+        + " Whether arms differ is a question for paired differences.",
+        alt=f"Test accuracy in percent by epoch. After the last: {ends}.",
+        spec=_curves_spec(arms, shown, epochs, arm_scales(analysis)),
+        headings=["arm", *(f"epoch {epoch}" for epoch in range(1, epochs + 1))],
+        rows=[[result.arm.label, *(number(float(x), 2) for x in result.accuracy.mean(axis=0))] for result in arms],
+        columns=["arm", "seed", "epoch", "accuracy", "loss"],
+        values=[
+            [result.arm.name, seed, epoch + 1, float(result.accuracy[row, epoch]), float(result.loss[row, epoch])]
+            for result in arms
+            for row, seed in enumerate(result.seeds)
+            for epoch in range(epochs)
+        ],
+        arms=[result.arm.label for result in arms],
+        shown=shown,
+    )
+
+
+def _curves_spec(arms: Sequence[ArmResult], shown: Sequence[str], epochs: int, scales: tuple[Spec, Spec]) -> Spec:
+    seeds = [
+        {"arm": result.arm.label, "seed": seed, "epoch": epoch + 1, "accuracy": round(float(value), 4)}
+        for result in arms
+        for row, seed in enumerate(result.seeds)
+        for epoch, value in enumerate(result.accuracy[row])
+    ]
+    means = [
+        {"arm": result.arm.label, "epoch": epoch + 1, "n": len(result.seeds), **ends(mean_interval(column))}
+        for result in arms
+        for epoch, column in enumerate(result.accuracy.T)
+    ]
+    keep = {"filter": "indexof(shown, datum.arm) >= 0 && datum.epoch >= first"}
+    x = {"field": "epoch", "type": "quantitative", "axis": _epochs(1, epochs)}
+    y = {"type": "quantitative", "scale": {"zero": False}, "axis": {"title": "test accuracy, %"}}
+    colour, dash = scales
+
+    def faded(full: float) -> Spec:
+        return {"condition": {"param": "chosen", "value": full}, "value": full / 8}
+
+    return {
+        **base_spec([]),
+        "height": 340,
+        "params": [
+            {"name": "shown", "value": list(shown)},
+            {"name": "first", "value": min(1 + epochs // 3, max(epochs - 1, 1))},
+        ],
+        "encoding": {"x": x, "color": colour},
+        "layer": [
+            {
+                "data": {"values": seeds},
+                "transform": [keep],
+                "mark": {"type": "line", "strokeWidth": 0.8, "clip": True},
+                "encoding": {"y": {**y, "field": "accuracy"}, "detail": {"field": "seed"}, "opacity": faded(0.3)},
+            },
+            {
+                "data": {"values": seeds},
+                "transform": [keep],
+                "mark": {"type": "point", "filled": True, "size": 40},
+                "encoding": {
+                    "y": {**y, "field": "accuracy"},
+                    "opacity": {"value": 0},
+                    "tooltip": [
+                        {"field": "arm", "type": "nominal"},
+                        {"field": "seed", "type": "nominal"},
+                        {"field": "epoch", "type": "quantitative"},
+                        {"field": "accuracy", "type": "quantitative", "format": ".2f"},
+                    ],
+                },
+            },
+            {
+                "data": {"values": means},
+                "transform": [keep],
+                "mark": {"type": "area"},
+                "encoding": {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "opacity": faded(0.18)},
+            },
+            {
+                "params": [{"name": "chosen", "select": {"type": "point", "fields": ["arm"]}, "bind": "legend"}],
+                "data": {"values": means},
+                "transform": [keep],
+                "mark": {"type": "line", "strokeWidth": 2.5, "point": {"filled": True, "size": 30}},
+                "encoding": {
+                    "y": {**y, "field": "mean"},
+                    "strokeDash": dash,
+                    "opacity": faded(1),
+                    "tooltip": [{"field": "arm", "type": "nominal"}, *tooltips("%", "epoch", ".2f")],
+                },
+            },
+        ],
+    }
+
+
+_SIGNAL = {
+    "norm": ("Size of the signal", "norm of z", "The Euclidean norm of what fc1 hears"),
+    "drift": (
+        "Drift of the signal",
+        "‖z − z₀‖ / ‖z₀‖",
+        "How far what fc1 hears has moved from what it heard before the first step, relative to the latter",
+    ),
+    "share": (
+        "Loudness of the signal",
+        "share of pre-activation",
+        "What the signal adds to fc1's pre-activation, as a share of all of it: its root mean square, divided by "
+        "its sum with that of the rest",
+    ),
+}
+
+
+def signal(analysis: Analysis) -> Iterator[Figure]:
+    """Make three pictures of what fc1 hears: how large, how far from its start, and how loud.
+
+    Args:
+        analysis: with an arm that hears something; otherwise there are none.
+    """
+    arms = [result for result in analysis.arms if result.hearings]
+    if not arms:
+        return
+    labels, epochs = [result.arm.label for result in arms], analysis.study.training.epochs
+    for name, (title, axis, meaning) in _SIGNAL.items():
+        means = {result.arm.label: np.nanmean(result.hearings[name], axis=0) for result in arms}
+        colour, dash = arm_scales(analysis)
+        data = [
+            {"arm": label, "epoch": epoch, "value": float(value)}
+            for label, values in means.items()
+            for epoch, value in enumerate(values)
+            if not math.isnan(value)
+        ]
+        ends = "; ".join(f"{label} {number(float(values[-1]), 3)}" for label, values in means.items())
+        yield Figure(
+            name=name,
+            title=title,
+            caption=f"{meaning}; means over seeds, before training and after each epoch.",
+            alt=f"{axis} by epoch. At the end: {ends}.",
+            spec={
+                **base_spec(data),
+                "height": 280,
+                "params": [{"name": "chosen", "select": {"type": "point", "fields": ["arm"]}, "bind": "legend"}],
+                "mark": {"type": "line", "strokeWidth": 2, "point": {"filled": True, "size": 20}},
+                "encoding": {
+                    "x": {"field": "epoch", "type": "quantitative", "axis": _epochs(0, epochs)},
+                    "y": {"field": "value", "type": "quantitative", "axis": {"title": axis}},
+                    "color": {**colour, "legend": {**LEGEND, "values": labels}},
+                    "strokeDash": {**dash, "legend": {**LEGEND, "values": labels}},
+                    "opacity": {"condition": {"param": "chosen", "value": 1}, "value": 0.1},
+                    "tooltip": [
+                        {"field": "arm", "type": "nominal"},
+                        {"field": "epoch", "type": "quantitative"},
+                        {"field": "value", "type": "quantitative", "format": ".3f"},
+                    ],
+                },
+            },
+            headings=["arm", *(f"epoch {epoch}" for epoch in range(epochs + 1))],
+            rows=[[label, *(number(float(x), 3) for x in values)] for label, values in means.items()],
+            columns=["arm", "seed", "epoch", name],
+            values=[
+                [result.arm.name, seed, epoch, float(value)]
+                for result in arms
+                for row, seed in enumerate(result.seeds)
+                for epoch, value in enumerate(result.hearings[name][row])
+            ],
+        )
+
+
+def _epochs(first: int, last: int) -> Spec:
+    """Return an axis with ticks at whole epochs alone."""
+    return {"title": "epoch", "values": list(range(first, last + 1)), "format": "d", "labelOverlap": True}

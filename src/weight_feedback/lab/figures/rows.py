@@ -1,0 +1,209 @@
+"""Pictures with one row a name: contrasts as intervals and as dots, and swaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from weight_feedback.lab.analysis import HEARD, Analysis, Compared
+from weight_feedback.lab.figures.base import Figure, Spec, base_spec, ends, tooltips, x_channel
+from weight_feedback.lab.report import contrast_cells, interval, number, swap_cells
+
+QUARTILES = (0, 25, 50, 75, 100)
+_GREEN, _BLUE, _ORANGE, _GREY = "#009E73", "#0072B2", "#D55E00", "#888888"
+
+
+def forest(analysis: Analysis) -> Iterator[Figure]:
+    """Make the forest plot of all contrasts.
+
+    Args:
+        analysis: of a study that declares something; otherwise there is none.
+    """
+    if not analysis.contrasts:
+        return
+    outcome, declared = analysis.outcome, analysis.study.declared
+    assert declared is not None
+    data = [
+        {"contrast": _name(row), "declared": row.primary, "n": row.estimate.n, **ends(row.estimate.t)}
+        for row in analysis.contrasts
+    ]
+    primary = "; ".join(f"{_name(row)} {interval(row.estimate.t, 3)}" for row in analysis.contrasts if row.primary)
+    headings, rows = contrast_cells(analysis.contrasts, outcome.unit)
+    yield Figure(
+        name="forest",
+        title=f"Differences of {outcome.title}",
+        caption=f"Mean differences, paired by seed, with {100 * declared.confidence:g} % Student's t intervals. "
+        "The contrasts in blue were declared before the run. Shaded: differences within the margin of equivalence, "
+        f"±{declared.margin:g} {outcome.unit}.",
+        alt=f"Forest plot of {len(data)} contrasts of {outcome.title} in {outcome.unit}. Declared: {primary}.",
+        spec=_spec(
+            data,
+            len(data),
+            [
+                *_margin(declared.margin),
+                {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": _interval_channels(_declared_colour())},
+                {
+                    "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
+                    "encoding": {
+                        "x": x_channel("mean"),
+                        "color": _declared_colour(),
+                        "tooltip": tooltips(outcome.unit),
+                    },
+                },
+            ],
+            "contrast",
+            f"difference of {outcome.title}, {outcome.unit}",
+        ),
+        headings=headings,
+        rows=rows,
+        columns=[
+            "a", "b", "declared", "n", "missing", "mean", "low", "high", "bca_low", "bca_high",
+            "flip_p", "d_z", "superiority", "tost_p", "detectable",
+        ],
+        values=[
+            [
+                row.a, row.b, row.primary, e.n, e.missing, e.mean, e.t.low, e.t.high, e.bca.low, e.bca.high,
+                e.flip_p, e.d_z, e.superiority, e.tost_p, e.detectable,
+            ]
+            for row in analysis.contrasts
+            for e in [row.estimate]
+        ],
+    )  # fmt: skip
+
+
+def differences(analysis: Analysis) -> Iterator[Figure]:
+    """Make the picture of paired differences, a dot a seed.
+
+    Args:
+        analysis: of a study that declares something; otherwise there is none.
+    """
+    if not analysis.contrasts:
+        return
+    outcome, declared = analysis.outcome, analysis.study.declared
+    assert declared is not None
+    dots = {_name(row): row.differences for row in analysis.contrasts}
+    spread = [
+        [name, str(len(values)), *(number(float(q), 3) for q in np.percentile(list(values.values()), QUARTILES))]
+        for name, values in dots.items()
+        if values
+    ]
+    yield Figure(
+        name="differences",
+        title="Paired differences, a dot a seed",
+        caption=f"Each dot is one seed's difference of {outcome.title}; the bar is their mean. Shaded: within "
+        f"±{declared.margin:g} {outcome.unit}. Dots are spread in height to be told apart.",
+        alt=f"Dots of the paired differences in {len(dots)} contrasts, in {outcome.unit}; the table has their "
+        "quartiles.",
+        spec=_dots(dots, f"difference of {outcome.title}, {outcome.unit}", _margin(declared.margin)),
+        headings=["contrast", "pairs", "least", "first quartile", "median", "third quartile", "most"],
+        rows=spread,
+        columns=["a", "b", "seed", "difference"],
+        values=[
+            [row.a, row.b, seed, value] for row in analysis.contrasts for seed, value in row.differences.items()
+        ],
+    )
+
+
+def swaps(analysis: Analysis) -> Iterator[Figure]:
+    """Make the picture of swaps, a dot a seed.
+
+    Args:
+        analysis: with swaps; otherwise there is none.
+    """
+    if not analysis.swaps:
+        return
+    dots = {f"{swap.arm}: {HEARD[swap.heard]}": swap.changes for swap in analysis.swaps}
+    headings, rows = swap_cells(analysis.swaps)
+    said = "; ".join(f"{row[0]} hears {row[1]}: {row[4]}" for row in rows)
+    yield Figure(
+        name="swaps",
+        title="What the signal is worth in evaluation",
+        caption="Each dot is a trained network that hears, in evaluation alone, something else than its "
+        "own weights; the bar is the mean change of final accuracy. A fall says that the network relies on what it "
+        "heard, not that hearing it helped.",
+        alt=f"Changes of accuracy in points: {said}.",
+        spec=_dots(dots, "change of final accuracy, points", [_zero()]),
+        headings=headings,
+        rows=rows,
+        columns=["arm", "heard", "seed", "change"],
+        values=[[s.arm, s.heard, seed, change] for s in analysis.swaps for seed, change in s.changes.items()],
+    )
+
+
+def _dots(dots: Mapping[str, Mapping[int, float]], axis: str, behind: Sequence[Spec]) -> Spec:
+    """Return a picture of one dot a seed, in one row a name, with a bar at the mean."""
+    data = [
+        {"name": name, "seed": seed, "value": value, "jitter": _jitter(seed)}
+        for name, values in dots.items()
+        for seed, value in values.items()
+    ]
+    offset = {"field": "jitter", "type": "quantitative", "scale": {"domain": [0, 1]}}
+    tips = [
+        {"field": "name", "type": "nominal"},
+        {"field": "seed", "type": "nominal"},
+        {"field": "value", "type": "quantitative", "format": "+.3f"},
+    ]
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "point", "filled": True, "size": 24, "opacity": 0.55, "color": _BLUE},
+            "encoding": {"x": x_channel("value"), "yOffset": offset, "tooltip": tips},
+        },
+        {
+            "mark": {"type": "tick", "thickness": 3, "size": 18, "color": _ORANGE},
+            "encoding": {"x": {"aggregate": "mean", "field": "value", "type": "quantitative"}},
+        },
+    ]
+    return _spec(data, len(dots), [*behind, *layers], "name", axis, step=28)
+
+
+def _spec(
+    data: Sequence[Mapping[str, Any]], rows: int, layers: Sequence[Spec], row: str, axis: str, step: int = 24
+) -> Spec:
+    """Return a picture with one row a name."""
+    y = {"field": row, "type": "nominal", "sort": None, "axis": {"title": None, "ticks": False}}
+    return {
+        **base_spec(data),
+        "height": step * rows,
+        "layer": [
+            layer if "data" in layer else {**layer, "encoding": {"y": y, **layer["encoding"]}} for layer in layers
+        ],
+        "encoding": {"x": {"axis": {"title": axis}}},
+    }
+
+
+def _margin(margin: float) -> list[Spec]:
+    return [
+        {
+            "data": {"values": [{"low": -margin, "high": margin}]},
+            "mark": {"type": "rect", "color": _GREEN, "opacity": 0.14},
+            "encoding": {"x": x_channel("low"), "x2": {"field": "high"}},
+        },
+        _zero(),
+    ]
+
+
+def _zero() -> Spec:
+    return {
+        "data": {"values": [{"x": 0}]},
+        "mark": {"type": "rule", "color": _GREY},
+        "encoding": {"x": x_channel("x")},
+    }
+
+
+def _interval_channels(colour: Spec) -> Spec:
+    return {"x": x_channel("low"), "x2": {"field": "high"}, "color": colour}
+
+
+def _declared_colour() -> Spec:
+    return {"condition": {"test": "datum.declared", "value": _BLUE}, "value": _GREY}
+
+
+def _name(row: Compared) -> str:
+    return f"{row.a} − {row.b}"
+
+
+def _jitter(seed: int) -> float:
+    # Multiples of the golden ratio spread evenly, whatever the number of seeds.
+    return 0.1 + 0.8 * (seed * 0.618034 % 1)

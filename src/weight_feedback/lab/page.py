@@ -1,0 +1,122 @@
+"""The report of a study as one page of HTML, which needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from weight_feedback.lab.analysis import Analysis
+from weight_feedback.lab.figures import VEGA_LITE, Figure
+from weight_feedback.lab.report import arm_cells, contrast_cells, failures, number
+
+TEMPLATES = resources.files("weight_feedback.lab") / "templates"
+
+
+def page(analysis: Analysis, figures: Sequence[Figure], command: str) -> str:
+    """Return the report; the same analysis gives the same page.
+
+    Vega, Vega-Lite and Vega-Embed are in it. Its security policy allows no request at all, and no script but those
+    that were written into it here: whatever a study calls its arms, it stays text.
+
+    Args:
+        analysis: of at least one finished trial.
+        figures: of the analysis.
+        command: that makes these results.
+    """
+    scripts = _library(), _template("report.js")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    headings, rows = arm_cells(analysis.arms)
+    times = [f"{number(float(result.seconds.mean()), 1)} s" for result in analysis.arms if result.seeds]
+    html = environment.from_string(_template("report.html")).render(
+        study=analysis.study,
+        analysis=analysis,
+        figures=figures,
+        summary=_summary(analysis),
+        arms=([*headings, "time of a trial"], [[*row, time] for row, time in zip(rows, times, strict=True)]),
+        exploratory=contrast_cells(analysis.exploratory, analysis.outcome.unit),
+        failures=failures(analysis.arms),
+        settings=_settings(analysis),
+        provenance=_provenance(analysis),
+        command=command,
+        style=Markup(_template("report.css")),
+        data=_json([{"name": figure.name, "spec": figure.spec} for figure in figures]),
+        library=Markup(scripts[0]),
+        script=Markup(scripts[1]),
+        script_hashes=Markup(" ".join(map(_hash, scripts))),  # the quotes of a policy are single ones
+    )
+    return html + "\n"
+
+
+@functools.cache
+def _library() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script."""
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    # Inside of HTML, this would end the script.
+    return bundle.replace("</script", "<\\/script")
+
+
+def _template(name: str) -> str:
+    return (TEMPLATES / name).read_text("utf-8")
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _json(value: Any) -> Markup:
+    """Return JSON that HTML can't read as anything else."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _summary(analysis: Analysis) -> str:
+    study = analysis.study
+    trials = sum(len(result.seeds) for result in analysis.arms)
+    return (
+        f"{study.name}: {study.data}, {len(analysis.arms)} arms × {study.seeds} seeds, "
+        f"{study.training.epochs} epochs; {trials} finished trials."
+    )
+
+
+def _settings(analysis: Analysis) -> list[list[str]]:
+    study, declared = analysis.study, analysis.study.declared
+    rows = [["data", study.data], ["seeds", f"0 to {study.seeds - 1}"]]
+    rows += [[name.replace("_", " "), str(value)] for name, value in study.training.model_dump().items()]
+    if study.summary is not None:
+        rows += [[f"summary: {name}", str(value)] for name, value in study.summary.model_dump().items()]
+    if declared is not None:
+        rows += [
+            ["primary contrasts", "; ".join(f"{a} − {b}" for a, b in declared.primary)],
+            ["outcome", analysis.outcome.title],
+            ["margin of equivalence", f"±{declared.margin:g} {analysis.outcome.unit}"],
+            ["confidence", f"{declared.confidence:g}"],
+        ]
+    for arm in study.arms:
+        parts = [arm.model, f"signal: {arm.signal}" if arm.signal else "", arm.conditioning if arm.signal else ""]
+        rows.append([f"arm {arm.name}", ", ".join(filter(None, parts))])
+    return rows
+
+
+def _provenance(analysis: Analysis) -> list[list[str]]:
+    def values(name: str) -> str:
+        return ", ".join(sorted({str(provenance[name]) for provenance in analysis.provenance}))
+
+    seconds = sum(provenance["seconds"] for provenance in analysis.provenance)
+    started = sorted(provenance["started"] for provenance in analysis.provenance)
+    names = ("weight_feedback", "torch", "numpy", "python", "machine", "device", "threads")
+    return [
+        *([name.replace("_", "-"), values(name)] for name in names),
+        ["trials started", f"{started[0]} to {started[-1]}"],
+        ["time of all trials together", f"{number(seconds / 60, 1)} minutes on one core each"],
+    ]

@@ -1,0 +1,206 @@
+"""Trackers: tell TensorBoard, MLflow or Weights & Biases of finished trials, one run a trial."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from weight_feedback.lab.settings import Trial
+from weight_feedback.lab.spec import Arm, Study
+from weight_feedback.lab.store import Record
+
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
+
+
+class Tracker(Protocol):
+    """Told of each trial right after it was kept, in the process that ran it; so it must be picklable."""
+
+    def log(self, study: Study, arm: Arm, trial: Trial, record: Record) -> None:
+        """Log a finished trial as one run.
+
+        Args:
+            study: whose trial it is.
+            arm: its arm.
+            trial: its settings.
+            record: what came out.
+        """
+
+
+@dataclass(frozen=True)
+class TensorBoard:
+    """Event files, one folder a trial; a trial that is logged again replaces them.
+
+    Args:
+        folder: for ``tensorboard --logdir``.
+    """
+
+    folder: Path
+
+    def log(self, study: Study, arm: Arm, trial: Trial, record: Record) -> None:
+        """Log a finished trial.
+
+        Args:
+            study: see `Tracker.log`, here and below.
+            arm: its arm.
+            trial: its settings.
+            record: what came out.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = self.folder / run_name(arm, trial)
+        shutil.rmtree(folder, ignore_errors=True)
+        writer = SummaryWriter(str(folder))
+        table = [f"| {name} | {value} |" for name, value in parameters(study, arm, trial).items()]
+        writer.add_text("settings", "\n".join(["| setting | value |", "| --- | --- |", *table]))
+        for name, step, value in metrics(record):
+            writer.add_scalar(name, value, step)
+        writer.close()
+
+
+@dataclass(frozen=True)
+class MLflow:
+    """An MLflow experiment of the study's name.
+
+    Args:
+        folder: of the SQLite database, unless ``MLFLOW_TRACKING_URI`` names another place.
+    """
+
+    folder: Path
+
+    def log(self, study: Study, arm: Arm, trial: Trial, record: Record) -> None:
+        """Log a finished trial.
+
+        Args:
+            study: see `Tracker.log`, here and below.
+            arm: its arm.
+            trial: its settings.
+            record: what came out.
+        """
+        import mlflow
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.folder.resolve() / 'mlflow.db'}")
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        known = client.get_experiment_by_name(study.name)
+        experiment = known.experiment_id if known else client.create_experiment(study.name)
+        run = client.create_run(experiment, run_name=run_name(arm, trial), tags={"key": trial.key()})
+        for name, setting in parameters(study, arm, trial).items():
+            client.log_param(run.info.run_id, name, setting)
+        for name, step, value in metrics(record):
+            client.log_metric(run.info.run_id, name, value, step=step)
+        client.set_terminated(run.info.run_id)
+
+
+@dataclass(frozen=True)
+class WandB:
+    """A Weights & Biases project of the study's name; offline, unless ``WANDB_MODE`` says otherwise.
+
+    Args:
+        folder: for its files; ``wandb sync`` sends them.
+    """
+
+    folder: Path
+
+    def log(self, study: Study, arm: Arm, trial: Trial, record: Record) -> None:
+        """Log a finished trial.
+
+        Args:
+            study: see `Tracker.log`, here and below.
+            arm: its arm.
+            trial: its settings.
+            record: what came out.
+        """
+        import wandb
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            project=study.name,
+            name=run_name(arm, trial),
+            id=trial.key(),
+            group=arm.name,
+            config=parameters(study, arm, trial),
+            dir=str(self.folder),
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            reinit="create_new",
+        )
+        # Steps and epochs are counted apart; W&B wants one counter, so each metric names its own.
+        run.define_metric("train/*", step_metric="step")
+        run.define_metric("test/*", step_metric="epoch")
+        run.define_metric("signal/*", step_metric="epoch")
+        for name, step, value in metrics(record):
+            run.log({name: value, "step" if name.startswith("train/") else "epoch": step})
+        run.finish()
+
+
+_TRACKERS: dict[TrackerName, type[TensorBoard | MLflow | WandB]] = {
+    "tensorboard": TensorBoard,
+    "mlflow": MLflow,
+    "wandb": WandB,
+}
+
+
+def make_tracker(name: TrackerName, folder: Path) -> Tracker:
+    """Return a tracker.
+
+    Args:
+        name: which.
+        folder: for its files.
+
+    Raises:
+        ValueError: its package isn't installed.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise ValueError(
+            f"--track {name}: the package {name} isn't installed: pip install 'weight-feedback[{name}]'"
+        )
+    return _TRACKERS[name](folder)
+
+
+def run_name(arm: Arm, trial: Trial) -> str:
+    """Return what a trial's run is called.
+
+    Args:
+        arm: its arm.
+        trial: its settings.
+    """
+    return f"{arm.name}/seed-{trial.seed}"
+
+
+def parameters(study: Study, arm: Arm, trial: Trial) -> dict[str, str]:
+    """Return the settings of a trial, flat.
+
+    Args:
+        study: whose trial it is.
+        arm: its arm.
+        trial: its settings.
+    """
+
+    def flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                yield from flat(f"{prefix}.{name}" if prefix else name, inner)
+        else:
+            yield prefix, str(value)
+
+    return {"study": study.name, "arm": arm.name, "key": trial.key(), **dict(flat("", trial.settings()))}
+
+
+def metrics(record: Record) -> Iterator[tuple[str, int, float]]:
+    """Yield name, step and value of every number that was measured.
+
+    Args:
+        record: of a finished trial.
+    """
+    for step, loss in enumerate(record.result["step_losses"], start=1):
+        yield "train/loss", step, loss
+    for epoch, evaluation in enumerate(record.result["epochs"], start=1):
+        for name in ("accuracy", "loss"):
+            yield f"test/{name}", epoch, evaluation[name]
+    for epoch, hearing in enumerate(record.result["hearings"]):
+        for name, value in hearing.items():
+            yield f"signal/{name}", epoch, value

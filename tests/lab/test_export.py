@@ -1,0 +1,72 @@
+"""Tables of trials: every number is there, and spreadsheets find no formula."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, fill, record
+from weight_feedback.lab.export import export
+from weight_feedback.lab.store import Store
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "study")
+
+
+def read(path) -> pd.DataFrame:
+    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, keep_default_na=True)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_every_number_is_there(store, tmp_path, kind) -> None:
+    path = tmp_path / "deep" / f"trials.{kind}"
+    assert export(STUDY, fill(store, seeds=SEEDS + 2), path, kind) == len(SIGNALS) * (SEEDS + 2) * EPOCHS
+    table = read(path)
+    assert set(table["declaration"]) == {STUDY.declaration()}
+    for row in table.itertuples():
+        i = SIGNALS.index(row.arm)
+        assert row.accuracy == ACCURACY[i, row.seed, row.epoch - 1]
+        assert row.loss == LOSS[i, row.seed, row.epoch - 1]
+        hearing = (row.z_norm, row.z_drift, row.z_share)
+        if row.arm == "none":
+            assert np.isnan(hearing).all()
+        else:
+            assert hearing == tuple(HEARINGS[i, row.seed, row.epoch])
+        assert (row.seconds, row.parameters, row.status) == (1.0 + i, 9950 + 100 * (i > 0), "finished")
+    assert table.groupby(["arm", "seed"]).size().eq(EPOCHS).all()
+
+
+def test_a_diverged_trial_is_filled_with_chance(store, tmp_path) -> None:
+    trial = STUDY.trial(STUDY.arms[3], 0)
+    store.write(trial, record(trial, "own", epochs=1))
+    export(STUDY, store, tmp_path / "t.csv", "csv")
+    table = read(tmp_path / "t.csv")
+    assert table["accuracy"].tolist() == [ACCURACY[3, 0, 0], 10.0, 10.0]
+    assert table["loss"].tolist() == [LOSS[3, 0, 0], math.log(10), math.log(10)]
+    assert table["correct"].isna().tolist() == [False, True, True]
+    assert set(table["status"]) == {"diverged"}
+
+
+@pytest.mark.parametrize("label", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
+def test_formulas_are_text_in_a_spreadsheet(store, tmp_path, label) -> None:
+    arms = tuple(arm.model_copy(update={"label": label + arm.name}) for arm in STUDY.arms)
+    study = STUDY.model_copy(update={"arms": arms})
+    export(study, fill(store, study), tmp_path / "t.csv", "csv")
+    assert read(tmp_path / "t.csv")["label"].str.startswith("'" + label).all()
+    export(study, store, tmp_path / "t.parquet", "parquet")
+    assert read(tmp_path / "t.parquet")["label"].str.startswith(label).all()
+
+
+def test_what_cannot_be_exported(store, tmp_path, monkeypatch) -> None:
+    with pytest.raises(ValueError, match=r"no finished trials in .*; weight-feedback run made-up makes them"):
+        export(STUDY, store, tmp_path / "t.csv", "csv")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else found(name))
+    with pytest.raises(ValueError, match=r"pip install 'weight-feedback\[parquet\]'"):
+        export(STUDY, store, tmp_path / "t.parquet", "parquet")

@@ -1,0 +1,111 @@
+"""Merging: everything that is missing is copied, nothing is overwritten, and contradictions are loud."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from madeup import STUDY, fill, record
+from weight_feedback.lab.merge import Merged, merge
+from weight_feedback.lab.store import Record, Store, StoreError, write_atomically
+from weight_feedback.lab.trial import weights_digest
+
+TRIALS = {(arm.name, trial.seed): trial for arm, trial in STUDY.trials()}
+STATE = {"w": torch.arange(3.0)}
+
+
+@pytest.fixture
+def source(tmp_path) -> Store:
+    store = fill(Store(tmp_path / "source"))
+    store.declare(STUDY)
+    return store
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_empty_folder_becomes_a_copy(source, tmp_path) -> None:
+    swaps = len(list(STUDY.swaps()))
+    target = tmp_path / "target"
+    assert merge(target, [source.folder]) == Merged(len(TRIALS), swaps, 0, 0)
+    assert contents(target) == contents(source.folder)
+    assert merge(target, [source.folder]) == Merged(0, 0, 0, len(TRIALS) + swaps)
+
+
+def test_halves_from_two_places_make_a_whole_and_what_was_there_stays(source, tmp_path) -> None:
+    other, target = Store(tmp_path / "other"), Store(tmp_path / "target")
+    for store, seeds in ((other, (0, 1)), (target, (1, 2))):
+        for (arm, seed), trial in TRIALS.items():
+            if seed in seeds:
+                made = record(trial, arm)
+                store.write(trial, Record(made.result, made.provenance | {"host": store.folder.name}))
+    merged = merge(target.folder, [other.folder, source.folder])
+    assert merged.trials == len(TRIALS) - 8
+    hosts = {seed: target.read(TRIALS["own", seed]).provenance["host"] for seed in range(4)}
+    assert hosts == {0: "other", 1: "target", 2: "target", 3: "here"}
+
+
+def test_another_result_of_the_same_settings_is_loud_and_nothing_is_copied(source, tmp_path) -> None:
+    target = Store(tmp_path / "target")
+    trial = TRIALS["own", 3]
+    made = record(trial, "own")
+    target.write(trial, Record(made.result | {"step_losses": [1.0]}, made.provenance))
+    before = contents(target.folder)
+    with pytest.raises(StoreError, match=f"{trial.file_name}.*and .*{trial.file_name}.*different results"):
+        merge(target.folder, [source.folder])
+    assert contents(target.folder) == before
+    with pytest.raises(StoreError, match="different results"):  # likewise between two sources
+        merge(tmp_path / "new", [source.folder, target.folder])
+    assert not (tmp_path / "new").exists()
+
+
+def test_damage_and_other_studies_are_refused(source, tmp_path) -> None:
+    target = tmp_path / "target"
+    with pytest.raises(StoreError, match="nowhere: expected the folder of a study"):
+        merge(target, [tmp_path / "nowhere"])
+    other = Store(tmp_path / "other")
+    other.declare(STUDY.model_copy(update={"seeds": 5}))
+    with pytest.raises(StoreError, match="these are two studies"):
+        merge(other.folder, [source.folder])
+    path = source.path(TRIALS["none", 0])
+    path.write_bytes(path.read_bytes().replace(b'"parameters": 9950', b'"parameters": 9951'))
+    with pytest.raises(StoreError, match="the file is damaged"):
+        merge(target, [source.folder])
+    assert not target.exists()
+
+
+def test_weights_are_copied_if_they_are_the_trials(source, tmp_path) -> None:
+    trial = TRIALS["own", 0]
+    made = record(trial, "own")
+    source.path(trial).unlink()
+    source.write(trial, Record(made.result | {"weights": weights_digest(STATE)}, made.provenance))
+    write_atomically(source.weights(trial), save(STATE))
+    assert merge(tmp_path / "target", [source.folder]).weights == 1
+    assert Store(tmp_path / "target").finished(trial)
+
+    write_atomically(source.weights(trial), save({"w": torch.zeros(3)}))
+    with pytest.raises(StoreError, match="not the weights of"):
+        merge(tmp_path / "another", [source.folder])
+
+
+def test_a_failure_is_forgotten_once_someone_finished_the_trial(source, tmp_path) -> None:
+    target, other = Store(tmp_path / "target"), Store(tmp_path / "other")
+    (other.folder / "trials").mkdir(parents=True)
+    target.fail(TRIALS["own", 0], "here")
+    extra = STUDY.trial(STUDY.arms[0], 50)
+    other.fail(TRIALS["own", 1], "there")
+    other.fail(extra, "there")
+    merge(target.folder, [source.folder, other.folder])
+    assert [target.failure(t) for t in (TRIALS["own", 0], TRIALS["own", 1], extra)] == [None, None, "there"]
+
+
+def test_writes_that_were_cut_short_are_left_behind(source, tmp_path) -> None:
+    (source.folder / "trials" / ".cut.json.0123.tmp").write_text("{")
+    (source.folder / "trials" / ".cut.json").write_text(json.dumps({}))
+    merge(tmp_path / "target", [source.folder])
+    assert not list((tmp_path / "target" / "trials").glob(".*"))
