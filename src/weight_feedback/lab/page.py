@@ -48,7 +48,9 @@ def page(analysis: Analysis, figures: Sequence[Figure], command: str) -> str:
         provenance=_provenance(analysis),
         command=command,
         style=Markup(_template("report.css")),
-        data=_json([{"name": figure.name, "spec": figure.spec} for figure in figures]),
+        data=_json(
+            [{"name": figure.name, "spec": {**figure.spec, "description": figure.alt}} for figure in figures]
+        ),
         library=Markup(scripts[0]),
         script=Markup(scripts[1]),
         script_hashes=Markup(" ".join(map(_hash, scripts))),  # the quotes of a policy are single ones

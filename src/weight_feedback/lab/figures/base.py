@@ -69,7 +69,7 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     Returns:
         The files.
     """
-    fixed = {**copy.deepcopy(figure.spec), "width": 640, "background": "white"}
+    fixed = {**copy.deepcopy(figure.spec), "description": figure.alt, "width": 640, "background": "white"}
     for channel in ("color", "strokeDash"):
         for layer in [fixed, *fixed.get("layer", [])] if figure.arms else []:
             if channel in layer["encoding"]:

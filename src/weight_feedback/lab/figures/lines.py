@@ -88,7 +88,7 @@ def _curves_spec(arms: Sequence[ArmResult], shown: Sequence[str], epochs: int, s
             {
                 "data": {"values": seeds},
                 "transform": [keep],
-                "mark": {"type": "line", "strokeWidth": 0.8, "clip": True},
+                "mark": {"type": "line", "strokeWidth": 0.8},
                 "encoding": {"y": {**y, "field": "accuracy"}, "detail": {"field": "seed"}, "opacity": faded(0.3)},
             },
             {

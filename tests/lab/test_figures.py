@@ -1,0 +1,115 @@
+"""The report's pictures: their numbers against scipy called directly, and files that show them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from madeup import ACCURACY, EPOCHS, HEARINGS, SEEDS, SIGNALS, STUDY, fill
+from weight_feedback.lab.analysis import analyse
+from weight_feedback.lab.figures import Figure, figures, save
+from weight_feedback.lab.store import Store
+
+FINAL = ACCURACY[:, :SEEDS, -1]
+
+
+@pytest.fixture
+def made(tmp_path) -> dict[str, Figure]:
+    return {figure.name: figure for figure in figures(analyse(STUDY, fill(Store(tmp_path))))}
+
+
+def difference(a: str, b: str) -> np.ndarray:
+    return FINAL[SIGNALS.index(a)] - FINAL[SIGNALS.index(b)]
+
+
+def test_the_order_is_that_of_the_report_and_what_has_no_data_is_left_out(made, tmp_path) -> None:
+    assert list(made) == ["forest", "curves", "differences", "swaps", "norm", "drift", "share"]
+    plain = STUDY.model_copy(update={"declared": None, "arms": STUDY.arms[:1], "seeds": 1})
+    assert [figure.name for figure in figures(analyse(plain, Store(tmp_path)))] == ["curves"]
+
+
+def test_the_forest_has_a_line_a_contrast_and_the_margin(made) -> None:
+    spec = made["forest"].spec
+    assert len(spec["data"]["values"]) == 5
+    for row in spec["data"]["values"]:
+        x = difference(*row["contrast"].split(" − "))
+        expected = stats.t.interval(0.95, SEEDS - 1, loc=x.mean(), scale=stats.sem(x))
+        assert (row["mean"], row["low"], row["high"]) == pytest.approx((x.mean(), *expected))
+    assert [row["declared"] for row in spec["data"]["values"]] == [True, True, False, False, False]
+    assert spec["layer"][0]["data"]["values"] == [{"low": -0.5, "high": 0.5}]
+    assert "own − none" in made["forest"].alt
+
+
+def test_differences_have_a_dot_a_seed_and_their_quartiles(made) -> None:
+    values = made["differences"].spec["data"]["values"]
+    assert len(values) == 5 * SEEDS
+    for row in values:
+        assert row["value"] == pytest.approx(difference(*row["name"].split(" − "))[row["seed"]])
+        assert 0 < row["jitter"] < 1
+    name, pairs, *quartiles = made["differences"].rows[0]
+    assert (name, pairs) == ("own − none", str(SEEDS))
+    expected = np.percentile(difference("own", "none"), [0, 25, 50, 75, 100])
+    assert [float(cell) for cell in quartiles] == pytest.approx(expected, abs=6e-4)
+
+
+def test_curves_have_a_line_a_seed_and_means_with_intervals(made) -> None:
+    seeds, _, _, means = (layer["data"]["values"] for layer in made["curves"].spec["layer"])
+    labels = [arm.label for arm in STUDY.arms]
+    assert len(seeds) == len(SIGNALS) * SEEDS * EPOCHS
+    for row in seeds:
+        assert row["accuracy"] == pytest.approx(
+            ACCURACY[labels.index(row["arm"]), row["seed"], row["epoch"] - 1], abs=1e-4
+        )
+    for row in means:
+        x = ACCURACY[labels.index(row["arm"]), :SEEDS, row["epoch"] - 1]
+        expected = stats.t.interval(0.95, SEEDS - 1, loc=x.mean(), scale=stats.sem(x))
+        assert (row["mean"], row["low"], row["high"]) == pytest.approx((x.mean(), *expected))
+    assert made["curves"].shown == [labels[0], *labels[2:]]  # those of the declared contrasts
+
+
+def test_swaps_and_what_is_heard(made) -> None:
+    swaps = made["swaps"].spec["data"]["values"]
+    assert {(row["name"], row["seed"]): row["value"] for row in swaps if row["seed"] == 3} == pytest.approx(
+        {("own: z = 0", 3): -2.3, ("own: its initial z", 3): -0.8, ("own: another seed's final z", 3): -1.3}
+    )
+    for j, name in enumerate(("norm", "drift", "share")):
+        for row in made[name].spec["data"]["values"]:
+            i = [arm.label for arm in STUDY.arms].index(row["arm"])
+            assert row["value"] == pytest.approx(HEARINGS[i, :SEEDS, row["epoch"], j].mean())
+
+
+def test_declared_arms_have_colours_of_their_own(made) -> None:
+    scale = made["curves"].spec["encoding"]["color"]["scale"]
+    assert scale["domain"] == [arm.label for arm in STUDY.arms]
+    assert len(set(scale["range"])) == 4
+    assert made["norm"].spec["encoding"]["color"]["scale"] == scale
+
+
+def test_specifications_are_json_even_of_a_single_seed(made, tmp_path) -> None:
+    one = STUDY.model_copy(update={"seeds": 1})
+    for figure in (*made.values(), *figures(analyse(one, fill(Store(tmp_path / "one"), one, seeds=1)))):
+        json.dumps(figure.spec, allow_nan=False)
+        assert len({len(row) for row in figure.rows} | {len(figure.headings)}) == 1
+
+
+def test_files_hold_the_picture_and_its_numbers(made, tmp_path) -> None:
+    paths = {path.name: path for figure in made.values() for path in save(figure, tmp_path / "figures")}
+    assert len(paths) == 3 * len(made)
+    assert paths["forest.png"].read_bytes().startswith(b"\x89PNG")
+    svg = paths["forest.svg"].read_text()
+    assert "own − none" in svg
+    with paths["forest.csv"].open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    x = difference("own", "none")
+    assert float(rows[0]["mean"]) == pytest.approx(x.mean())
+    assert float(rows[0]["d_z"]) == pytest.approx(x.mean() / x.std(ddof=1), rel=0.2)
+    # What can't be shown later isn't in the legend of the file.
+    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", paths["curves.svg"].read_text())
+    assert [text for text in drawn if "|" in text] == [f"{name} | &lt;b&gt;" for name in ("none", "yoked", "own")]
+    again = save(made["curves"], tmp_path / "again")
+    assert [path.read_bytes() for path in again] == [paths[path.name].read_bytes() for path in again]

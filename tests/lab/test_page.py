@@ -1,0 +1,128 @@
+"""The report's page: whole, the same each time, in need of nothing else, and closed to whatever names contain."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from madeup import SEEDS, STUDY, fill
+from weight_feedback.lab.analysis import analyse
+from weight_feedback.lab.figures import figures
+from weight_feedback.lab.page import page
+from weight_feedback.lab.spec import Study
+from weight_feedback.lab.store import Store
+
+COMMAND = "weight-feedback run made-up"
+VOID = {"meta", "input", "br", "link", "img"}
+
+
+class Outline(HTMLParser):
+    """Collects elements and texts outside of scripts and styles, and checks that elements are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += data
+
+
+def render(store: Store, study: Study = STUDY, seeds: int = SEEDS) -> str:
+    analysis = analyse(study, fill(store, study, seeds))
+    return page(analysis, figures(analysis), COMMAND)
+
+
+def outline(html: str) -> Outline:
+    parser = Outline()
+    parser.feed(html)
+    assert parser.open == []
+    return parser
+
+
+def test_the_page_says_everything(tmp_path) -> None:
+    store = Store(tmp_path)
+    html = render(store)
+    found = outline(html)
+    text = re.sub(r"\s+", " ", found.text)
+    analysis = analyse(STUDY, store)
+    for part in (
+        "Made up",
+        *analysis.sentences,
+        "Differences of final accuracy",
+        "No trial failed or diverged.",
+        STUDY.declaration(),
+        COMMAND,
+        "2.13.0",
+        "10,050",
+        "own − none; own − yoked",
+    ):
+        assert part in text, part
+    charts = [attrs["id"] for tag, attrs in found.elements if attrs.get("class") == "chart"]
+    assert charts == ["forest", "curves", "differences", "swaps", "norm", "drift", "share"]
+    assert ("html", {"lang": "en"}) in found.elements
+    headings = [int(tag[1]) for tag, _ in found.elements if re.fullmatch("h[1-6]", tag)]
+    assert headings[0] == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(headings))
+    assert "Exploratory" not in text
+
+
+def test_the_same_trials_give_the_same_page(tmp_path) -> None:
+    assert render(Store(tmp_path / "a")) == render(Store(tmp_path / "b"))
+
+
+def test_nothing_is_fetched(tmp_path) -> None:
+    found = outline(render(Store(tmp_path)))
+    assert not [
+        attrs
+        for _, attrs in found.elements
+        if {"src", "href", "data", "action"} & attrs.keys() and attrs.get("href") != "#verdicts"
+    ]
+    (policy,) = (attrs["content"] for _, attrs in found.elements if attrs.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in policy
+
+
+@pytest.mark.parametrize(
+    "name", ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><b>&amp;', "{{7*7}}"]
+)
+def test_names_are_text(tmp_path, name) -> None:
+    arms = tuple(arm.model_copy(update={"label": f"{arm.name}{name}"}) for arm in STUDY.arms)
+    study = STUDY.model_copy(update={"arms": arms, "title": name})
+    plain, found = outline(render(Store(tmp_path / "plain"))), outline(render(Store(tmp_path / "hostile"), study))
+    assert [tag for tag, _ in found.elements] == [tag for tag, _ in plain.elements]
+    assert f"own{name}" in found.text
+
+
+def test_an_extension_is_marked_as_exploratory(tmp_path) -> None:
+    text = re.sub(r"\s+", " ", outline(render(Store(tmp_path), seeds=SEEDS + 2)).text)
+    assert f"Exploratory: {SEEDS + 2} seeds" in text
+    assert f"declared with {SEEDS} seeds; more were added later" in text
+
+
+def test_other_states_of_a_study(tmp_path) -> None:
+    plain = STUDY.model_copy(update={"declared": None})
+    assert "shows and doesn't decide" in outline(render(Store(tmp_path / "plain"), plain)).text
+    store = fill(Store(tmp_path / "waiting"))
+    trial = STUDY.trial(STUDY.arms[3], 0)
+    store.path(trial).unlink()
+    analysis = analyse(STUDY, store)
+    assert "No verdicts yet: 1 trials" in outline(page(analysis, figures(analysis), COMMAND)).text
+    store.fail(trial, "MemoryError: <no room>")
+    analysis = analyse(STUDY, store)
+    text = outline(page(analysis, figures(analysis), COMMAND)).text
+    assert "failed (MemoryError: <no room>)" in text
+    assert "verdict withheld" in text
