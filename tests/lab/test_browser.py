@@ -151,7 +151,7 @@ def test_nothing_is_wider_than_the_screen(opened, width) -> None:
 
 def test_charts_have_names_and_tables(opened) -> None:
     tab = opened()
-    named = tab.locator(".chart [role=graphics-document]").all()
+    named = tab.locator(".chart[role=graphics-document]").all()
     assert len(named) == 7
     assert "Declared: own − none" in named[0].get_attribute("aria-label")
     assert len({chart.get_attribute("aria-label") for chart in named}) == 7

@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
-from weight_feedback.lab import cli
+from weight_feedback.lab import cli, runner
+from weight_feedback.lab.analysis import analyse
+from weight_feedback.lab.commands import networks
 from weight_feedback.lab.runner import missing
 from weight_feedback.lab.sources import ENVIRONMENT
 from weight_feedback.lab.spec import load_study
@@ -111,7 +113,7 @@ def test_original_epochs_are_the_default(capsys, monkeypatch) -> None:
     def seen(trial, **_):
         raise Seen(trial.data, trial.training.epochs)
 
-    monkeypatch.setattr(cli, "run_trial", seen)
+    monkeypatch.setattr(networks, "run_trial", seen)
     for network, expected in (("mnist-plain", ("mnist", 6)), ("cifar10-pooled", ("cifar10", 20))):
         with pytest.raises(Seen) as caught:
             cli.main(["train", network])
@@ -123,16 +125,30 @@ def test_run_then_plot(capsys, study, tmp_path) -> None:
     assert "tiny: 4 trials, 0 finished, 4 to run, 1 side by side" in out
     assert "tiny: 8/8 epochs" in out
     folder = tmp_path / "out" / "tiny"
-    assert sorted(path.name for path in folder.iterdir()) == ["accuracy.png", "accuracy.svg", "report.md", "trials"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "accuracy.png",
+        "accuracy.svg",
+        "figures",
+        "report.html",
+        "report.md",
+        "trials",
+    ]
+    assert str(folder / "report.html") in out
     assert str(folder / "accuracy.png") in out
     assert "| w/o | 9,950 | 2 |" in (folder / "report.md").read_text()
 
     again = run(capsys, "run", study, "--out", tmp_path / "out", "--jobs", 1)
     assert "4 finished, 0 to run" in again
 
-    run(capsys, "plot", study, "--out", tmp_path / "out", "--arms", "pooled")
+    out = run(capsys, "plot", study, "--out", tmp_path / "out", "--arms", "pooled")
     assert (folder / "accuracy-pooled.svg").exists()
-    assert "w/o" not in (folder / "report-pooled.md").read_text().split("Means")[0]
+    assert "w/o" not in out
+
+    before = {path: path.read_bytes() for path in (folder / "report.html", folder / "report.md")}
+    for path in before:
+        path.unlink()
+    run(capsys, "report", study, "--out", tmp_path / "out")
+    assert {path: path.read_bytes() for path in before} == before
     message = refused(capsys, "plot", study, "--out", tmp_path / "out", "--arms", "other")
     assert "--arms: expected names among plain, pooled, got 'other'" in message
 
@@ -150,11 +166,63 @@ def test_a_declared_study_ends_in_verdicts(capsys, tmp_path) -> None:
     assert "own − none: " in out
     report = (tmp_path / "c" / "report.md").read_text()
     assert "- own − none: " in report
-    assert (tmp_path / "c" / "contrasts.png").exists()
-    # Drawing one arm alone doesn't change what was found.
-    assert "own − none: " in run(capsys, "plot", path, "--out", tmp_path, "--arms", "own")
+    assert (tmp_path / "c" / "figures" / "forest.png").exists()
+    assert "another seed's final z" in out
     path.write_text(path.read_text().replace("margin = 0.5", "margin = 5.0"))
     assert "declared otherwise" in refused(capsys, "run", path, "--out", tmp_path)
+
+
+def test_some_arms_then_more_seeds(capsys, study, tmp_path) -> None:
+    args = ["run", study, "--out", tmp_path, "--jobs", 1]
+    assert "tiny: 2 trials, 0 finished, 2 to run" in run(capsys, *args, "--arms", "plain")
+    assert "tiny: 6 trials, 2 finished, 4 to run" in run(capsys, *args, "--seeds", 3)
+
+
+def test_failed_trials_are_named(capsys, study, tmp_path, monkeypatch) -> None:
+    def fail(*_, **__):
+        raise MemoryError("no room")
+
+    run(capsys, "run", study, "--out", tmp_path, "--jobs", 1, "--arms", "plain")
+    monkeypatch.setattr(runner, "run_trial", fail)
+    out = run(capsys, "run", study, "--out", tmp_path, "--jobs", 1)
+    assert out.count("failed: mnist-pooled-seed-0000") == 2
+    assert "pooled, seed 1: failed (MemoryError: no room); missing from all estimates." in out
+
+
+def test_plan_says_what_a_study_takes_and_shows(capsys, study) -> None:
+    out = run(capsys, "plan", study)
+    for part in ("13,220", "4 trials, about", "Nothing is declared"):
+        assert part in out
+    controls = run(capsys, "plan", "controls-mnist-5k", "--jobs", 2, "--sd", 0.5)
+    for part in (
+        "own-film",
+        "12,550",
+        "360 trials",
+        "with 2 side by side",
+        "Primary contrasts: own − none, own − yoked; final accuracy, equivalent within ±0.5 points",
+        "Declaration: 7e2a6e6cf461b078",
+        # For 30 pairs, d = 0.5292 at 5 % and 0.5842 at 2.5 % (G*Power's tables; statsmodels agrees).
+        "detects a true difference of 0.26 points (0.29 at Holm's strictest level)",
+    ):
+        assert part in controls
+    assert "--sd: expected more than 0, got 0.0" in refused(capsys, "plan", study, "--sd", 0)
+
+
+def test_merge_and_export(capsys, study, tmp_path) -> None:
+    run(capsys, "run", study, "--out", tmp_path / "a", "--jobs", 1)
+    merged = run(capsys, "merge", tmp_path / "b" / "tiny", tmp_path / "a" / "tiny")
+    assert "4 trials, 0 swaps and 0 weights copied, 0 were there already" in merged
+    assert "trials.csv: 8 rows" in run(capsys, "export", study, "--out", tmp_path / "b")
+    file = tmp_path / "t.parquet"
+    run(capsys, "export", study, "--out", tmp_path / "b", "--format", "parquet", "--file", file)
+    assert file.read_bytes().startswith(b"PAR1")
+    assert "expected the folder of a study" in refused(capsys, "merge", tmp_path / "b", tmp_path / "none")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_trials_can_be_tracked(capsys, study, tmp_path) -> None:
+    run(capsys, "run", study, "--out", tmp_path, "--jobs", 1, "--track", "tensorboard")
+    assert len(list((tmp_path / "tiny" / "tensorboard").rglob("events.out.tfevents.*"))) == 4
 
 
 def test_calibrate_prints_shares_with_intervals(capsys) -> None:
@@ -163,6 +231,23 @@ def test_calibrate_prints_shares_with_intervals(capsys) -> None:
     rows = [line for line in out.splitlines() if line.startswith("│")]
     assert [row.split("│")[1].strip() for row in rows] == ["8", "12"]
     assert all(row.count("[") == 4 for row in rows)
+
+
+def test_calibrate_on_real_trainings_cuts_seeds_into_contrasts(capsys, tmp_path) -> None:
+    path = tmp_path / "same.toml"
+    path.write_text(
+        'name = "same"\ntitle = "S"\ndata = "generated"\nseeds = 7\nsummary = {k = 4}\n'
+        "training = {epochs = 1, batch_size = 250}\narms = [\n"
+        '{name = "own", model = "mnist-plain", label = "own", signal = "own"},\n'
+        '{name = "again", model = "mnist-plain", label = "again", signal = "own", salt = 1},\n]\n'
+    )
+    args = ["calibrate", "--studies", 10, "--seeds", 4, "--trained", "--same", path, "--out", tmp_path]
+    out = run(capsys, *args, "--contrast-seeds", 3, "--jobs", 1)
+    assert "2 contrasts of real trainings, same, true effect 0" in out
+    analysis = analyse(load_study(str(path)), Store(tmp_path / "same"))
+    x = (analysis.arms[0].accuracy - analysis.arms[1].accuracy)[:6, -1]
+    assert f"mean difference {x.mean():+.3f} points, standard deviation {x.std(ddof=1):.3f}" in out
+    assert "the seeds of at least one contrast" in refused(capsys, *args, "--contrast-seeds", 8)
 
 
 def test_data_list_and_verify(capsys) -> None:
@@ -175,7 +260,19 @@ def test_data_list_and_verify(capsys) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["train"], ["run"], ["plot"], ["match-dimensions"], ["calibrate"], ["data", "verify"], ["data", "fetch"]],
+    [
+        ["train"],
+        ["plan"],
+        ["run"],
+        ["report"],
+        ["plot"],
+        ["merge"],
+        ["export"],
+        ["calibrate"],
+        ["match-dimensions"],
+        ["data", "verify"],
+        ["data", "fetch"],
+    ],
 )
 def test_help_has_examples(capsys, command) -> None:
     with pytest.raises(SystemExit) as caught:
