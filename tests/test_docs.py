@@ -45,14 +45,18 @@ def test_figures_are_those_of_the_reports(page) -> None:
         assert figure in reports, figure
 
 
+CONTROLS = ("controls-mnist", "controls-fashion", "controls-mnist-5k")
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/controls.md"])
-def test_verdicts_are_those_of_the_report(page) -> None:
-    report = (ROOT / "docs/results/controls-mnist-5k/report.md").read_text(encoding="utf-8")
+def test_verdicts_are_those_of_the_reports(page) -> None:
+    """Each study's two verdicts are quoted whole, in the order of `CONTROLS`."""
     quoted = re.findall(r"^> (own.*)$", (ROOT / page).read_text(encoding="utf-8"), re.M)
-    assert len(quoted) == 2
-    assert [f"- {sentence}" in report.splitlines() for sentence in quoted] == [True, True]
+    reports = [(ROOT / f"docs/results/{name}/report.md").read_text(encoding="utf-8") for name in CONTROLS]
+    assert quoted == [line[2:] for report in reports for line in report.splitlines() if line.startswith("- own")]
 
 
-def test_the_declaration_in_the_docs_is_that_of_the_study() -> None:
-    report = (ROOT / "docs/results/controls-mnist-5k/report.md").read_text(encoding="utf-8")
-    assert f"Declaration: `{load_study('controls-mnist-5k').declaration()}`" in report
+@pytest.mark.parametrize("name", CONTROLS)
+def test_the_declaration_in_a_report_is_that_of_the_study(name) -> None:
+    report = (ROOT / f"docs/results/{name}/report.md").read_text(encoding="utf-8")
+    assert f"Declaration: `{load_study(name).declaration()}`" in report

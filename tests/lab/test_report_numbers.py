@@ -1,0 +1,186 @@
+"""Every number of a report, read from its page, against scipy and statsmodels called on the exported rows."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import special, stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.weightstats import ttost_paired
+
+from madeup import SEEDS, STUDY, fill
+from weight_feedback.lab.analysis import analyse
+from weight_feedback.lab.export import export
+from weight_feedback.lab.figures import figures, save
+from weight_feedback.lab.page import page
+from weight_feedback.lab.store import Store
+
+LABELS = {arm.name: arm.label for arm in STUDY.arms}
+
+
+class Tables(HTMLParser):
+    """Collects the tables by their captions, row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.rows: list[list[str]] = []
+        self.verdicts: list[str] = []
+        self.where = ""
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.where = tag
+        if tag == "table":
+            self.rows = []
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+        elif tag == "p" and (dict(attrs).get("class") or "").startswith("verdict"):
+            self.where = "verdict"
+            self.verdicts.append("")
+
+    def handle_endtag(self, tag) -> None:
+        self.where = "verdict" if (self.where, tag) == ("strong", "strong") else ""
+
+    def handle_data(self, data) -> None:
+        if self.where == "caption":
+            self.tables[data] = self.rows
+        elif self.where in ("td", "th"):
+            self.rows[-1][-1] += data
+        elif self.where == "verdict":
+            self.verdicts[-1] += data
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    store = fill(Store(folder / "made-up"))
+    analysis = analyse(STUDY, store)
+    pictures = figures(analysis)
+    tables = Tables()
+    tables.feed(page(analysis, pictures, "weight-feedback run made-up"))
+    export(STUDY, store, folder / "trials.csv", "csv")
+    swaps = next(
+        path for path in save(next(f for f in pictures if f.name == "swaps"), folder) if path.suffix == ".csv"
+    )
+    return tables, pd.read_csv(folder / "trials.csv"), swaps
+
+
+def numbers(cell: str) -> list[float]:
+    return [
+        float(number.replace("−", "-").replace(",", "")) for number in re.findall(r"−?[\d,]*\d(?:\.\d+)?", cell)
+    ]
+
+
+def t_interval(x) -> list[float]:
+    return [np.mean(x), *stats.t.interval(0.95, len(x) - 1, loc=np.mean(x), scale=stats.sem(x))]
+
+
+def test_arms(made) -> None:
+    tables, rows, _ = made
+    table = tables.tables["Means over seeds, with 95 % intervals of each arm by itself"]
+    assert len(table) == 1 + len(STUDY.arms)
+    for name, cells in zip(LABELS, table[1:], strict=True):
+        arm = rows[rows["arm"] == name]
+        last = arm[arm["epoch"] == STUDY.training.epochs]
+        assert cells[0] == LABELS[name]
+        assert numbers(cells[1]) == [last["parameters"].iloc[0]]
+        assert numbers(cells[2]) == [len(last)]
+        assert numbers(cells[3]) == pytest.approx(t_interval(last["accuracy"]), abs=0.0051)
+        assert numbers(cells[4]) == pytest.approx(t_interval(arm.groupby("seed")["accuracy"].max()), abs=0.0051)
+        assert numbers(cells[5]) == pytest.approx(t_interval(last["loss"]), abs=0.000051)
+        assert numbers(cells[6]) == pytest.approx([last["seconds"].mean()], abs=0.051)
+
+
+def pair(rows: pd.DataFrame, contrast: str) -> tuple[np.ndarray, np.ndarray]:
+    final = rows[rows["epoch"] == STUDY.training.epochs].pivot_table(index="seed", columns="arm", values="accuracy")
+    a, b = contrast.split(" − ")
+    return final[a].to_numpy(), final[b].to_numpy()
+
+
+def flip_p(x: np.ndarray) -> float:
+    # Both signs of every difference: exact for so few.
+    return float(stats.permutation_test((x,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue)
+
+
+def test_contrasts(made) -> None:
+    tables, rows, _ = made
+    for cells in tables.tables["Differences of final accuracy"][1:]:
+        a, b = pair(rows, cells[0])
+        x, n = a - b, len(a)
+        assert numbers(cells[2]) == [n] == [SEEDS]
+        low, high = stats.ttest_rel(a, b).confidence_interval()
+        assert numbers(cells[3]) == pytest.approx([x.mean(), low, high], abs=0.00051)
+        bca = stats.bootstrap((x,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(0))
+        assert numbers(cells[4]) == pytest.approx(list(bca.confidence_interval), abs=0.05 * np.ptp(x))
+        assert numbers(cells[5]) == pytest.approx([flip_p(x)], abs=0.000051)
+        correction = special.gamma((n - 1) / 2) / (math.sqrt((n - 1) / 2) * special.gamma((n - 2) / 2))
+        assert numbers(cells[6]) == pytest.approx([correction * x.mean() / x.std(ddof=1)], abs=0.0051)
+        assert numbers(cells[7]) == pytest.approx([np.mean((x > 0) + 0.5 * (x == 0))], abs=0.0051)
+        effect = TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8)
+        assert numbers(cells[8]) == pytest.approx([effect * x.std(ddof=1)], abs=0.00051)
+
+
+def test_verdicts(made) -> None:
+    tables, rows, _ = made
+    names = ["own − none", "own − yoked"]
+    pairs = [pair(rows, name) for name in names]
+    tost = multipletests([ttost_paired(a, b, -0.5, 0.5)[0] for a, b in pairs], method="holm")[1]
+    flips = multipletests([flip_p(a - b) for a, b in pairs], method="holm")[1]
+    for verdict, name, (a, b), equivalent, flip in zip(tables.verdicts, names, pairs, tost, flips, strict=True):
+        kind = (
+            "equivalent"
+            if equivalent < 0.05
+            else "undecided"
+            if flip >= 0.05
+            else "better"
+            if a.mean() > b.mean()
+            else "worse"
+        )
+        said = re.fullmatch(
+            rf"\s*{name}: {kind}: difference (\S+) points \(95 % interval (\S+) to (\S+), (\d+) seeds\)\.",
+            verdict,
+        )
+        assert said, verdict
+        expected = [(a - b).mean(), *stats.ttest_rel(a, b).confidence_interval(), SEEDS]
+        assert [float(x.replace("−", "-")) for x in said.groups()] == pytest.approx(expected, abs=0.0051)
+
+
+def test_swaps(made) -> None:
+    tables, rows, path = made
+    with path.open(newline="") as file:
+        changes = pd.DataFrame(csv.DictReader(file)).astype({"seed": int, "change": float})
+    final = rows[rows["epoch"] == STUDY.training.epochs].set_index(["arm", "seed"])["accuracy"]
+    table = tables.tables["What the signal is worth in evaluation"][1:]
+    for cells, (_, group) in zip(table, changes.groupby(["arm", "heard"], sort=False), strict=True):
+        assert numbers(cells[2]) == [len(group)]
+        reached = [final[arm, seed] + change for arm, seed, change in group[["arm", "seed", "change"]].to_numpy()]
+        assert numbers(cells[3]) == pytest.approx(t_interval(reached), abs=0.0051)
+        assert numbers(cells[4]) == pytest.approx(t_interval(group["change"]), abs=0.00051)
+
+
+def test_accuracy_by_epoch(made) -> None:
+    tables, rows, _ = made
+    for cells in tables.tables["Accuracy over training"][1:]:
+        means = rows[rows["label"] == cells[0]].groupby("epoch")["accuracy"].mean()
+        assert [float(cell) for cell in cells[1:]] == pytest.approx(means.to_list(), abs=0.0051)
+
+
+@pytest.mark.parametrize(
+    ("caption", "column"),
+    [("Size of the signal", "z_norm"), ("Drift of the signal", "z_drift"), ("Loudness of the signal", "z_share")],
+)
+def test_what_is_heard(made, caption, column) -> None:
+    tables, rows, _ = made
+    for cells in tables.tables[caption][1:]:
+        means = rows[rows["label"] == cells[0]].groupby("epoch")[column].mean()
+        # The first column is of before training, which has no row of its own.
+        assert [float(cell) for cell in cells[2:]] == pytest.approx(means.to_list(), abs=0.00051)
