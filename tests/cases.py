@@ -67,6 +67,29 @@ def _dense_case(distribution, scale, shapes=MATRICES, k=5) -> SummaryCase:
     )
 
 
+def _matrix_case(name, make, matrix, shapes, k) -> SummaryCase:
+    """A linear map that is checked against the matrix that it stands for."""
+    return SummaryCase(
+        name,
+        make,
+        shapes,
+        k,
+        lambda summary, weights: reference.projected(weights, matrix(summary), float(summary.gain)),
+        seeded=True,
+    )
+
+
+def _sketch(summary: wf.CountSketch) -> np.ndarray:
+    return reference.count_sketch(
+        [shape.numel() for shape in summary.shapes], summary.signs.numpy(), summary.pitch, summary.out_features
+    )
+
+
+def _kronecker(summary: wf.KroneckerProjection) -> np.ndarray:
+    sides = [[summary.get_buffer(f"{side}{i}").numpy() for side in "ab"] for i in range(len(summary.shapes))]
+    return np.concatenate([np.kron(a, b) for a, b in sides], axis=1)
+
+
 def _moments_case(name, quantiles, norms, shapes, k) -> SummaryCase:
     return SummaryCase(
         name,
@@ -88,6 +111,22 @@ SUMMARIES = [
     _dense_case("gaussian", "isometry"),
     _dense_case("rademacher", "adjoint-isometry", shapes=((4, 2, 3, 3), (7,), ())),
     _dense_case("uniform", "calibrated"),
+    _matrix_case("sketch", lambda seed: wf.CountSketch(5, seed=seed), _sketch, MATRICES, 5),
+    _matrix_case(
+        "sketch-conv",
+        lambda seed: wf.CountSketch(6, seed=seed, scale="calibrated"),
+        _sketch,
+        ((4, 2, 3, 3), (7,), ()),
+        6,
+    ),
+    _matrix_case("kronecker", lambda seed: wf.KroneckerProjection(6, seed=seed), _kronecker, MATRICES, 6),
+    _matrix_case(
+        "kronecker-conv",
+        lambda seed: wf.KroneckerProjection(4, factors=(4, 1), seed=seed, scale="xavier"),
+        _kronecker,
+        ((4, 2, 3, 3), (7,), ()),
+        4,
+    ),
     _moments_case("moments", (0.0, 0.25, 0.5, 0.75, 1.0), (1.0, 2.0, math.inf), MATRICES, 20),
     _moments_case("moments-own", (0.1, 0.9), (3.0,), ((4, 2, 3, 3), (7,), (1,)), 15),
 ]

@@ -66,6 +66,17 @@ def projected(weights: Sequence[np.ndarray], matrix: np.ndarray, gain: float) ->
     return gain * matrix @ np.concatenate([weight.ravel() for weight in weights])
 
 
+def count_sketch(sizes: Sequence[int], signs: np.ndarray, pitch: int, k: int) -> np.ndarray:
+    """The matrix of a count sketch, entry by entry."""
+    matrix = np.zeros((k, sum(sizes)))
+    column = 0
+    for size in sizes:
+        for place in range(size):
+            matrix[place % pitch % k, column] = signs[column]
+            column += 1
+    return matrix
+
+
 def match_dimensions(
     a: int, b: int, c: int, dxs: tuple[int, int], ns: tuple[int, int], ms: tuple[int, int]
 ) -> list[tuple[int, int, int, int, int]]:

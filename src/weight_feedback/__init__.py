@@ -17,7 +17,9 @@ from weight_feedback.signals import (
 from weight_feedback.streams import stream
 from weight_feedback.summaries import (
     AvgPool,
+    CountSketch,
     DenseProjection,
+    KroneckerProjection,
     Match,
     MaxPool,
     Moments,
@@ -32,10 +34,12 @@ __all__ = [
     "AvgPool",
     "Clock",
     "Constant",
+    "CountSketch",
     "DenseProjection",
     "FeedbackConv2d",
     "FeedbackLayer",
     "FeedbackLinear",
+    "KroneckerProjection",
     "Match",
     "MaxPool",
     "Moments",

@@ -3,11 +3,13 @@
 from weight_feedback.summaries.base import Summary
 from weight_feedback.summaries.moments import Moments
 from weight_feedback.summaries.pooling import AvgPool, Match, MaxPool, match_dimensions
-from weight_feedback.summaries.projections import DenseProjection, Projection
+from weight_feedback.summaries.projections import CountSketch, DenseProjection, KroneckerProjection, Projection
 
 __all__ = [
     "AvgPool",
+    "CountSketch",
     "DenseProjection",
+    "KroneckerProjection",
     "Match",
     "MaxPool",
     "Moments",

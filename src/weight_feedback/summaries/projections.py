@@ -1,12 +1,14 @@
-"""Random linear projections of the flattened weights: ``z = P w``."""
+"""Random linear projections of the flattened weights, ``z = P w``, and their adjoints, ``Pᵀ z``."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from weight_feedback.streams import stream
@@ -15,13 +17,16 @@ from weight_feedback.summaries.base import Seeded, Summary, check_size
 Scale = Literal["isometry", "xavier", "adjoint-isometry", "calibrated"]
 Distribution = Literal["uniform", "gaussian", "rademacher"]
 
+# Weights handled at a time: half a megabyte of them, which a core's cache holds.
+_BLOCK = 2**17
+
 
 class Projection(Summary, Seeded):
     """A linear map ``P`` of shape ``[k, D]``, seeded, applied to the ``D`` weights laid end to end.
 
-    Subclasses draw a map whose entries have mean 0 and variance 1 (`_draw`) and apply it (`_project`); the scale
-    is applied here. What is drawn stays out of the ``state_dict``, which holds the seed instead; loading a
-    ``state_dict`` takes its seed and draws again.
+    Subclasses draw a map whose entries have mean 0 and a known variance (`_draw`), and apply it and its transpose
+    (`_project`, `_back_project`); the scale is applied here. What is drawn stays out of the ``state_dict``, which
+    holds the seed instead; loading a ``state_dict`` takes its seed and draws again.
 
     Args:
         out_features: ``k``.
@@ -57,9 +62,9 @@ class Projection(Summary, Seeded):
                 f"{self.in_features} weights that are read ({', '.join(weights)})"
             )
         like = next(iter(weights.values())).detach()
+        self.names, self.shapes = tuple(weights), tuple(weight.shape for weight in weights.values())
         self._allocate(like)
         self.register_buffer("gain", like.new_ones(()), persistent=self.scale == "calibrated")
-        self.names = tuple(weights)
         self.reset_parameters()
         if self.scale == "calibrated":
             self._calibrate([weight.detach() for weight in weights.values()])
@@ -85,7 +90,7 @@ class Projection(Summary, Seeded):
                 "xavier": 2 / (self.in_features + self.out_features),
                 "adjoint-isometry": 1 / self.in_features,
             }[self.scale]
-            self.gain.fill_(math.sqrt(variance))
+            self.gain.fill_(math.sqrt(variance / self._entry_variance))
 
     def forward(self, *weights: Tensor) -> Tensor:
         """Project the weights.
@@ -97,6 +102,24 @@ class Projection(Summary, Seeded):
             ``z = P w``, shape ``[out_features]``.
         """
         return self.gain * self._project(*weights)
+
+    def adjoint(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Apply the transpose: ``⟨P w, z⟩ = ⟨w, Pᵀ z⟩``.
+
+        Args:
+            z: shape ``[out_features]``.
+
+        Returns:
+            ``Pᵀ z``, one tensor of the bound shape for each that is read.
+
+        Raises:
+            ValueError: ``z`` has another shape.
+        """
+        if z.shape != (self.out_features,):
+            raise ValueError(
+                f"{type(self).__name__}.adjoint: z must have shape [{self.out_features}], got {list(z.shape)}"
+            )
+        return self._back_project(self.gain * z)
 
     def _seed_loaded(self) -> None:
         if self.names:
@@ -110,9 +133,23 @@ class Projection(Summary, Seeded):
         """Fill the buffers in place, from ``self.seed`` and ``self.names`` alone."""
         raise NotImplementedError
 
+    @property
+    def _entry_variance(self) -> float:
+        """Mean variance of an entry of the map as it is drawn."""
+        return 1.0
+
     def _project(self, *weights: Tensor) -> Tensor:
-        """Apply the map with entries of variance 1."""
+        """Apply the map as it is drawn."""
         raise NotImplementedError
+
+    def _back_project(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Apply the transpose of the map as it is drawn."""
+        raise NotImplementedError
+
+    def _split(self, flat: Tensor) -> tuple[Tensor, ...]:
+        """Cut weights that are laid end to end into tensors of the bound shapes."""
+        parts = flat.split([shape.numel() for shape in self.shapes])
+        return tuple(part.view(shape) for part, shape in zip(parts, self.shapes, strict=True))
 
     def extra_repr(self) -> str:
         """Add scale and seed to the sizes."""
@@ -168,6 +205,157 @@ class DenseProjection(Projection):
 
     def _project(self, *weights: Tensor) -> Tensor:
         return self.matrix @ torch.cat([weight.flatten() for weight in weights])
+
+    def _back_project(self, z: Tensor) -> tuple[Tensor, ...]:
+        return self._split(z @ self.matrix)
+
+
+class CountSketch(Projection):
+    """A sparse Johnson-Lindenstrauss map: each weight is added to one of ``k`` buckets, with a random sign.
+
+    One byte of state a weight, and about the time of reading weights and signs once. The signs are random, the
+    buckets fixed (Charikar et al. 2002 hash both): the weight at place ``i`` of its flattened tensor goes into
+    bucket ``(i mod pitch) mod k``, where the pitch is the least number from ``k`` on that has no common factor with
+    the size of a row of any tensor. So the weights of one row, or of one column, spread over all buckets. Exactly,
+
+        ``E‖Pw‖² = ‖w‖²``, ``Var‖Pw‖² = 2 (Σⱼ eⱼ² − q) ‖w‖⁴``,
+
+    where ``eⱼ`` is the share of ``‖w‖²`` in bucket ``j`` and ``q = ‖w‖₄⁴/‖w‖₂⁴``; for an even spread that is
+    ``(2/k)(1 − q k)``, below the ``(2/k)(1 − q)`` of hashed buckets.
+
+    Args:
+        out_features: ``k``.
+        seed: seeds the signs, together with the canonical names of the tensors read.
+        scale: see `Projection`.
+
+    Raises:
+        ValueError: ``out_features`` is smaller than 1, or the scale is unknown.
+    """
+
+    signs: Tensor
+    pitch: int
+
+    def _allocate(self, like: Tensor) -> None:
+        rows = [_matrix(shape)[1] for shape in self.shapes]
+        self.pitch = next(
+            pitch for pitch in itertools.count(self.out_features) if all(math.gcd(pitch, row) == 1 for row in rows)
+        )
+        signs = torch.empty(self.in_features, dtype=torch.int8, device=like.device)
+        self.register_buffer("signs", signs, persistent=False)
+
+    def _draw(self) -> None:
+        generator = stream(self.seed, "count sketch", *self.names)
+        for part in self.signs.split(_BLOCK):
+            drawn = torch.empty(len(part), dtype=torch.int8, device="cpu")
+            part.copy_(drawn.random_(0, 2, generator=generator).mul_(2).sub_(1))
+
+    @property
+    def _entry_variance(self) -> float:
+        return 1 / self.out_features
+
+    def buckets(self, start: int, stop: int) -> Tensor:
+        """Return the buckets of places ``start`` to ``stop - 1`` of a flattened tensor.
+
+        Args:
+            start: first place.
+            stop: after the last one.
+
+        Returns:
+            Integers from 0 to ``k - 1``, shape ``[stop - start]``.
+        """
+        return torch.arange(start, stop, device=self.signs.device) % self.pitch % self.out_features
+
+    def _project(self, *weights: Tensor) -> Tensor:
+        sums = [
+            self._sum(weight.flatten(), signs)
+            for weight, signs in zip(weights, self.signs.split([w.numel() for w in weights]), strict=True)
+        ]
+        return torch.stack(sums).sum(0)
+
+    def _sum(self, weight: Tensor, signs: Tensor) -> Tensor:
+        """Sum the signed weights of one flattened tensor by bucket."""
+        # In blocks that stay in a core's cache, each of whole rows of the pitch but for the last.
+        size = max(_BLOCK // self.pitch, 1) * self.pitch
+        total = weight.new_zeros(self.pitch)
+        for block, sign in zip(weight.split(size), signs.split(size), strict=True):
+            signed = block * sign
+            whole = len(signed) // self.pitch * self.pitch
+            total = total + signed[:whole].view(-1, self.pitch).sum(0)
+            if whole < len(signed):
+                total = total + F.pad(signed[whole:], (0, self.pitch - len(signed) + whole))
+        # The pitch may be larger than k: its last places go round to the first buckets.
+        return F.pad(total, (0, -self.pitch % self.out_features)).view(-1, self.out_features).sum(0)
+
+    def _back_project(self, z: Tensor) -> tuple[Tensor, ...]:
+        parts = [z[self.buckets(0, shape.numel())] for shape in self.shapes]
+        return self._split(torch.cat(parts) * self.signs)
+
+
+class KroneckerProjection(Projection):
+    """A two-sided map of each matrix, ``A W Bᵀ``, with small Gaussian factors; what comes of all matrices is added.
+
+    ``k₁ × k₂ = k`` numbers a matrix, from ``k₁ m + k₂ n`` stored ones for an ``m × n`` matrix, by two small matrix
+    products. It is a Kronecker product of ``A`` and ``B`` applied to the flattened matrix, so its entries aren't
+    independent, and matrices of low rank are less well preserved: for one matrix
+
+        ``E‖Pw‖² = ‖w‖²``, ``Var‖Pw‖² = (2/k + 2ρ (1/k₁ + 1/k₂ + 1/k)) ‖w‖⁴``, ``ρ = ‖WᵀW‖²_F / ‖W‖⁴_F``,
+
+    with ``ρ`` from 1/rank to 1.
+
+    Args:
+        out_features: ``k``.
+        factors: ``(k₁, k₂)``; default: the two factors of ``k`` that are nearest to each other.
+        seed: seeds the factors, together with the canonical names of the tensors read.
+        scale: see `Projection`.
+
+    Raises:
+        ValueError: ``out_features`` is smaller than 1 or isn't the product of the factors, or the scale is unknown.
+    """
+
+    def __init__(
+        self, out_features: int, *, factors: tuple[int, int] | None = None, seed: int = 0, scale: Scale = "isometry"
+    ) -> None:
+        super().__init__(out_features, seed=seed, scale=scale)
+        root = next(n for n in range(math.isqrt(self.out_features), 0, -1) if self.out_features % n == 0)
+        self.factors = factors or (root, self.out_features // root)
+        if min(self.factors) < 1 or math.prod(self.factors) != self.out_features:
+            raise ValueError(
+                f"KroneckerProjection: the product of factors must be out_features={self.out_features}, "
+                f"got {self.factors}"
+            )
+
+    def _allocate(self, like: Tensor) -> None:
+        for index, shape in enumerate(self.shapes):
+            for side, rows, size in zip("ab", self.factors, _matrix(shape), strict=True):
+                self.register_buffer(f"{side}{index}", like.new_empty(rows, size), persistent=False)
+
+    def _draw(self) -> None:
+        for index, name in enumerate(self.names):
+            for side in "ab":
+                factor = self.get_buffer(f"{side}{index}")
+                drawn = torch.empty(factor.shape, dtype=torch.float32, device="cpu")
+                factor.copy_(drawn.normal_(generator=stream(self.seed, "kronecker projection", side, name)))
+
+    def _sides(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.get_buffer(f"a{index}"), self.get_buffer(f"b{index}")
+
+    def _project(self, *weights: Tensor) -> Tensor:
+        parts = [
+            (a @ weight.reshape(_matrix(weight.shape)) @ b.T).flatten()
+            for weight, (a, b) in zip(weights, map(self._sides, range(len(weights))), strict=True)
+        ]
+        return torch.stack(parts).sum(0)
+
+    def _back_project(self, z: Tensor) -> tuple[Tensor, ...]:
+        sides = map(self._sides, range(len(self.shapes)))
+        return tuple(
+            (a.T @ z.view(self.factors) @ b).view(shape) for shape, (a, b) in zip(self.shapes, sides, strict=True)
+        )
+
+
+def _matrix(shape: torch.Size) -> tuple[int, int]:
+    """Return rows and columns of a tensor as a matrix; a vector is one column."""
+    return (shape[0] if shape else 1), math.prod(shape[1:])
 
 
 def _check_choice(kind: str, field: str, value: str, options: Any) -> None:

@@ -1,0 +1,177 @@
+"""Projections that store no matrix: exact matrices, adjoints, and moments over many seeds against the formulas.
+
+Tolerances are five standard errors, as in the tests of dense projections.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import weight_feedback as wf
+
+K, SEEDS = 6, 4000
+
+
+def spiky(rows: int, columns: int) -> Tensor:
+    w = torch.zeros(rows, columns, dtype=torch.float64)
+    w[0, 0], w[2, 1], w[rows - 1, columns - 1], w[1, :] = 3.0, -2.0, 1.5, 0.1
+    return w
+
+
+def low_rank(rows: int, columns: int) -> Tensor:
+    a, b = (torch.linspace(start, 3, size, dtype=torch.float64) for start, size in ((-1, rows), (1, columns)))
+    return torch.outer(a, b)
+
+
+def spread(rows: int, columns: int) -> Tensor:
+    return torch.linspace(1, 20, rows * columns, dtype=torch.float64).sin().view(rows, columns)
+
+
+INPUTS = {"spread": spread(7, 12), "spiky": spiky(7, 12), "low rank": low_rank(7, 12)}
+
+
+def energy(w: Tensor) -> float:
+    return float(w.pow(4).sum() / w.square().sum() ** 2)
+
+
+def check_moments(ratios: Tensor, variance: float) -> None:
+    """Check mean and variance of ‖Pw‖²/‖w‖²; the variance is measured to within its own standard error."""
+    n = len(ratios)
+    centred = ratios - ratios.mean()
+    assert abs(ratios.mean() - 1) < 5 * math.sqrt(variance / n)
+    fourth = centred.pow(4).mean()
+    assert abs(centred.square().mean() - variance) < 5 * math.sqrt((fourth - variance**2) / n) + 1e-12
+
+
+def ratios(make, w: Tensor) -> Tensor:
+    return torch.stack(
+        [make(seed).bind({"w": w})(w).square().sum() / w.square().sum() for seed in range(SEEDS)]
+    ).double()
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_moments_of_the_count_sketch(name) -> None:
+    w = INPUTS[name]
+    summary = wf.CountSketch(K).bind({"w": w})
+    share = torch.zeros(K, dtype=torch.float64).index_add_(0, summary.buckets(0, w.numel()), w.flatten().square())
+    share /= share.sum()
+    check_moments(
+        ratios(lambda seed: wf.CountSketch(K, seed=seed), w), 2 * (float(share.square().sum()) - energy(w))
+    )
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_moments_of_the_kronecker_projection(name) -> None:
+    w = INPUTS[name]
+    rho = float((w.T @ w).square().sum() / w.square().sum() ** 2)
+    for k1, k2 in ((2, 3), (6, 1)):
+        variance = 2 / K + 2 * rho * (1 / k1 + 1 / k2 + 1 / K)
+        check_moments(ratios(lambda seed, f=(k1, k2): wf.KroneckerProjection(K, factors=f, seed=seed), w), variance)
+
+
+@pytest.mark.parametrize("shape", [(40, K * 5), (K * 5, 40), (6, 4, 3, 2)])
+def test_rows_and_columns_spread_over_all_buckets(shape) -> None:
+    """In buckets ``i mod k``, a column of a matrix with k × 5 columns would all fall into one."""
+    summary = wf.CountSketch(K).bind({"w": torch.ones(shape)})
+    buckets = summary.buckets(0, math.prod(shape)).view(shape[0], -1)
+    for line in (*buckets, *buckets.T):
+        if len(line) >= summary.pitch:
+            assert len(line.unique()) == K
+    assert math.gcd(summary.pitch, buckets.shape[1]) == 1
+
+
+def test_places_beyond_32_bits() -> None:
+    summary = wf.CountSketch(460).bind({"w": torch.ones(2, 1250)})
+    for start in (2**31 - 2, 2**40 + 7):
+        expected = [place % summary.pitch % 460 for place in range(start, start + 5)]
+        assert summary.buckets(start, start + 5).tolist() == expected
+
+
+def test_large_tensors_go_in_blocks() -> None:
+    w = torch.linspace(-1, 1, 300_001, dtype=torch.float64).cos().view(1, -1)
+    summary = wf.CountSketch(460, seed=1).bind({"w": w})
+    expected = torch.zeros(460, dtype=torch.float64)
+    expected.index_add_(0, summary.buckets(0, w.numel()), w[0] * summary.signs)
+    torch.testing.assert_close(summary(w), expected, rtol=1e-12, atol=1e-10)
+    assert summary.signs.dtype == torch.int8
+    assert summary.signs.element_size() * summary.signs.numel() == w.numel()
+    assert set(summary.signs.tolist()) == {-1, 1}
+    assert abs(float(summary.signs.double().mean())) < 5 / math.sqrt(w.numel())
+
+
+MAPS = {
+    "dense": lambda seed, scale: wf.DenseProjection(K, seed=seed, scale=scale),
+    "sketch": lambda seed, scale: wf.CountSketch(K, seed=seed, scale=scale),
+    "kronecker": lambda seed, scale: wf.KroneckerProjection(K, seed=seed, scale=scale),
+}
+SHAPES = {"a": (4, 5), "b": (7,), "c": (3, 2, 2)}
+WEIGHTS = {
+    name: torch.linspace(i, i + 9, math.prod(shape), dtype=torch.float64).sin().view(shape)
+    for i, (name, shape) in enumerate(SHAPES.items())
+}
+
+
+@pytest.mark.parametrize("kind", MAPS)
+@settings(deadline=None, max_examples=20)
+@given(z=st.lists(st.floats(-10, 10), min_size=K, max_size=K), seed=st.integers(0, 2**40))
+def test_the_adjoint_is_the_transpose(kind, z, seed) -> None:
+    summary = MAPS[kind](seed, "isometry").bind(WEIGHTS)
+    z = torch.tensor(z, dtype=torch.float64)
+    back = summary.adjoint(z)
+    assert [part.shape for part in back] == list(summary.shapes)
+    inner = sum((part * weight).sum() for part, weight in zip(back, WEIGHTS.values(), strict=True))
+    torch.testing.assert_close(inner, summary(*WEIGHTS.values()) @ z, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_parts_sum_to_the_whole_and_the_map_is_linear(kind) -> None:
+    summary = MAPS[kind](3, "isometry").bind(WEIGHTS)
+    weights = list(WEIGHTS.values())
+    masks = [torch.arange(weight.numel()).view(weight.shape) % 3 == 0 for weight in weights]
+    parts = [
+        [weight * (mask == keep) for weight, mask in zip(weights, masks, strict=True)] for keep in (True, False)
+    ]
+    torch.testing.assert_close(summary(*parts[0]) + summary(*parts[1]), summary(*weights), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        summary(*[-2.5 * weight for weight in weights]), -2.5 * summary(*weights), rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("kind", MAPS)
+def test_scales_are_what_they_are_called(kind) -> None:
+    size = sum(weight.numel() for weight in WEIGHTS.values())
+    gains = {
+        scale: float(MAPS[kind](0, scale).bind(WEIGHTS).gain)
+        for scale in ("isometry", "xavier", "adjoint-isometry")
+    }
+    assert gains["xavier"] / gains["isometry"] == pytest.approx(math.sqrt(2 * K / (size + K)))
+    z = torch.linspace(-1, 1, K, dtype=torch.float64)
+    adjoint = (
+        torch.stack(
+            [
+                sum(part.square().sum() for part in MAPS[kind](seed, "adjoint-isometry").bind(WEIGHTS).adjoint(z))
+                for seed in range(1 if kind == "sketch" else 1000)
+            ]
+        )
+        / z.square().sum()
+    )
+    # Of a sketch it is the same for all seeds, and 1 if all buckets hold as many weights.
+    tolerance = 0.15 if kind == "sketch" else 5 * float(adjoint.std()) / math.sqrt(1000)
+    assert abs(float(adjoint.mean()) - 1) < tolerance
+    calibrated = MAPS[kind](0, "calibrated").bind(WEIGHTS)
+    assert calibrated(*WEIGHTS.values()).square().mean() == pytest.approx(1)
+
+
+def test_factors() -> None:
+    assert [wf.KroneckerProjection(k).factors for k in (1, 7, 12, 460)] == [(1, 1), (1, 7), (3, 4), (20, 23)]
+    for factors in ((2, 2), (0, 6), (-2, -3)):
+        with pytest.raises(ValueError, match=r"product of factors must be out_features=6, got \("):
+            wf.KroneckerProjection(6, factors=factors)
+    with pytest.raises(ValueError, match=r"CountSketch.adjoint: z must have shape \[6\], got \[5\]"):
+        wf.CountSketch(6).bind(WEIGHTS).adjoint(torch.ones(5, dtype=torch.float64))
