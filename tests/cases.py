@@ -113,7 +113,7 @@ SUMMARIES = [
     _dense_case("uniform", "calibrated"),
     _matrix_case("sketch", lambda seed: wf.CountSketch(5, seed=seed), _sketch, MATRICES, 5),
     _matrix_case(
-        "sketch-conv",
+        "sketch-conv-calibrated",
         lambda seed: wf.CountSketch(6, seed=seed, scale="calibrated"),
         _sketch,
         ((4, 2, 3, 3), (7,), ()),

@@ -148,12 +148,16 @@ def present(console: Console, study: Study, store: Store, command: str) -> None:
         console: where to print.
         study: arms × seeds.
         store: what is finished, and where pictures and report go.
-        command: that makes the results, for the report.
+        command: that makes the results of all arms, for the report.
 
     Raises:
         ValueError: nothing is finished.
     """
     analysis = draw(console, study, store, command)
+    if len(analysis.arms) < len(study.arms):
+        command += " --arms " + " ".join(result.arm.name for result in analysis.arms)
+    if analysis.extended > study.seeds:
+        command += f" --seeds {analysis.extended}"
     made = figures(analysis)
     for figure in made:
         save(figure, store.folder / "figures")
