@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -10,7 +9,7 @@ from rich.console import Console
 from tyro.conf import arg
 
 from weight_feedback.lab.analysis import analyse
-from weight_feedback.lab.arguments import OUT, Jobs, Out
+from weight_feedback.lab.arguments import OUT, DataDir, Jobs, Out
 from weight_feedback.lab.calibration import Calibration, calibrate, measure
 from weight_feedback.lab.console import print_table, run_with_progress
 from weight_feedback.lab.settings import Frozen
@@ -48,7 +47,7 @@ class Calibrate(Frozen):
     same: Annotated[str, arg(metavar="STUDY", help="The A/A study, of two arms.")] = SAME
     contrast_seeds: Annotated[int, arg(metavar="N", help="Seeds of each of its contrasts.")] = 10
     out: Out = OUT
-    data_dir: Path | None = None
+    data_dir: DataDir = None
     jobs: Jobs = None
 
     def __call__(self, console: Console) -> None:

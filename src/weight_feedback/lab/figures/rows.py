@@ -165,7 +165,7 @@ def _spec(
     y = {"field": row, "type": "nominal", "sort": None, "axis": {"title": None, "ticks": False}}
     return {
         **base_spec(data),
-        "height": step * rows,
+        "height": step * rows + 50,  # the axis takes its part
         "layer": [
             layer if "data" in layer else {**layer, "encoding": {"y": y, **layer["encoding"]}} for layer in layers
         ],
