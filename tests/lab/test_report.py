@@ -66,6 +66,23 @@ def test_markdown_is_whole_and_harmless(store) -> None:
     assert "Declaration" not in text
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\n\n# b\r\nc", "a # b c"),
+        ("<script>alert(1)</script>", "&lt;script>alert(1)&lt;/script>"),
+        ("![x](http://x)", r"![x]\(http://x)"),
+        ("`a` \\| b", r"\`a\` \\\| b"),
+    ],
+)
+def test_names_are_text_in_markdown(store, name, shown) -> None:
+    arms = (STUDY.arms[0].model_copy(update={"label": name}), *STUDY.arms[1:])
+    study = STUDY.model_copy(update={"title": name, "arms": arms})
+    lines = markdown(analyse(study, fill(store, study)), COMMAND, {}).splitlines()
+    assert lines[0] == f"# {shown}"
+    assert any(line.startswith(f"| {shown} | 9,950 |") for line in lines)
+
+
 def test_the_report_of_a_declared_study_begins_with_its_verdicts(store) -> None:
     analysis = analyse(STUDY, fill(store, seeds=SEEDS + 2))
     text = markdown(analysis, COMMAND, {"accuracy": "accuracy.png", "forest": "figures/forest.png"})

@@ -144,7 +144,7 @@ def markdown(analysis: Analysis, command: str, pictures: Mapping[str, str]) -> s
             are left out aren't shown.
     """
     study = analysis.study
-    lines = [f"# {study.title}", "", *_contrasts(analysis, pictures)]
+    lines = [f"# {_escape(study.title)}", "", *_contrasts(analysis, pictures)]
     if "accuracy" in pictures:
         lines += [f"![accuracy per epoch]({pictures['accuracy']})", ""]
     lines += [
@@ -230,4 +230,8 @@ def _table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
+    """Return text that is one line of Markdown without markup: no cells, tags, code, links or pictures."""
+    text = " ".join(text.split())
+    for character, harmless in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("`", "\\`"), ("](", "]\\(")):
+        text = text.replace(character, harmless)
+    return text
