@@ -81,6 +81,14 @@ def marks(tab: Any, chart: str, kind: str) -> int:
 
 # The points of means in the learning curves: those of the last layer.
 POINTS = "[...document.querySelectorAll('#curves .mark-symbol.role-mark')].at(-1).childElementCount"
+# Half a pixel is rounding.
+CLIPPED = """[...document.querySelectorAll('.chart svg')].flatMap(chart => {
+    const edges = chart.getBoundingClientRect();
+    return [...chart.querySelectorAll('.role-axis text')].filter(text => {
+        const { left, right } = text.getBoundingClientRect();
+        return left < edges.left - 0.5 || right > edges.right + 0.5;
+    }).map(text => text.textContent);
+})"""
 OPACITIES = (
     "[...document.querySelectorAll('#curves .mark-line.role-mark path')]"
     ".map(line => Number(line.getAttribute('opacity') ?? 1))"
@@ -105,7 +113,7 @@ def test_arms_and_epochs_can_be_chosen_with_the_keyboard(opened) -> None:
     constant.focus()
     tab.keyboard.press("Space")
     tab.wait_for_function(f"{POINTS} == 8")
-    first = tab.locator("#curves-heading ~ fieldset input[type=range]")
+    first = tab.locator("fieldset[data-figure=curves] input[type=range]")
     first.focus()
     tab.keyboard.press("ArrowLeft")
     tab.wait_for_function(f"{POINTS} == 12")
@@ -118,6 +126,40 @@ def test_a_click_on_the_legend_isolates_an_arm(opened) -> None:
     assert before.count(1) == 3
     tab.locator("#curves .role-legend-label text").first.click()
     tab.wait_for_function(f"{OPACITIES}.filter(opacity => opacity == 1).length == 1")
+
+
+def test_the_legend_offers_only_what_is_shown(opened) -> None:
+    tab = opened()
+    labels = tab.locator("#curves .role-legend-label text")
+    assert labels.count() == 3
+    boxes = tab.locator("fieldset[data-figure=curves]")
+    for name in ("none", "yoked"):
+        boxes.get_by_role("checkbox", name=name).uncheck()
+    tab.wait_for_function("document.querySelectorAll('#curves .role-legend-label text').length == 1")
+    last = boxes.get_by_role("checkbox", name="own")
+    last.click()
+    assert last.is_checked()  # a picture of nothing has no axes
+    assert tab.evaluate(POINTS) == EPOCHS - 1
+
+
+def test_pictures_of_the_signal_can_be_thinned_out_with_the_keyboard(opened) -> None:
+    tab = opened()
+    tab.locator("#norm-heading ~ .choice summary").focus()
+    tab.keyboard.press("Enter")
+    tab.locator("fieldset[data-figure=norm]").get_by_role("checkbox", name="constant").focus()
+    tab.keyboard.press("Space")
+    tab.wait_for_function("document.querySelectorAll('#norm .mark-line.role-mark path').length == 2")
+    assert tab.locator("#drift .mark-line.role-mark path").count() == 3
+
+
+def test_print_unfolds_the_numbers_and_folds_them_again(opened) -> None:
+    tab = opened()
+    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert tab.locator("details.numbers[open]").count() == 7
+    tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert tab.locator("details.numbers[open]").count() == 0
+    tab.emulate_media(media="print", color_scheme="dark")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
 def test_hovering_shows_the_numbers_and_names_stay_text(opened) -> None:
@@ -134,19 +176,23 @@ def test_dark_and_light(opened) -> None:
     colours = [
         opened(color_scheme=scheme).evaluate(
             "[getComputedStyle(document.body).backgroundColor,"
-            " getComputedStyle(document.querySelector('#forest .role-axis-label text')).fill]"
+            " getComputedStyle(document.querySelector('#forest .role-axis-label text')).fill,"
+            " getComputedStyle(document.querySelector('#differences .mark-symbol path')).fill]"
         )
         for scheme in ("light", "dark")
     ]
-    assert colours == [["rgb(255, 255, 255)", "rgb(26, 26, 26)"], ["rgb(22, 24, 27)", "rgb(232, 232, 232)"]]
+    assert colours == [
+        ["rgb(255, 255, 255)", "rgb(26, 26, 26)", "rgb(0, 114, 178)"],
+        ["rgb(22, 24, 27)", "rgb(232, 232, 232)", "rgb(61, 159, 224)"],
+    ]
 
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_wider_than_the_screen(opened, width) -> None:
     tab = opened(viewport={"width": width, "height": 800})
     assert tab.evaluate("document.scrollingElement.scrollWidth") <= width
-    for chart in tab.locator(".chart svg").all():
-        assert chart.bounding_box()["width"] <= width
+    assert tab.evaluate("[...document.querySelectorAll('.chart svg')].every(c => c.clientWidth <= innerWidth)")
+    assert tab.evaluate(CLIPPED) == []
 
 
 def test_charts_have_names_and_tables(opened) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from madeup import ACCURACY, EPOCHS, HEARINGS, SEEDS, SIGNALS, STUDY, fill
+from madeup import ACCURACY, EPOCHS, HEARINGS, SEEDS, SIGNALS, STUDY, fill, record
 from weight_feedback.lab.analysis import analyse
 from weight_feedback.lab.figures import Figure, figures, save
 from weight_feedback.lab.store import Store
@@ -81,6 +81,19 @@ def test_swaps_and_what_is_heard(made) -> None:
         for row in made[name].spec["data"]["values"]:
             i = [arm.label for arm in STUDY.arms].index(row["arm"])
             assert row["value"] == pytest.approx(HEARINGS[i, :SEEDS, row["epoch"], j].mean())
+
+
+def test_what_is_heard_ends_where_all_seeds_have_diverged(tmp_path) -> None:
+    store = fill(Store(tmp_path))
+    for arm, trial in STUDY.trials():
+        if arm.name == "own" or (arm.name == "yoked" and trial.seed < 2):
+            store.path(trial).unlink()
+            store.write(trial, record(trial, arm.name, epochs=1))
+    made = {figure.name: figure for figure in figures(analyse(STUDY, store))}
+    values = {(row["arm"][:5], row["epoch"]): row["value"] for row in made["norm"].spec["data"]["values"]}
+    assert [epoch for arm, epoch in values if arm == "own |"] == [0, 1]
+    assert values["yoked", EPOCHS] == pytest.approx(HEARINGS[SIGNALS.index("yoked"), 2:SEEDS, EPOCHS, 0].mean())
+    assert made["norm"].rows[-1][-1] == "–"
 
 
 def test_declared_arms_have_colours_of_their_own(made) -> None:

@@ -34,6 +34,7 @@ def test_cells_of_arms(store) -> None:
 def test_intervals_are_shown_where_there_are_any() -> None:
     assert interval(Interval(-1.25, -2.0, 3.0), 1) == "−1.2 [−2.0, 3.0]"
     assert interval(Interval(1.0, np.nan, np.nan), 2) == "1.00"
+    assert interval(Interval(-0.0001, -0.004, 0.004), 2) == "0.00 [0.00, 0.00]"
     assert interval(Interval(np.nan, np.nan, np.nan), 2) == "–"
 
 

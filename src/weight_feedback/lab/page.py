@@ -24,15 +24,15 @@ TEMPLATES = resources.files("weight_feedback.lab") / "templates"
 def page(analysis: Analysis, figures: Sequence[Figure], command: str) -> str:
     """Return the report; the same analysis gives the same page.
 
-    Vega, Vega-Lite and Vega-Embed are in it. Its security policy allows no request at all, and no script but those
-    that were written into it here: whatever a study calls its arms, it stays text.
+    Vega, Vega-Lite and Vega-Embed are in it. Its security policy allows no request at all, and no script or style
+    but those that were written into it here: whatever a study calls its arms, it stays text.
 
     Args:
         analysis: of at least one finished trial.
         figures: of the analysis.
         command: that makes these results.
     """
-    scripts = _library(), _template("report.js")
+    scripts, style = (_library(), _template("report.js")), _template("report.css")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     headings, rows = arm_cells(analysis.arms)
     times = [f"{number(float(result.seconds.mean()), 1)} s" for result in analysis.arms if result.seeds]
@@ -47,13 +47,15 @@ def page(analysis: Analysis, figures: Sequence[Figure], command: str) -> str:
         settings=_settings(analysis),
         provenance=_provenance(analysis),
         command=command,
-        style=Markup(_template("report.css")),
+        style=Markup(style),
         data=_json(
             [{"name": figure.name, "spec": {**figure.spec, "description": figure.alt}} for figure in figures]
         ),
         library=Markup(scripts[0]),
         script=Markup(scripts[1]),
-        script_hashes=Markup(" ".join(map(_hash, scripts))),  # the quotes of a policy are single ones
+        # The quotes of a policy are single ones.
+        script_hashes=Markup(" ".join(map(_hash, scripts))),
+        style_hash=Markup(_hash(style)),
     )
     return html + "\n"
 
@@ -70,8 +72,8 @@ def _template(name: str) -> str:
     return (TEMPLATES / name).read_text("utf-8")
 
 
-def _hash(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _json(value: Any) -> Markup:
@@ -105,7 +107,13 @@ def _settings(analysis: Analysis) -> list[list[str]]:
             ["confidence", f"{declared.confidence:g}"],
         ]
     for arm in study.arms:
-        parts = [arm.model, f"signal: {arm.signal}" if arm.signal else "", arm.conditioning if arm.signal else ""]
+        hears = arm.signal not in (None, "none")
+        parts = [
+            arm.model,
+            f"signal: {arm.signal}" if arm.signal else "",
+            arm.conditioning if hears else "",
+            f"salt: {arm.salt}" if arm.salt else "",
+        ]
         rows.append([f"arm {arm.name}", ", ".join(filter(None, parts))])
     return rows
 

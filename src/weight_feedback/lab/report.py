@@ -103,7 +103,8 @@ def number(value: float, digits: int) -> str:
         value: the number.
         digits: after the point.
     """
-    return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+    # Adding 0 makes −0, which small negative numbers are rounded to, 0.
+    return "–" if np.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def interval(value: Interval, digits: int) -> str:

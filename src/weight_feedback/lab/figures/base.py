@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 import math
@@ -44,6 +43,7 @@ class Figure:
         values: these numbers, row by row.
         arms: labels that the picture can show or hide by its parameter ``shown``; empty without it.
         shown: those that it shows at first.
+        first: the epoch that it begins with at first, by its parameter ``first``; None without it.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Figure:
     values: Sequence[Sequence[Any]]
     arms: Sequence[str] = ()
     shown: Sequence[str] = ()
+    first: int | None = None
 
 
 def save(figure: Figure, folder: Path) -> list[Path]:
@@ -69,12 +70,7 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     Returns:
         The files.
     """
-    fixed = {**copy.deepcopy(figure.spec), "description": figure.alt, "width": 640, "background": "white"}
-    for channel in ("color", "strokeDash"):
-        for layer in [fixed, *fixed.get("layer", [])] if figure.arms else []:
-            if channel in layer["encoding"]:
-                # On paper nothing can be shown later.
-                layer["encoding"][channel]["legend"]["values"] = list(figure.shown)
+    fixed = {**figure.spec, "description": figure.alt, "width": 640, "background": "white"}
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([figure.columns, *figure.values])
     contents = {
@@ -90,6 +86,8 @@ def save(figure: Figure, folder: Path) -> list[Path]:
 
 LEGEND = {
     "title": None,
+    # Those alone that the picture shows: choosing another by its legend would leave nothing to see.
+    "values": {"expr": "shown"},
     "orient": "bottom",
     "symbolType": "stroke",
     "symbolStrokeWidth": 3,
@@ -109,7 +107,9 @@ def base_spec(data: Sequence[Mapping[str, Any]]) -> Spec:
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "width": "container",
         "background": None,
-        "autosize": {"type": "fit", "contains": "padding"},
+        "padding": {"left": 4, "top": 6, "right": 16, "bottom": 4},
+        # A legend below adds to the height of the picture, rather than taking it from the curves.
+        "autosize": {"type": "fit-x", "contains": "padding"},
         "data": {"values": list(data)},
         "config": {
             "font": "system-ui, sans-serif",
@@ -122,6 +122,8 @@ def base_spec(data: Sequence[Mapping[str, Any]]) -> Spec:
                 "gridColor": "currentColor",
                 "gridOpacity": 0.12,
             },
+            # Flush labels at the ends of an axis run into their neighbours; these need the room on the right.
+            "axisX": {"labelFlush": False, "tickCount": 8},
             "axisY": {"labelLimit": 260},
             "legend": {**plain, "columns": 4},
         },
@@ -167,7 +169,7 @@ def arm_scales(analysis: Analysis) -> tuple[Spec, Spec]:
         label: (COLOURS_BY_ARM[i % len(COLOURS_BY_ARM)], _DASHES[DASHES[i // len(COLOURS_BY_ARM) % len(DASHES)]])
         for i, label in enumerate(sorted(labels, key=lambda label: first[label]))
     }
-    channel = {"field": "arm", "type": "nominal", "legend": {**LEGEND, "values": labels}}
+    channel = {"field": "arm", "type": "nominal", "legend": LEGEND}
     colours, dashes = ([looks[label][k] for label in labels] for k in (0, 1))
     return (
         {**channel, "scale": {"domain": labels, "range": colours}},

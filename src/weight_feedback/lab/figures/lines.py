@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weight_feedback.lab.analysis import Analysis, ArmResult
 from weight_feedback.lab.estimates import mean_interval
 from weight_feedback.lab.figures.base import (
-    LEGEND,
     Figure,
     Spec,
     arm_scales,
@@ -53,6 +53,7 @@ def curves(analysis: Analysis) -> Iterator[Figure]:
         ],
         arms=[result.arm.label for result in arms],
         shown=shown,
+        first=_first(epochs),
     )
 
 
@@ -81,7 +82,7 @@ def _curves_spec(arms: Sequence[ArmResult], shown: Sequence[str], epochs: int, s
         "height": 340,
         "params": [
             {"name": "shown", "value": list(shown)},
-            {"name": "first", "value": min(1 + epochs // 3, max(epochs - 1, 1))},
+            {"name": "first", "value": _first(epochs)},
         ],
         "encoding": {"x": x, "color": colour},
         "layer": [
@@ -89,7 +90,7 @@ def _curves_spec(arms: Sequence[ArmResult], shown: Sequence[str], epochs: int, s
                 "data": {"values": seeds},
                 "transform": [keep],
                 "mark": {"type": "line", "strokeWidth": 0.8},
-                "encoding": {"y": {**y, "field": "accuracy"}, "detail": {"field": "seed"}, "opacity": faded(0.3)},
+                "encoding": {"y": {**y, "field": "accuracy"}, "detail": {"field": "seed"}, "opacity": faded(0.45)},
             },
             {
                 "data": {"values": seeds},
@@ -110,7 +111,7 @@ def _curves_spec(arms: Sequence[ArmResult], shown: Sequence[str], epochs: int, s
                 "data": {"values": means},
                 "transform": [keep],
                 "mark": {"type": "area"},
-                "encoding": {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "opacity": faded(0.18)},
+                "encoding": {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "opacity": faded(0.12)},
             },
             {
                 "params": [{"name": "chosen", "select": {"type": "point", "fields": ["arm"]}, "bind": "legend"}],
@@ -155,7 +156,7 @@ def signal(analysis: Analysis) -> Iterator[Figure]:
         return
     labels, epochs = [result.arm.label for result in arms], analysis.study.training.epochs
     for name, (title, axis, meaning) in _SIGNAL.items():
-        means = {result.arm.label: np.nanmean(result.hearings[name], axis=0) for result in arms}
+        means = {result.arm.label: _mean(result.hearings[name]) for result in arms}
         colour, dash = arm_scales(analysis)
         data = [
             {"arm": label, "epoch": epoch, "value": float(value)}
@@ -167,18 +168,22 @@ def signal(analysis: Analysis) -> Iterator[Figure]:
         yield Figure(
             name=name,
             title=title,
-            caption=f"{meaning}; means over seeds, before training and after each epoch.",
+            caption=f"{meaning}; means over the seeds that haven't diverged, before training and after each epoch.",
             alt=f"{axis} by epoch. At the end: {ends}.",
             spec={
                 **base_spec(data),
                 "height": 280,
-                "params": [{"name": "chosen", "select": {"type": "point", "fields": ["arm"]}, "bind": "legend"}],
+                "params": [
+                    {"name": "shown", "value": labels},
+                    {"name": "chosen", "select": {"type": "point", "fields": ["arm"]}, "bind": "legend"},
+                ],
+                "transform": [{"filter": "indexof(shown, datum.arm) >= 0"}],
                 "mark": {"type": "line", "strokeWidth": 2, "point": {"filled": True, "size": 20}},
                 "encoding": {
                     "x": {"field": "epoch", "type": "quantitative", "axis": _epochs(0, epochs)},
                     "y": {"field": "value", "type": "quantitative", "axis": {"title": axis}},
-                    "color": {**colour, "legend": {**LEGEND, "values": labels}},
-                    "strokeDash": {**dash, "legend": {**LEGEND, "values": labels}},
+                    "color": colour,
+                    "strokeDash": dash,
                     "opacity": {"condition": {"param": "chosen", "value": 1}, "value": 0.1},
                     "tooltip": [
                         {"field": "arm", "type": "nominal"},
@@ -196,7 +201,24 @@ def signal(analysis: Analysis) -> Iterator[Figure]:
                 for row, seed in enumerate(result.seeds)
                 for epoch, value in enumerate(result.hearings[name][row])
             ],
+            arms=labels,
+            shown=labels,
         )
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return means over the seeds that got so far, shape ``[epochs + 1]``; NaN where all had diverged."""
+    alive = ~np.isnan(values)
+    counts = alive.sum(axis=0)
+    sums = np.where(alive, values, 0.0).sum(axis=0)
+    means = np.full(counts.shape, np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means
+
+
+def _first(epochs: int) -> int:
+    """Return the epoch that learning curves begin with: early ones take up the whole range of accuracies."""
+    return min(1 + epochs // 3, max(epochs - 1, 1))
 
 
 def _epochs(first: int, last: int) -> Spec:

@@ -35,7 +35,7 @@ def forest(analysis: Analysis) -> Iterator[Figure]:
         name="forest",
         title=f"Differences of {outcome.title}",
         caption=f"Mean differences, paired by seed, with {100 * declared.confidence:g} % Student's t intervals. "
-        "The contrasts in blue were declared before the run. Shaded: differences within the margin of equivalence, "
+        "Those declared before the run are blue diamonds. Shaded: differences within the margin of equivalence, "
         f"±{declared.margin:g} {outcome.unit}.",
         alt=f"Forest plot of {len(data)} contrasts of {outcome.title} in {outcome.unit}. Declared: {primary}.",
         spec=_spec(
@@ -45,10 +45,12 @@ def forest(analysis: Analysis) -> Iterator[Figure]:
                 *_margin(declared.margin),
                 {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": _interval_channels(_declared_colour())},
                 {
-                    "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
+                    "mark": {"type": "point", "filled": True, "opacity": 1},
                     "encoding": {
                         "x": x_channel("mean"),
                         "color": _declared_colour(),
+                        "shape": {"condition": {"test": "datum.declared", "value": "diamond"}, "value": "circle"},
+                        "size": {"condition": {"test": "datum.declared", "value": 150}, "value": 70},
                         "tooltip": tooltips(outcome.unit),
                     },
                 },
@@ -165,7 +167,7 @@ def _spec(
     y = {"field": row, "type": "nominal", "sort": None, "axis": {"title": None, "ticks": False}}
     return {
         **base_spec(data),
-        "height": step * rows + 50,  # the axis takes its part
+        "height": step * rows,
         "layer": [
             layer if "data" in layer else {**layer, "encoding": {"y": y, **layer["encoding"]}} for layer in layers
         ],

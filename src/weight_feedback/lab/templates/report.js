@@ -12,10 +12,15 @@ const options = {
 
 function control(view, fieldset) {
   const boxes = [...fieldset.querySelectorAll("input[type=checkbox]")];
-  const show = () => view.signal("shown", boxes.filter((box) => box.checked).map((box) => box.value)).runAsync();
+  const show = ({ target }) => {
+    const shown = boxes.filter((box) => box.checked).map((box) => box.value);
+    // Without any arm there are no axes: the last one stays.
+    if (shown.length) view.signal("shown", shown).runAsync();
+    else target.checked = true;
+  };
   boxes.forEach((box) => box.addEventListener("change", show));
   const range = fieldset.querySelector("input[type=range]");
-  range.addEventListener("input", () => {
+  range?.addEventListener("input", () => {
     fieldset.querySelector("output").textContent = range.value;
     view.signal("first", Number(range.value)).runAsync();
   });
@@ -24,7 +29,11 @@ function control(view, fieldset) {
 async function draw() {
   for (const { name, spec } of JSON.parse(document.getElementById("figures").textContent)) {
     if (narrow) {
-      spec.config.axisY.labelLimit = 130;
+      // Names may take half of the width, and only what they need of it.
+      spec.config.axisY.labelLimit = Math.round(0.55 * document.body.clientWidth);
+      spec.config.axis.labelFontSize = 11;
+      // A title that is wider than its axis grows towards the names, where there is room.
+      spec.config.axisX.titleAnchor = "end";
       spec.config.legend.columns = 2;
     }
     const { view } = await vegaEmbed(document.getElementById(name), spec, options);
@@ -33,5 +42,13 @@ async function draw() {
   }
   document.documentElement.dataset.drawn = "yes";
 }
+
+// What is folded isn't printed.
+let folded = [];
+window.addEventListener("beforeprint", () => {
+  folded = [...document.querySelectorAll("details.numbers:not([open])")];
+  folded.forEach((part) => { part.open = true; });
+});
+window.addEventListener("afterprint", () => folded.forEach((part) => { part.open = false; }));
 
 draw();
