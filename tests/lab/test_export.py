@@ -7,6 +7,8 @@ import math
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, fill, record
@@ -40,6 +42,59 @@ def test_every_number_is_there(store, tmp_path, kind) -> None:
             assert hearing == tuple(HEARINGS[i, row.seed, row.epoch])
         assert (row.seconds, row.parameters, row.status) == (1.0 + i, 9950 + 100 * (i > 0), "finished")
     assert table.groupby(["arm", "seed"]).size().eq(EPOCHS).all()
+
+
+COLUMNS = [
+    *("study", "declaration", "arm", "label", "model", "signal", "conditioning", "salt", "seed", "key", "status"),
+    *("epoch", "accuracy", "loss", "correct", "parameters", "z_norm", "z_drift", "z_share"),
+    *("seconds", "torch", "host"),
+]
+
+
+def test_settings_are_there(store, tmp_path) -> None:
+    trial = STUDY.trial(STUDY.arms[3], 1)
+    store.write(trial, record(trial, "own"))
+    export(STUDY, store, tmp_path / "t.parquet", "parquet")
+    table = read(tmp_path / "t.parquet")
+    assert list(table) == COLUMNS
+    row = table.iloc[0]
+    assert row[COLUMNS[:12]].tolist() == [
+        "made-up", STUDY.declaration(), "own", "own | <b>", "mnist-plain", "own", "concat", 0, 1, trial.key(),
+        "finished", 1,
+    ]  # fmt: skip
+    assert (row["correct"], row["torch"], row["host"]) == (round(ACCURACY[3, 1, 0]), "2.13.0", "here")
+
+
+def test_types_do_not_depend_on_what_is_missing(tmp_path) -> None:
+    types = []
+    for i, epochs in ((0, EPOCHS), (3, EPOCHS), (3, 1)):
+        store = Store(tmp_path / f"{i}-{epochs}")
+        trial = STUDY.trial(STUDY.arms[i], 0)
+        store.write(trial, record(trial, SIGNALS[i], epochs=epochs))
+        export(STUDY, store, tmp_path / "t.parquet", "parquet")
+        types.append(dict(zip(COLUMNS, pq.read_schema(tmp_path / "t.parquet").types, strict=True)))
+    assert types[0] == types[1] == types[2]
+    assert (types[0]["correct"], types[0]["z_norm"]) == (pa.int64(), pa.float64())
+
+
+def test_as_many_seeds_as_asked_for(store, tmp_path) -> None:
+    for arm, trial in STUDY.trials(arms=["own"], seeds=3):
+        store.write(trial, record(trial, arm.name))
+    assert export(STUDY, store, tmp_path / "t.csv", "csv", seeds=2) == 2 * EPOCHS
+    assert set(read(tmp_path / "t.csv")["seed"]) == {0, 1}
+    with pytest.raises(ValueError, match="seeds: expected at least 1, got 0"):
+        export(STUDY, store, tmp_path / "t.csv", "csv", seeds=0)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("label", ["ä → 重み 🧠", 'a "b", c', "a\nb", "\u202e", "n/a?"])
+def test_labels_of_any_text(store, tmp_path, label, kind) -> None:
+    arms = (STUDY.arms[0].model_copy(update={"label": label}), *STUDY.arms[1:])
+    study = STUDY.model_copy(update={"arms": arms})
+    trial = study.trial(study.arms[0], 0)
+    store.write(trial, record(trial, "none"))
+    export(study, store, tmp_path / f"t.{kind}", kind)
+    assert read(tmp_path / f"t.{kind}")["label"].iloc[0] == label
 
 
 def test_a_diverged_trial_is_filled_with_chance(store, tmp_path) -> None:

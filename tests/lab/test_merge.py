@@ -72,6 +72,10 @@ def test_damage_and_other_studies_are_refused(source, tmp_path) -> None:
     other.declare(STUDY.model_copy(update={"seeds": 5}))
     with pytest.raises(StoreError, match="these are two studies"):
         merge(other.folder, [source.folder])
+    other.trials.mkdir()
+    with pytest.raises(StoreError, match="these are two studies"):  # likewise between two sources
+        merge(target, [source.folder, other.folder])
+    assert not target.exists()
     path = source.path(TRIALS["none", 0])
     path.write_bytes(path.read_bytes().replace(b'"parameters": 9950', b'"parameters": 9951'))
     with pytest.raises(StoreError, match="the file is damaged"):
@@ -109,3 +113,37 @@ def test_writes_that_were_cut_short_are_left_behind(source, tmp_path) -> None:
     (source.folder / "trials" / ".cut.json").write_text(json.dumps({}))
     merge(tmp_path / "target", [source.folder])
     assert not list((tmp_path / "target" / "trials").glob(".*"))
+
+
+def test_a_study_of_another_name_is_another_study(tmp_path) -> None:
+    source, other = Store(tmp_path / "source"), Store(tmp_path / "other")
+    source.trials.mkdir(parents=True)
+    source.declare(STUDY)
+    other.declare(STUDY.model_copy(update={"name": "renamed"}))
+    with pytest.raises(StoreError, match="these are two studies"):
+        merge(other.folder, [source.folder])
+
+
+def test_what_the_target_has_is_counted_once(tmp_path) -> None:
+    target, *others = (Store(tmp_path / name) for name in ("target", "laptop", "server"))
+    for store in (target, *others):
+        store.write(TRIALS["own", 0], record(TRIALS["own", 0], "own"))
+    assert merge(target.folder, [store.folder for store in others]) == Merged(0, 0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("declaration.json", r"declaration\.json: expected JSON with 'declaration'"),
+        ("failures/x.json", r"x\.json: expected JSON with 'reason'"),
+        (f"weights/{TRIALS['own', 0].file_name}.safetensors", "not the weights of"),
+    ],
+)
+def test_every_damaged_file_is_named_before_anything_is_copied(tmp_path, name, message) -> None:
+    source, trial = Store(tmp_path / "source"), TRIALS["own", 0]
+    source.write(trial, record(trial, "own"))
+    for content in (b"", b"{", b"[]", b"{}"):
+        write_atomically(source.folder / name, content)
+        with pytest.raises(StoreError, match=message):
+            merge(tmp_path / "target", [source.folder])
+        assert not (tmp_path / "target").exists()

@@ -17,31 +17,40 @@ from weight_feedback.lab.settings import Trial
 from weight_feedback.lab.spec import Arm, Study
 from weight_feedback.lab.store import Record, Store, write_atomically
 
+_TYPES = {"correct": "Int64", "z_norm": "float64", "z_drift": "float64", "z_share": "float64"}
 
-def export(study: Study, store: Store, path: Path, format: Literal["csv", "parquet"]) -> int:  # noqa: A002
+
+def export(
+    study: Study,
+    store: Store,
+    path: Path,
+    format: Literal["csv", "parquet"],  # noqa: A002
+    seeds: int | None = None,
+) -> int:
     """Write the finished trials of a study as a table.
 
     A trial that diverged counts as chance from then on, as in all estimates. In CSV, text that a spreadsheet would
     take for a formula begins with a single quote.
 
     Args:
-        study: arms × seeds; seeds beyond its own are written too.
+        study: arms × seeds.
         store: what is finished.
         path: the file.
         format: of the file.
+        seeds: how many of each arm; default: the study's own, and those that follow without a gap.
 
     Returns:
         The number of rows.
 
     Raises:
-        ValueError: nothing is finished, or pyarrow isn't installed.
+        ValueError: nothing is finished, there are less than one seeds, or pyarrow isn't installed.
         StoreError: a finished trial is damaged.
     """
     if format == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ValueError(
             "export: parquet needs pyarrow, which isn't installed: pip install 'weight-feedback[parquet]'"
         )
-    table = rows(study, store)
+    table = rows(study, store, seeds)
     if table.empty:
         raise ValueError(f"no finished trials in {store.folder}; weight-feedback run {study.name} makes them")
     buffer = io.BytesIO()
@@ -54,12 +63,13 @@ def export(study: Study, store: Store, path: Path, format: Literal["csv", "parqu
     return len(table)
 
 
-def rows(study: Study, store: Store) -> pd.DataFrame:
+def rows(study: Study, store: Store, seeds: int | None = None) -> pd.DataFrame:
     """Return the finished trials of a study as a table, one row an arm, seed and epoch.
 
     Args:
-        study: arms × seeds; seeds beyond its own are taken too.
+        study: arms × seeds.
         store: what is finished.
+        seeds: how many of each arm; default: the study's own, and those that follow without a gap.
 
     Returns:
         Accuracy in percent, losses in nats, ``z_norm``, ``z_drift`` and ``z_share`` as in `training.Hearing`,
@@ -67,15 +77,18 @@ def rows(study: Study, store: Store) -> pd.DataFrame:
 
     Raises:
         StoreError: a finished trial is damaged.
+        ValueError: there are less than one seeds.
     """
-    return pd.DataFrame(
+    table = pd.DataFrame(
         [
             row
-            for arm, trial in study.trials(seeds=extended_seeds(study, store))
+            for arm, trial in study.trials(seeds=extended_seeds(study, store) if seeds is None else seeds)
             if (record := store.read(trial))
             for row in _rows(study, arm, trial, record)
         ]
     )
+    # Of the same types whatever is missing, so that tables of several studies can be put together.
+    return table if table.empty else table.astype(_TYPES)
 
 
 def _rows(study: Study, arm: Arm, trial: Trial, record: Record) -> Iterator[dict[str, Any]]:

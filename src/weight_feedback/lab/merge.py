@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load
 
 from weight_feedback.lab.store import StoreError, read_record, write_atomically
@@ -48,28 +50,19 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
         StoreError: a source holds no trials, studies were declared differently, a file is damaged, or the same
             settings gave different results.
     """
-    copies: dict[Path, Path] = {}
-    already = 0
     for source in sources:
         if not (source / "trials").is_dir():
             raise StoreError(f"{source}: expected the folder of a study, with trials in it; found none")
-        _check_declarations(target, source)
-        for path in _files(source, _RESULTS, "json"):
-            goal = target / path.relative_to(source)
-            known = copies.get(goal, goal)
-            already += _same(path, known) and known == goal
-            if not known.exists():
-                copies[goal] = path
-    weights = _weights(target, sources)
-    declarations = [source / "declaration.json" for source in sources if (source / "declaration.json").exists()]
-    for path in declarations[:1]:
-        if not (target / path.name).exists():
-            write_atomically(target / path.name, path.read_bytes())
-    # Weights first: a trial that keeps them is finished with both.
-    for goal, path in {**weights, **copies}.items():
+    declaration = _declaration(target, sources)
+    results, already = _results(target, sources)
+    weights, notes = _weights(target, sources), _notes(target, sources, results)
+    # Weights before results: a trial that keeps them is finished with both.
+    for goal, path in {**declaration, **weights, **results, **notes}.items():
         write_atomically(goal, path.read_bytes())
-    _failures(target, sources)
-    kinds = [goal.parent.name for goal in copies]
+    for note in _files(target, ["failures"], "json"):
+        if (target / "trials" / note.name).exists():
+            note.unlink()
+    kinds = [goal.parent.name for goal in results]
     return Merged(kinds.count("trials"), kinds.count("swaps"), len(weights), already)
 
 
@@ -79,51 +72,73 @@ def _files(folder: Path, kinds: Sequence[str], ending: str) -> Iterator[Path]:
         yield from sorted(path for path in (folder / kind).glob(f"*.{ending}") if not path.name.startswith("."))
 
 
-def _check_declarations(target: Path, source: Path) -> None:
-    paths = [path for path in (target / "declaration.json", source / "declaration.json") if path.exists()]
-    found = [json.loads(path.read_bytes()) for path in paths]
-    if len(found) == 2 and found[0]["declaration"] != found[1]["declaration"]:
-        raise StoreError(
-            f"{paths[1]}: declared otherwise than {paths[0]} (expected {found[0]['declaration']}, found "
-            f"{found[1]['declaration']}); these are two studies"
-        )
+def _field(path: Path, name: str) -> Any:
+    """Return a field of a file that has no checksum."""
+    try:
+        return json.loads(path.read_bytes())[name]
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(f"{path}: expected JSON with {name!r} in it; the file is damaged") from None
 
 
-def _same(path: Path, known: Path) -> bool:
-    """Check a result, and that a known one of the same settings is the same; say whether there is one."""
-    record = read_record(path)
-    if not known.exists():
-        return False
-    if read_record(known).result != record.result:
-        raise StoreError(
-            f"{path} and {known}: the same settings gave different results; nothing was copied. Trials of one "
-            "study must come from one kind of machine and software"
-        )
-    return True
+def _declaration(target: Path, sources: Sequence[Path]) -> dict[Path, Path]:
+    """Return which declaration to copy, if any; all that there are must be the same, and the name is part of it."""
+    paths = [path for folder in (target, *sources) if (path := folder / "declaration.json").exists()]
+    found = [_field(path, "declaration") for path in paths]
+    for path, declaration in zip(paths, found, strict=True):
+        if declaration != found[0]:
+            raise StoreError(
+                f"{path}: declared otherwise than {paths[0]} (expected {found[0]}, found {declaration}); these are "
+                "two studies"
+            )
+    goal = target / "declaration.json"
+    return {} if not paths or paths[0] == goal else {goal: paths[0]}
+
+
+def _results(target: Path, sources: Sequence[Path]) -> tuple[dict[Path, Path], int]:
+    """Return which results to copy, and how many others the target has already; each is checked."""
+    copies: dict[Path, Path] = {}
+    already = set()
+    for source in sources:
+        for path in _files(source, _RESULTS, "json"):
+            record = read_record(path)
+            goal = target / path.relative_to(source)
+            known = goal if goal.exists() else copies.setdefault(goal, path)
+            if read_record(known).result != record.result:
+                raise StoreError(
+                    f"{path} and {known}: the same settings gave different results; nothing was copied. Trials of "
+                    "one study must come from one kind of machine and software"
+                )
+            if known == goal:
+                already.add(goal)
+    return copies, len(already)
 
 
 def _weights(target: Path, sources: Sequence[Path]) -> dict[Path, Path]:
     """Return which weights to copy, each checked against the record of its trial."""
-    found = {}
+    found: dict[Path, Path] = {}
     for source in sources:
         for path in _files(source, ["weights"], "safetensors"):
             goal = target / path.relative_to(source)
             record = source / "trials" / f"{path.stem}.json"
             if goal.exists() or goal in found or not record.exists():
                 continue
-            if weights_digest(load(path.read_bytes())) != read_record(record).result["weights"]:
+            try:
+                digest = weights_digest(load(path.read_bytes()))
+            except SafetensorError:
+                digest = None
+            if digest != read_record(record).result["weights"]:
                 raise StoreError(f"{path}: not the weights of {record}; delete it, or run that trial again")
             found[goal] = path
     return found
 
 
-def _failures(target: Path, sources: Sequence[Path]) -> None:
-    """Copy notes of failures, but of trials that someone finished."""
+def _notes(target: Path, sources: Sequence[Path], results: Mapping[Path, Path]) -> dict[Path, Path]:
+    """Return which notes of failures to copy: of trials that nobody finished."""
+    found: dict[Path, Path] = {}
     for source in sources:
         for path in _files(source, ["failures"], "json"):
-            goal = target / path.relative_to(source)
-            if not goal.exists():
-                write_atomically(goal, path.read_bytes())
-    for note in _files(target, ["failures"], "json"):
-        if (target / "trials" / note.name).exists():
-            note.unlink()
+            goal, trial = target / path.relative_to(source), target / "trials" / path.name
+            _field(path, "reason")
+            if not (goal.exists() or trial.exists() or trial in results):
+                found.setdefault(goal, path)
+    return found

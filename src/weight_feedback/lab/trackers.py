@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from weight_feedback.lab.spec import Arm, Study
 from weight_feedback.lab.store import Record
 
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
+
+#: Metrics that MLflow takes in one call.
+_BATCH = 1000
 
 
 class Tracker(Protocol):
@@ -53,7 +57,8 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = self.folder / run_name(arm, trial)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():  # what stayed would be shown twice
+            shutil.rmtree(folder)
         writer = SummaryWriter(str(folder))
         table = [f"| {name} | {value} |" for name, value in parameters(study, arm, trial).items()]
         writer.add_text("settings", "\n".join(["| setting | value |", "| --- | --- |", *table]))
@@ -81,19 +86,42 @@ class MLflow:
             trial: its settings.
             record: what came out.
         """
+        from mlflow.entities import Metric, Param
+
+        client = self.client()
+        experiment, name = _experiment(client, study.name), run_name(arm, trial)
+        for old in client.search_runs([experiment], filter_string=f"tags.key = '{trial.key()}'"):
+            if old.info.run_name == name:
+                client.delete_run(old.info.run_id)
+        run = client.create_run(experiment, run_name=name, tags={"key": trial.key()}).info.run_id
+        client.log_batch(run, params=[Param(*setting) for setting in parameters(study, arm, trial).items()])
+        now = time.time_ns() // 1_000_000
+        numbers = [Metric(metric, value, now, step) for metric, step, value in metrics(record)]
+        for start in range(0, len(numbers), _BATCH):
+            client.log_batch(run, metrics=numbers[start : start + _BATCH])
+        client.set_terminated(run)
+
+    def client(self) -> Any:
+        """Return an `mlflow.MlflowClient`; the first one makes the database."""
         import mlflow
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.folder.resolve() / 'mlflow.db'}")
-        client = mlflow.MlflowClient(tracking_uri=uri)
-        known = client.get_experiment_by_name(study.name)
-        experiment = known.experiment_id if known else client.create_experiment(study.name)
-        run = client.create_run(experiment, run_name=run_name(arm, trial), tags={"key": trial.key()})
-        for name, setting in parameters(study, arm, trial).items():
-            client.log_param(run.info.run_id, name, setting)
-        for name, step, value in metrics(record):
-            client.log_metric(run.info.run_id, name, value, step=step)
-        client.set_terminated(run.info.run_id)
+        default = f"sqlite:///{self.folder.resolve() / 'mlflow.db'}"
+        return mlflow.MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", default))
+
+
+def _experiment(client: Any, name: str) -> str:
+    """Return the id of an experiment, made if need be; another process may make it at the same time."""
+    from mlflow.exceptions import MlflowException
+
+    known = client.get_experiment_by_name(name)
+    try:
+        return str(known.experiment_id if known else client.create_experiment(name))
+    except MlflowException:
+        known = client.get_experiment_by_name(name)
+        if known is None:
+            raise
+        return str(known.experiment_id)
 
 
 @dataclass(frozen=True)
@@ -118,10 +146,14 @@ class WandB:
         import wandb
 
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Two arms may be one trial, whose key then isn't unique.
+        identity = f"{arm.name}-{trial.key()}"
+        for old in (self.folder / "wandb").glob(f"offline-run-????????_??????-{identity}"):
+            shutil.rmtree(old)  # `wandb sync` would send both
         run = wandb.init(
             project=study.name,
             name=run_name(arm, trial),
-            id=trial.key(),
+            id=identity,
             group=arm.name,
             config=parameters(study, arm, trial),
             dir=str(self.folder),
@@ -145,7 +177,7 @@ _TRACKERS: dict[TrackerName, type[TensorBoard | MLflow | WandB]] = {
 
 
 def make_tracker(name: TrackerName, folder: Path) -> Tracker:
-    """Return a tracker.
+    """Return a tracker, ready for workers.
 
     Args:
         name: which.
@@ -158,7 +190,10 @@ def make_tracker(name: TrackerName, folder: Path) -> Tracker:
         raise ValueError(
             f"--track {name}: the package {name} isn't installed: pip install 'weight-feedback[{name}]'"
         )
-    return _TRACKERS[name](folder)
+    tracker = _TRACKERS[name](folder)
+    if isinstance(tracker, MLflow):
+        tracker.client()  # so that workers find a database; each would make it, and all but one would fail
+    return tracker
 
 
 def run_name(arm: Arm, trial: Trial) -> str:
