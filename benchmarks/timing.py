@@ -1,0 +1,85 @@
+"""How things are timed: side by side in one run, by the median, with the machine said and targets checked."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+def machine() -> str:
+    """Return what the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return (
+        f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"Python {sys.version.split()[0]}, torch {torch.__version__}"
+    )
+
+
+def interleaved(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Time several things in turns, so that whatever else the machine does falls on all of them.
+
+    Args:
+        works: name to what is to be timed; each is called once beforehand.
+        repeats: rounds, each of one call of everything.
+
+    Returns:
+        Name to the median of its seconds.
+    """
+    for work in works.values():
+        work()
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio that is promised.
+
+    Attributes:
+        what: is measured, and against what.
+        ratio: found.
+        least: it must be at least this; None: there is no lower limit.
+        most: it must be at most this; None: there is no upper limit.
+    """
+
+    what: str
+    ratio: float
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether the promise is kept."""
+        return (self.least is None or self.ratio >= self.least) and (self.most is None or self.ratio <= self.most)
+
+
+def finish(targets: list[Target]) -> None:
+    """Print the table of targets, and leave with status 1 if one is missed.
+
+    Args:
+        targets: all that were measured.
+    """
+    print(f"\n{machine()}\n")
+    print("| what | measured | target | met |\n| --- | --- | --- | --- |")
+    for target in targets:
+        limit = f"≥ {target.least:g}" if target.most is None else f"≤ {target.most:g}"
+        print(f"| {target.what} | {target.ratio:.3g} | {limit} | {'yes' if target.met else 'NO'} |")
+    sys.exit(0 if all(target.met for target in targets) else 1)
