@@ -220,6 +220,7 @@ def test_none_is_the_plain_networks_trial(tmp_path) -> None:
         ),
         ('signal = "own"', 'signal = "ours"', "arms.1.signal: .*got 'ours'"),
         ('signal = "own"', 'signal = "none"', "each condition must be unique"),
+        ('signal = "own"', 'signal = "none"\nsalt = 1', "each condition must be unique"),
     ],
 )
 def test_wrong_arms_are_refused(tmp_path, old, new, message) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, fill, record
 from weight_feedback.lab.export import export
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.store import Record, Store
 
 
 @pytest.fixture
@@ -125,3 +125,15 @@ def test_what_cannot_be_exported(store, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else found(name))
     with pytest.raises(ValueError, match=r"pip install 'weight-feedback\[parquet\]'"):
         export(STUDY, store, tmp_path / "t.parquet", "parquet")
+
+
+def test_a_study_that_declares_nothing_on_other_data_with_another_arm(store, tmp_path) -> None:
+    arm = STUDY.arms[3].model_copy(update={"salt": 4, "conditioning": "film"})
+    study = STUDY.model_copy(update={"arms": (arm,), "declared": None})
+    trial = study.trial(arm, 0)
+    made = record(trial, "own", epochs=1)
+    store.write(trial, Record(made.result | {"classes": 4}, made.provenance))
+    export(study, store, tmp_path / "t.parquet", "parquet")
+    table = read(tmp_path / "t.parquet")
+    assert table[["declaration", "conditioning", "salt"]].iloc[0].tolist() == ["", "film", 4]
+    assert table[["accuracy", "loss"]].iloc[-1].tolist() == [25.0, math.log(4)]

@@ -147,3 +147,33 @@ def test_every_damaged_file_is_named_before_anything_is_copied(tmp_path, name, m
         with pytest.raises(StoreError, match=message):
             merge(tmp_path / "target", [source.folder])
         assert not (tmp_path / "target").exists()
+
+
+def test_weights_that_are_there_stay_and_those_of_no_trial_are_left_behind(source, tmp_path) -> None:
+    target, (trial, orphan) = Store(tmp_path / "target"), (TRIALS["own", 0], STUDY.trial(STUDY.arms[3], 50))
+    write_atomically(target.weights(trial), b"there")
+    write_atomically(source.weights(trial), b"not compared")
+    write_atomically(source.weights(orphan), save(STATE))
+    assert merge(target.folder, [source.folder]).weights == 0
+    assert contents(target.folder / "weights") == {target.weights(trial).name: b"there"}
+
+
+def test_no_trial_arrives_before_its_weights(source, tmp_path) -> None:
+    trial, target = TRIALS["own", 0], Store(tmp_path / "target")
+    made = record(trial, "own")
+    source.path(trial).unlink()
+    source.write(trial, Record(made.result | {"weights": weights_digest(STATE)}, made.provenance))
+    write_atomically(source.weights(trial), save(STATE))
+    target.folder.mkdir()
+    (target.folder / "weights").write_bytes(b"in the way of the folder")
+    with pytest.raises(OSError, match="weights"):
+        merge(target.folder, [source.folder])
+    assert not target.trials.exists()
+
+
+def test_the_targets_own_note_of_a_failure_stays(source, tmp_path) -> None:
+    target, trial = Store(tmp_path / "target"), STUDY.trial(STUDY.arms[0], 50)
+    target.fail(trial, "here")
+    source.fail(trial, "there")
+    merge(target.folder, [source.folder])
+    assert target.failure(trial) == "here"

@@ -106,6 +106,17 @@ def test_a_tracker_is_told_of_each_finished_trial(tmp_path) -> None:
     assert tracker.seen == [("tiny", arm.name, trial.seed, trial.seed) for arm, trial in STUDY.trials()]
 
 
+def test_a_tracker_that_fails_stops_nothing(tmp_path) -> None:
+    class Tracker:
+        def log(self, *_: object) -> None:
+            raise OSError("no server")
+
+    store = Store(tmp_path)
+    with pytest.warns(UserWarning, match="the tracker failed: no server"):
+        run(STUDY, store, jobs=1, tracker=Tracker())
+    assert missing(STUDY, store) == []
+
+
 def test_damage_is_an_error_not_a_rerun(tmp_path) -> None:
     store = Store(tmp_path)
     run(STUDY.model_copy(update={"seeds": 1}), store, jobs=1)

@@ -192,7 +192,7 @@ def test_settings_leave_out_what_does_not_apply() -> None:
     plain = Trial(data="mnist", training=Training(), model="mnist-plain", seed=3)
     assert plain.settings() == {
         "data": "mnist",
-        "training": Training().model_dump(),
+        "training": Training().model_dump(exclude={"log_interval"}),
         "model": "mnist-plain",
         "seed": 3,
     }

@@ -81,5 +81,8 @@ def test_weights_that_are_not_the_trials_are_refused(finished) -> None:
         save_file(state | {"fc2.bias": state["fc2.bias"] + 1}, path)
         with pytest.raises(StoreError, match="not the weights of the trial's record"):
             run_swap(swap, finished)
+        path.write_bytes(content[:-7])
+        with pytest.raises(StoreError, match="not the weights of the trial's record"):
+            run_swap(swap, finished)
     finally:
         path.write_bytes(content)

@@ -200,7 +200,9 @@ class FakeWandb:
         folder = Path(settings["dir"]) / "wandb" / f"offline-run-20261124_10000{len(self.runs)}-{settings['id']}"
         (folder / "files").mkdir(parents=True)
         run = MagicMock()
-        self.runs.append(SimpleNamespace(settings=settings, folder=folder, log=run.log, finish=run.finish))
+        self.runs.append(
+            SimpleNamespace(settings=settings, folder=folder, told=run, log=run.log, finish=run.finish)
+        )
         return run
 
 
@@ -230,6 +232,11 @@ def test_wandb_gets_a_run_a_trial_offline(tmp_path, wandb) -> None:
         for name, step, value in metrics(RECORD)
     ]
     run.finish.assert_called_once_with()
+    assert run.told.define_metric.call_args_list == [
+        call("train/*", step_metric="step"),
+        call("test/*", step_metric="epoch"),
+        call("signal/*", step_metric="epoch"),
+    ]
 
 
 def test_wandb_keeps_one_offline_run_a_trial_and_arm(tmp_path, wandb) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -152,7 +153,10 @@ class _Worker:
             return
         self.store.write(trial, record)
         if self.tracker:
-            self.tracker.log(self.study, arm, trial, record)
+            try:
+                self.tracker.log(self.study, arm, trial, record)
+            except Exception as error:  # the trial is kept; a tracker that is down must not stop the study
+                warnings.warn(f"{trial.file_name}: the tracker failed: {error}", stacklevel=1)
 
     def run_swap(self, swap: Swap) -> None:
         with thread_count(1):

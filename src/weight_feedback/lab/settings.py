@@ -100,8 +100,11 @@ class Trial(Frozen):
     seed: Annotated[int, Field(ge=0)]
 
     def settings(self) -> dict[str, Any]:
-        """Return all settings as plain values; what doesn't apply to the trial is left out."""
-        settings = self.model_dump(mode="json", exclude_none=True)
+        """Return all settings as plain values.
+
+        What doesn't apply to the trial is left out, and ``log_interval``: it changes what is printed alone.
+        """
+        settings = self.model_dump(mode="json", exclude_none=True, exclude={"training": {"log_interval"}})
         if self.conditioning == "concat":
             del settings["conditioning"]
         if self.salt == 0:
@@ -109,13 +112,8 @@ class Trial(Frozen):
         return settings
 
     def key(self) -> str:
-        """Return 16 hex digits of the SHA-256 digest of all settings.
-
-        ``log_interval`` is left out: it changes what is printed, not what is computed.
-        """
-        settings = self.settings()
-        del settings["training"]["log_interval"]
-        return digest(settings)
+        """Return 16 hex digits of the SHA-256 digest of all settings."""
+        return digest(self.settings())
 
     @property
     def keeps_weights(self) -> bool:

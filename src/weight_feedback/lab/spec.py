@@ -33,6 +33,13 @@ class Arm(Frozen):
     salt: Annotated[int, Field(ge=0, le=1000)] = 0
     """Gives the seeds of this arm another projection and another initial V; nothing else changes."""
 
+    @property
+    def condition(self) -> tuple[str, str | None, str, int]:
+        """What tells the trials of an arm from those of others: model, signal, conditioning and salt."""
+        # "none" hears nothing, whatever the summary and its salt: its trial is the plain network's.
+        silent = self.signal in (None, "none")
+        return self.model, None if silent else self.signal, self.conditioning, 0 if silent else self.salt
+
 
 Contrast = Annotated[tuple[Name, Name], Field(strict=False)]
 OutcomeName = Literal["final-accuracy", "area-under-curve", "epochs-to-threshold", "final-loss"]
@@ -87,7 +94,7 @@ class Study(Frozen):
         keys: dict[str, list[object]] = {
             "name": [arm.name for arm in self.arms],
             "label": [arm.label for arm in self.arms],
-            "condition": [(arm.model, arm.signal, arm.conditioning, arm.salt) for arm in self.arms],
+            "condition": [arm.condition for arm in self.arms],
         }
         for field, values in keys.items():
             for value in values:
@@ -174,7 +181,6 @@ class Study(Frozen):
             arm: one of the study's arms.
             seed: of the trial.
         """
-        # "none" hears nothing, whatever the summary: its trial is the plain network's.
         silent = arm.signal in (None, "none")
         return Trial(
             data=self.data,

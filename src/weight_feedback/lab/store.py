@@ -184,8 +184,10 @@ def read_record(path: Path) -> Record:
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise StoreError(f"{path}: expected format {FORMAT}, found {found!r}; this version can't read it")
+    checksums = content.get("sha256")
     for part in ("result", "provenance"):
-        expected, actual = content.get("sha256", {}).get(part), _checksum(content.get(part))
+        expected = checksums.get(part) if isinstance(checksums, dict) else None
+        actual = _checksum(content.get(part))
         if expected != actual:
             raise StoreError(
                 f"{path}: the checksum of its {part} is {actual}, expected {expected}: the file is damaged; "

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load
 
 from weight_feedback.attach import fold, signals
@@ -65,7 +66,11 @@ def _networks(swap: Swap) -> list[Trial]:
 def _trained(trial: Trial, store: Store, epoch_steps: int) -> ConvNet:
     """Rebuild a network with its final weights, on the CPU."""
     path, record = store.weights(trial), store.read(trial)
-    state = load(path.read_bytes())
+    content = path.read_bytes()
+    try:
+        state = load(content)
+    except SafetensorError:
+        state = {}
     if record is None or weights_digest(state) != record.result["weights"]:
         raise StoreError(f"{path}: not the weights of the trial's record; delete both to run the trial again")
     model = build_arm(trial, epoch_steps)
