@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from scipy import optimize
 
 from weight_feedback.lab import datasets
-from weight_feedback.lab.controls import build_arm, build_donor, tell
 from weight_feedback.lab.models import count_parameters
 from weight_feedback.lab.settings import Trial
 from weight_feedback.lab.spec import Declared, Study
-from weight_feedback.lab.training import Donor, evaluate, train
-from weight_feedback.lab.trial import check_fit, choose_device, thread_count
+from weight_feedback.lab.training import evaluate, train
+from weight_feedback.lab.trial import build_networks, check_fit, choose_device, thread_count
 from weight_feedback.lab.verdicts import POWER, detectable_effect, equivalence_power
 
 #: Steps that are timed, after as many to warm up.
@@ -80,11 +78,7 @@ def _time(trial: Trial, data: datasets.Dataset, where: torch.device) -> tuple[in
         test_labels=data.test_labels[:IMAGES],
     ).to(where)
     epoch_steps = trial.training.epoch_steps(len(data.train_labels))
-    model, donor = build_arm(trial, epoch_steps), None
-    if trial.signal == "yoked":
-        other, seed, listener = build_donor(trial, model, epoch_steps)
-        donor = Donor(other.to(where), seed, partial(tell, other, listener.to(where), model))
-    model.to(where)
+    model, donor = build_networks(trial, epoch_steps, where)
     once = trial.training.model_copy(update={"epochs": 1})
     train(model, part, once, trial.seed, donor=donor)
     seconds = []

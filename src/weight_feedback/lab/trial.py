@@ -23,7 +23,7 @@ from torch import Tensor
 import weight_feedback
 from weight_feedback.lab import datasets
 from weight_feedback.lab.controls import build_arm, build_donor, tell
-from weight_feedback.lab.models import count_parameters, find_network
+from weight_feedback.lab.models import ConvNet, count_parameters, find_network
 from weight_feedback.lab.settings import Trial
 from weight_feedback.lab.store import Record, write_atomically
 from weight_feedback.lab.training import Donor, Evaluation, Progress, train
@@ -95,11 +95,7 @@ def run_trial(
         if empty:
             weights.unlink()
     epoch_steps = trial.training.epoch_steps(len(data.train_labels))
-    model, donor = build_arm(trial, epoch_steps), None
-    if trial.signal == "yoked":
-        other, seed, listener = build_donor(trial, model, epoch_steps)
-        donor = Donor(other.to(where), seed, partial(tell, other, listener.to(where), model))
-    model.to(where)
+    model, donor = build_networks(trial, epoch_steps, where)
     with thread_count(threads):
         history = train(model, data.to(where), trial.training, trial.seed, on_log, on_epoch, donor)
         used_threads = torch.get_num_threads()
@@ -123,6 +119,21 @@ def run_trial(
             "threads": used_threads,
         },
     )
+
+
+def build_networks(trial: Trial, epoch_steps: int, device: torch.device) -> tuple[ConvNet, Donor | None]:
+    """Build the counted network of a trial and, if it is yoked, its donor.
+
+    Args:
+        trial: the settings.
+        epoch_steps: optimiser steps in an epoch.
+        device: where to.
+    """
+    model, donor = build_arm(trial, epoch_steps), None
+    if trial.signal == "yoked":
+        other, seed, listener = build_donor(trial, model, epoch_steps)
+        donor = Donor(other.to(device), seed, partial(tell, other, listener.to(device), model))
+    return model.to(device), donor
 
 
 def weights_digest(state: dict[str, Tensor]) -> str:
