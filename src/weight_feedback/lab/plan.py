@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from scipy import optimize
 
+from weight_feedback.attach import signals
 from weight_feedback.lab import datasets
 from weight_feedback.lab.models import count_parameters
 from weight_feedback.lab.settings import Trial
 from weight_feedback.lab.spec import Declared, Study
-from weight_feedback.lab.training import evaluate, train
+from weight_feedback.lab.training import evaluate, hear, train
 from weight_feedback.lab.trial import build_networks, check_fit, choose_device, thread_count
 from weight_feedback.lab.verdicts import POWER, detectable_effect, equivalence_power
 
 #: Steps that are timed, after as many to warm up.
-STEPS = 10
+STEPS = 20
 #: Test images whose evaluation is timed.
 IMAGES = 1000
 
@@ -81,19 +84,24 @@ def _time(trial: Trial, data: datasets.Dataset, where: torch.device) -> tuple[in
     model, donor = build_networks(trial, epoch_steps, where)
     once = trial.training.model_copy(update={"epochs": 1})
     train(model, part, once, trial.seed, donor=donor)
+    z = next((signal().detach() for signal in signals(model).values()), None)
+    evaluation = _seconds(lambda: evaluate(model, part, once.test_batch_size))
+    hearing = _seconds(lambda: hear(model, part, z))
+    # An epoch of training ends with an evaluation of its own, and what is heard is measured before it and after.
+    epoch = _seconds(lambda: train(model, part, once, trial.seed, donor=donor))
+    step = max(epoch - evaluation - 2 * hearing, 0.0) / once.epoch_steps(images)
+    evaluation *= len(data.test_labels) / len(part.test_labels)
+    return count_parameters(model), trial.training.epochs * (epoch_steps * step + evaluation + hearing)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Return the median of three timings."""
     seconds = []
-    for work in (
-        lambda: evaluate(model, part, once.test_batch_size),
-        lambda: train(model, part, once, trial.seed, donor=donor),
-    ):
+    for _ in range(3):
         start = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - start)
-    evaluation, epoch = seconds
-    # An epoch of training ends with an evaluation of its own.
-    step = max(epoch - evaluation, 0.0) / once.epoch_steps(images)
-    evaluation *= len(data.test_labels) / len(part.test_labels)
-    return count_parameters(model), trial.training.epochs * (epoch_steps * step + evaluation)
+    return statistics.median(seconds)
 
 
 @dataclass(frozen=True)
