@@ -159,6 +159,14 @@ class Analysis:
     exploratory: Sequence[Compared]
     provenance: Sequence[Mapping[str, Any]]
 
+    def made_with(self, name: str) -> list[str]:
+        """Return each value that an entry of the provenance has in any trial.
+
+        Args:
+            name: of the entry.
+        """
+        return sorted({str(provenance[name]) for provenance in self.provenance})
+
     @property
     def sentences(self) -> list[str]:
         """One verdict for each primary contrast, or why there is none yet."""
@@ -191,18 +199,17 @@ def analyse(study: Study, store: Store) -> Analysis:
     Raises:
         StoreError: a finished trial is damaged.
     """
-    records = {(arm.name, trial.seed): store.read(trial) for arm, trial in study.trials()}
+    extended = extended_seeds(study, store)
+    more = {(arm.name, trial.seed): store.read(trial) for arm, trial in study.trials(seeds=extended)}
+    records = {(name, seed): record for (name, seed), record in more.items() if seed < study.seeds}
     failures = {
         (arm.name, trial.seed): store.failure(trial)
         for arm, trial in study.trials()
         if not records[arm.name, trial.seed]
     }
     arms = [_arm_result(study, arm, records, failures) for arm in study.arms]
-    extended = extended_seeds(study, store)
-    more = {(arm.name, trial.seed): store.read(trial) for arm, trial in study.trials(seeds=extended)}
     wide = [_arm_result(study, arm, more, {}) for arm in study.arms] if extended > study.seeds else []
-    needed = {name for pair in study.declared.primary for name in pair} if study.declared else set()
-    waiting = sum(reason is None for (name, _), reason in failures.items() if name in needed)
+    waiting = sum(reason is None for (name, _), reason in failures.items() if name in study.declared_arms)
     return Analysis(
         study=study,
         outcome=study_outcome(study),

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load
-
 from weight_feedback.lab.store import StoreError, read_record, write_atomically
-from weight_feedback.lab.trial import weights_digest
+from weight_feedback.lab.trial import read_weights
 
 _RESULTS = ("trials", "swaps")
 
@@ -122,12 +119,7 @@ def _weights(target: Path, sources: Sequence[Path]) -> dict[Path, Path]:
             record = source / "trials" / f"{path.stem}.json"
             if goal.exists() or goal in found or not record.exists():
                 continue
-            try:
-                digest = weights_digest(load(path.read_bytes()))
-            except SafetensorError:
-                digest = None
-            if digest != read_record(record).result["weights"]:
-                raise StoreError(f"{path}: not the weights of {record}; delete it, or run that trial again")
+            read_weights(path, read_record(record))
             found[goal] = path
     return found
 

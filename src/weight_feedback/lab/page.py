@@ -107,11 +107,10 @@ def _settings(analysis: Analysis) -> list[list[str]]:
             ["confidence", f"{declared.confidence:g}"],
         ]
     for arm in study.arms:
-        hears = arm.signal not in (None, "none")
         parts = [
             arm.model,
             f"signal: {arm.signal}" if arm.signal else "",
-            arm.conditioning if hears else "",
+            "" if arm.silent else arm.conditioning,
             f"salt: {arm.salt}" if arm.salt else "",
         ]
         rows.append([f"arm {arm.name}", ", ".join(filter(None, parts))])
@@ -119,14 +118,11 @@ def _settings(analysis: Analysis) -> list[list[str]]:
 
 
 def _provenance(analysis: Analysis) -> list[list[str]]:
-    def values(name: str) -> str:
-        return ", ".join(sorted({str(provenance[name]) for provenance in analysis.provenance}))
-
     seconds = sum(provenance["seconds"] for provenance in analysis.provenance)
-    started = sorted(provenance["started"] for provenance in analysis.provenance)
+    started = analysis.made_with("started")
     names = ("weight_feedback", "torch", "numpy", "python", "machine", "device", "threads")
     return [
-        *([name.replace("_", "-"), values(name)] for name in names),
+        *([name.replace("_", "-"), ", ".join(analysis.made_with(name))] for name in names),
         ["trials started", f"{started[0]} to {started[-1]}"],
         ["time of all trials together", f"{number(seconds / 60, 1)} minutes on one core each"],
     ]

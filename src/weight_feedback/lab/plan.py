@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from scipy import optimize
 
-from weight_feedback.attach import signals
 from weight_feedback.lab import datasets
 from weight_feedback.lab.models import count_parameters
 from weight_feedback.lab.settings import Trial
 from weight_feedback.lab.spec import Declared, Study
-from weight_feedback.lab.training import evaluate, hear, train
+from weight_feedback.lab.training import evaluate, hear, heard, train
 from weight_feedback.lab.trial import build_networks, check_fit, choose_device, thread_count
 from weight_feedback.lab.verdicts import POWER, detectable_effect, equivalence_power
 
@@ -84,7 +83,7 @@ def _time(trial: Trial, data: datasets.Dataset, where: torch.device) -> tuple[in
     model, donor = build_networks(trial, epoch_steps, where)
     once = trial.training.model_copy(update={"epochs": 1})
     train(model, part, once, trial.seed, donor=donor)
-    z = next((signal().detach() for signal in signals(model).values()), None)
+    z = heard(model)
     evaluation = _seconds(lambda: evaluate(model, part, once.test_batch_size))
     hearing = _seconds(lambda: hear(model, part, z))
     # An epoch of training ends with an evaluation of its own, and what is heard is measured before it and after.

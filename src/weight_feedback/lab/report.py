@@ -174,7 +174,7 @@ def made_with(analysis: Analysis) -> str:
     """
 
     def values(name: str) -> str:
-        return " and ".join(sorted({str(provenance[name]) for provenance in analysis.provenance}))
+        return " and ".join(analysis.made_with(name))
 
     return (
         f"weight-feedback {values('weight_feedback')}, torch {values('torch')}, Python {values('python')}, "

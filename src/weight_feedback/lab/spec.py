@@ -34,11 +34,16 @@ class Arm(Frozen):
     """Gives the seeds of this arm another projection and another initial V; nothing else changes."""
 
     @property
-    def condition(self) -> tuple[str, str | None, str, int]:
+    def silent(self) -> bool:
+        """Whether its trials hear nothing beyond what a network has built in."""
+        return self.signal in (None, "none")
+
+    @property
+    def condition(self) -> tuple[str, SignalName | None, Literal["concat", "film"], int]:
         """What tells the trials of an arm from those of others: model, signal, conditioning and salt."""
         # "none" hears nothing, whatever the summary and its salt: its trial is the plain network's.
-        silent = self.signal in (None, "none")
-        return self.model, None if silent else self.signal, self.conditioning, 0 if silent else self.salt
+        signal, salt = (None, 0) if self.silent else (self.signal, self.salt)
+        return self.model, signal, self.conditioning, salt
 
 
 Contrast = Annotated[tuple[Name, Name], Field(strict=False)]
@@ -115,6 +120,11 @@ class Study(Frozen):
                 raise ValueError(f"declared.primary: expected two different arms, got {contrast[0]!r} twice")
         return self
 
+    @property
+    def declared_arms(self) -> set[str]:
+        """Names of the arms that declared contrasts compare; none if nothing is declared."""
+        return {name for pair in self.declared.primary for name in pair} if self.declared else set()
+
     def declaration(self) -> str:
         """Return 16 hex digits of the SHA-256 digest of everything that determines the study's verdicts.
 
@@ -132,7 +142,7 @@ class Study(Frozen):
     @model_validator(mode="after")
     def _signals_have_a_summary(self) -> Study:
         for arm in self.arms:
-            if arm.conditioning != "concat" and arm.signal in (None, "none"):
+            if arm.conditioning != "concat" and arm.silent:
                 raise ValueError(f"arms: {arm.name!r} has conditioning {arm.conditioning!r}, but hears nothing")
         signals = [arm.signal for arm in self.arms if arm.signal is not None]
         if signals and self.summary is None:
@@ -181,15 +191,15 @@ class Study(Frozen):
             arm: one of the study's arms.
             seed: of the trial.
         """
-        silent = arm.signal in (None, "none")
+        model, signal, conditioning, salt = arm.condition
         return Trial(
             data=self.data,
             training=self.training,
-            model=arm.model,
-            signal=None if silent else arm.signal,
-            summary=None if silent else self.summary,
-            conditioning=arm.conditioning,
-            salt=0 if silent else arm.salt,
+            model=model,
+            signal=signal,
+            summary=None if arm.silent else self.summary,
+            conditioning=conditioning,
+            salt=salt,
             seed=seed,
         )
 

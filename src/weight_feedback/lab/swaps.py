@@ -6,17 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 
-from weight_feedback.attach import fold, signals
+from weight_feedback.attach import fold
 from weight_feedback.lab import datasets
 from weight_feedback.lab.controls import build_arm
 from weight_feedback.lab.models import ConvNet
 from weight_feedback.lab.settings import Swap, Trial
-from weight_feedback.lab.store import Record, Store, StoreError
-from weight_feedback.lab.training import evaluate
-from weight_feedback.lab.trial import choose_device, provenance, weights_digest
+from weight_feedback.lab.store import Record, Store, read_record
+from weight_feedback.lab.training import evaluate, heard
+from weight_feedback.lab.trial import choose_device, provenance, read_weights
 
 
 def possible(swap: Swap, store: Store) -> bool:
@@ -52,7 +50,8 @@ def run_swap(swap: Swap, store: Store, *, data_dir: Path | None = None, device: 
     data = datasets.load(swap.trial.data, data_dir)
     epoch_steps = swap.trial.training.epoch_steps(len(data.train_labels))
     model, *others = (_trained(trial, store, epoch_steps) for trial in _networks(swap))
-    (z,) = (signal() for signal in signals(others[0] if others else build_arm(swap.trial, epoch_steps)).values())
+    z = heard(others[0] if others else build_arm(swap.trial, epoch_steps))
+    assert z is not None  # only networks with a signal are swapped
     plain = fold(model, torch.zeros_like(z) if swap.heard == "zeros" else z)
     result = evaluate(plain.to(where), data.to(where), swap.trial.training.test_batch_size)
     return Record({"swap": swap.settings(), "data": data.fingerprint, **asdict(result)}, provenance(where))
@@ -65,14 +64,6 @@ def _networks(swap: Swap) -> list[Trial]:
 
 def _trained(trial: Trial, store: Store, epoch_steps: int) -> ConvNet:
     """Rebuild a network with its final weights, on the CPU."""
-    path, record = store.weights(trial), store.read(trial)
-    content = path.read_bytes()
-    try:
-        state = load(content)
-    except SafetensorError:
-        state = {}
-    if record is None or weights_digest(state) != record.result["weights"]:
-        raise StoreError(f"{path}: not the weights of the trial's record; delete both to run the trial again")
     model = build_arm(trial, epoch_steps)
-    model.load_state_dict(state)
+    model.load_state_dict(read_weights(store.weights(trial), read_record(store.path(trial))))
     return model

@@ -77,6 +77,10 @@ class MLflow:
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        # So that workers, which get a copy, find a database; each would make it, and all but one would fail.
+        self.client()
+
     def log(self, study: Study, arm: Arm, trial: Trial, record: Record) -> None:
         """Log a finished trial.
 
@@ -190,10 +194,7 @@ def make_tracker(name: TrackerName, folder: Path) -> Tracker:
         raise ValueError(
             f"--track {name}: the package {name} isn't installed: pip install 'weight-feedback[{name}]'"
         )
-    tracker = _TRACKERS[name](folder)
-    if isinstance(tracker, MLflow):
-        tracker.client()  # so that workers find a database; each would make it, and all but one would fail
-    return tracker
+    return _TRACKERS[name](folder)
 
 
 def run_name(arm: Arm, trial: Trial) -> str:

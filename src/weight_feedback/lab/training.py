@@ -133,7 +133,7 @@ def train(
     steps = _lockstep(model, data, settings, seed, donor)
     images = len(data.train_labels)
     batches = settings.epoch_steps(images)
-    z0 = model.fc1.signal().detach().clone() if isinstance(model.fc1, FeedbackLayer) else None
+    z0 = heard(model)
     history.hearings += hear(model, data, z0)
     for epoch in range(1, settings.epochs + 1):
         losses: list[Tensor] = []
@@ -183,6 +183,16 @@ def _steps(model: nn.Module, data: Dataset, settings: Training, seed: int) -> It
             optimiser.step()
             advance(model)
             yield loss.detach()  # not .item(), which would wait for the device at every step
+
+
+@torch.no_grad()
+def heard(model: ConvNet) -> Tensor | None:
+    """Return a copy of what fc1 hears now, shape ``[k]``; None without feedback.
+
+    Args:
+        model: a network.
+    """
+    return model.fc1.signal().clone() if isinstance(model.fc1, FeedbackLayer) else None
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 import weight_feedback
@@ -25,7 +26,7 @@ from weight_feedback.lab import datasets
 from weight_feedback.lab.controls import build_arm, build_donor, tell
 from weight_feedback.lab.models import ConvNet, count_parameters, find_network
 from weight_feedback.lab.settings import Trial
-from weight_feedback.lab.store import Record, write_atomically
+from weight_feedback.lab.store import Record, StoreError, write_atomically
 from weight_feedback.lab.training import Donor, Evaluation, Progress, train
 
 
@@ -144,6 +145,27 @@ def weights_digest(state: dict[str, Tensor]) -> str:
     """
     # Without metadata, whose order in a safetensors file is random.
     return hashlib.sha256(save(state)).hexdigest()
+
+
+def read_weights(path: Path, record: Record) -> dict[str, Tensor]:
+    """Read the final weights of a trial, and check that they are those of its record.
+
+    Args:
+        path: of the safetensors file.
+        record: of the trial.
+
+    Raises:
+        OSError: the file can't be read.
+        StoreError: it is damaged, or holds other weights.
+    """
+    content = path.read_bytes()
+    try:
+        state = load(content)
+    except SafetensorError:
+        state = {}
+    if weights_digest(state) != record.result["weights"]:
+        raise StoreError(f"{path}: not the weights of the trial's record; delete both to run the trial again")
+    return state
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

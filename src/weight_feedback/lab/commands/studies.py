@@ -17,9 +17,7 @@ from weight_feedback.lab.runner import cores
 from weight_feedback.lab.settings import Frozen
 from weight_feedback.lab.spec import load_study
 from weight_feedback.lab.store import Store
-from weight_feedback.lab.trackers import make_tracker
-
-Tracker = Literal["tensorboard", "mlflow", "wandb"]
+from weight_feedback.lab.trackers import TrackerName, make_tracker
 
 
 class Plan(Frozen):
@@ -74,7 +72,7 @@ class Run(Frozen):
     device: Device = "auto"
     cuda: Cuda = True
     track: Annotated[
-        Tracker | None,
+        TrackerName | None,
         arg(metavar="TRACKER", help="Also log each finished trial to tensorboard, mlflow or wandb."),
     ] = None
 

@@ -15,7 +15,6 @@ import vl_convert
 from weight_feedback.lab.analysis import Analysis
 from weight_feedback.lab.estimates import Interval
 from weight_feedback.lab.plots import COLOURS, DASHES
-from weight_feedback.lab.spec import Study
 from weight_feedback.lab.store import write_atomically
 
 VEGA_LITE = "6.4"
@@ -164,7 +163,7 @@ def arm_scales(analysis: Analysis) -> tuple[Spec, Spec]:
         analysis: whose arms they are; those of the declared contrasts get colours of their own.
     """
     labels = [result.arm.label for result in analysis.arms if result.seeds]
-    first = {result.arm.label: result.arm.name not in declared_arms(analysis.study) for result in analysis.arms}
+    first = {result.arm.label: result.arm.name not in analysis.study.declared_arms for result in analysis.arms}
     looks = {
         label: (COLOURS_BY_ARM[i % len(COLOURS_BY_ARM)], _DASHES[DASHES[i // len(COLOURS_BY_ARM) % len(DASHES)]])
         for i, label in enumerate(sorted(labels, key=lambda label: first[label]))
@@ -175,15 +174,6 @@ def arm_scales(analysis: Analysis) -> tuple[Spec, Spec]:
         {**channel, "scale": {"domain": labels, "range": colours}},
         {**channel, "scale": {"domain": labels, "range": dashes}},
     )
-
-
-def declared_arms(study: Study) -> set[str]:
-    """Return the names of the arms that declared contrasts compare.
-
-    Args:
-        study: with or without a declaration.
-    """
-    return {name for pair in study.declared.primary for name in pair} if study.declared else set()
 
 
 def ends(value: Interval) -> dict[str, float | None]:

@@ -15,7 +15,6 @@ from weight_feedback.lab.figures.base import (
     Spec,
     arm_scales,
     base_spec,
-    declared_arms,
     ends,
     tooltips,
 )
@@ -30,7 +29,7 @@ def curves(analysis: Analysis) -> Iterator[Figure]:
     """
     arms = [result for result in analysis.arms if result.seeds]
     epochs = analysis.study.training.epochs
-    first = declared_arms(analysis.study)
+    first = analysis.study.declared_arms
     shown = [result.arm.label for result in arms if not first or result.arm.name in first]
     ends = "; ".join(f"{result.arm.label} {interval(result.final, 2)}" for result in arms)
     yield Figure(
