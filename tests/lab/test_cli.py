@@ -175,7 +175,10 @@ def test_a_declared_study_ends_in_verdicts(capsys, tmp_path) -> None:
 def test_some_arms_then_more_seeds(capsys, study, tmp_path) -> None:
     args = ["run", study, "--out", tmp_path, "--jobs", 1]
     assert "tiny: 2 trials, 0 finished, 2 to run" in run(capsys, *args, "--arms", "plain")
+    report = tmp_path / "tiny" / "report.md"
+    assert f"`weight-feedback run {study} --arms plain`" in report.read_text()  # what makes these results
     assert "tiny: 6 trials, 2 finished, 4 to run" in run(capsys, *args, "--seeds", 3)
+    assert f"`weight-feedback run {study} --seeds 3`" in report.read_text()
 
 
 def test_failed_trials_are_named(capsys, study, tmp_path, monkeypatch) -> None:
