@@ -13,6 +13,7 @@ from scipy import stats
 from madeup import ACCURACY, EPOCHS, HEARINGS, SEEDS, SIGNALS, STUDY, fill, record
 from weight_feedback.lab.analysis import analyse
 from weight_feedback.lab.figures import Figure, figures, save
+from weight_feedback.lab.settings import Training
 from weight_feedback.lab.store import Store
 
 FINAL = ACCURACY[:, :SEEDS, -1]
@@ -70,6 +71,17 @@ def test_curves_have_a_line_a_seed_and_means_with_intervals(made) -> None:
         expected = stats.t.interval(0.95, SEEDS - 1, loc=x.mean(), scale=stats.sem(x))
         assert (row["mean"], row["low"], row["high"]) == pytest.approx((x.mean(), *expected))
     assert made["curves"].shown == [labels[0], *labels[2:]]  # those of the declared contrasts
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(1, 1), (3, 2), (12, 5)])
+def test_curves_begin_after_the_first_third(tmp_path, epochs, first) -> None:
+    study = STUDY.model_copy(update={"training": Training(epochs=epochs)})
+    store = Store(tmp_path)
+    for arm, trial in study.trials():
+        store.write(trial, record(trial, arm.name, epochs=1))
+    (curves,) = (figure for figure in figures(analyse(study, store)) if figure.name == "curves")
+    assert curves.first == first
+    assert {"name": "first", "value": first} in curves.spec["params"]
 
 
 def test_swaps_and_what_is_heard(made) -> None:

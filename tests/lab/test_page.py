@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from html.parser import HTMLParser
 
@@ -105,6 +106,13 @@ def test_names_are_text(tmp_path, name) -> None:
     plain, found = outline(render(Store(tmp_path / "plain"))), outline(render(Store(tmp_path / "hostile"), study))
     assert [tag for tag, _ in found.elements] == [tag for tag, _ in plain.elements]
     assert f"own{name}" in found.text
+    (data,) = re.findall(
+        r'<script type="application/json" id="figures">(.*?)</script>',
+        render(Store(tmp_path / "data"), study),
+        re.S,
+    )
+    assert not re.search("[<>&]", data)
+    assert f"own{name}" in str(json.loads(data))
 
 
 def test_an_extension_is_marked_as_exploratory(tmp_path) -> None:
