@@ -80,9 +80,7 @@ def _matrix_case(name, make, matrix, shapes, k) -> SummaryCase:
 
 
 def _sketch(summary: wf.CountSketch) -> np.ndarray:
-    return reference.count_sketch(
-        [shape.numel() for shape in summary.shapes], summary.signs.numpy(), summary.pitch, summary.out_features
-    )
+    return reference.count_sketch(summary.signs.numpy(), summary.pitches, summary.out_features)
 
 
 def _kronecker(summary: wf.KroneckerProjection) -> np.ndarray:
@@ -119,6 +117,7 @@ SUMMARIES = [
         ((4, 2, 3, 3), (7,), ()),
         6,
     ),
+    _matrix_case("sketch-8", lambda seed: wf.CountSketch(16, nonzeros=8, seed=seed), _sketch, MATRICES, 16),
     _matrix_case("kronecker", lambda seed: wf.KroneckerProjection(6, seed=seed), _kronecker, MATRICES, 6),
     _matrix_case(
         "kronecker-conv",

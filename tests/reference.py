@@ -66,14 +66,14 @@ def projected(weights: Sequence[np.ndarray], matrix: np.ndarray, gain: float) ->
     return gain * matrix @ np.concatenate([weight.ravel() for weight in weights])
 
 
-def count_sketch(sizes: Sequence[int], signs: np.ndarray, pitch: int, k: int) -> np.ndarray:
-    """The matrix of a count sketch, entry by entry."""
-    matrix = np.zeros((k, sum(sizes)))
-    column = 0
-    for size in sizes:
-        for place in range(size):
-            matrix[place % pitch % k, column] = signs[column]
-            column += 1
+def count_sketch(signs: np.ndarray, pitches: Sequence[int], k: int) -> np.ndarray:
+    """The matrix of a count sketch, entry by entry; the signs of several non-zeros are the bits of one byte."""
+    matrix = np.zeros((k, len(signs)))
+    width = k // len(pitches)
+    for place, byte in enumerate(signs.tolist()):
+        for j, pitch in enumerate(pitches):
+            sign = byte if len(pitches) == 1 else (1 if byte % 256 // 2**j % 2 else -1)
+            matrix[j * width + place % pitch % width, place] = sign
     return matrix
 
 

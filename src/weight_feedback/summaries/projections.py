@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from weight_feedback.streams import stream
@@ -16,9 +14,6 @@ from weight_feedback.summaries.base import Seeded, Summary, check_size
 
 Scale = Literal["isometry", "xavier", "adjoint-isometry", "calibrated"]
 Distribution = Literal["uniform", "gaussian", "rademacher"]
-
-# Weights handled at a time: half a megabyte of them, which a core's cache holds.
-_BLOCK = 2**17
 
 
 class Projection(Summary, Seeded):
@@ -210,87 +205,6 @@ class DenseProjection(Projection):
         return self._split(z @ self.matrix)
 
 
-class CountSketch(Projection):
-    """A sparse Johnson-Lindenstrauss map: each weight is added to one of ``k`` buckets, with a random sign.
-
-    One byte of state a weight, and about the time of reading weights and signs once. The signs are random, the
-    buckets fixed (Charikar et al. 2002 hash both): the weight at place ``i`` of its flattened tensor goes into
-    bucket ``(i mod pitch) mod k``, where the pitch is the least number from ``k`` on that has no common factor with
-    the size of a row of any tensor. So the weights of one row, or of one column, spread over all buckets. Exactly,
-
-        ``E‖Pw‖² = ‖w‖²``, ``Var‖Pw‖² = 2 (Σⱼ eⱼ² − q) ‖w‖⁴``,
-
-    where ``eⱼ`` is the share of ``‖w‖²`` in bucket ``j`` and ``q = ‖w‖₄⁴/‖w‖₂⁴``; for an even spread that is
-    ``(2/k)(1 − q k)``, below the ``(2/k)(1 − q)`` of hashed buckets.
-
-    Args:
-        out_features: ``k``.
-        seed: seeds the signs, together with the canonical names of the tensors read.
-        scale: see `Projection`.
-
-    Raises:
-        ValueError: ``out_features`` is smaller than 1, or the scale is unknown.
-    """
-
-    signs: Tensor
-    pitch: int
-
-    def _allocate(self, like: Tensor) -> None:
-        rows = [_matrix(shape)[1] for shape in self.shapes]
-        self.pitch = next(
-            pitch for pitch in itertools.count(self.out_features) if all(math.gcd(pitch, row) == 1 for row in rows)
-        )
-        signs = torch.empty(self.in_features, dtype=torch.int8, device=like.device)
-        self.register_buffer("signs", signs, persistent=False)
-
-    def _draw(self) -> None:
-        generator = stream(self.seed, "count sketch", *self.names)
-        for part in self.signs.split(_BLOCK):
-            drawn = torch.empty(len(part), dtype=torch.int8, device="cpu")
-            part.copy_(drawn.random_(0, 2, generator=generator).mul_(2).sub_(1))
-
-    @property
-    def _entry_variance(self) -> float:
-        return 1 / self.out_features
-
-    def buckets(self, start: int, stop: int) -> Tensor:
-        """Return the buckets of places ``start`` to ``stop - 1`` of a flattened tensor.
-
-        Args:
-            start: first place.
-            stop: after the last one.
-
-        Returns:
-            Integers from 0 to ``k - 1``, shape ``[stop - start]``.
-        """
-        return torch.arange(start, stop, device=self.signs.device) % self.pitch % self.out_features
-
-    def _project(self, *weights: Tensor) -> Tensor:
-        sums = [
-            self._sum(weight.flatten(), signs)
-            for weight, signs in zip(weights, self.signs.split([w.numel() for w in weights]), strict=True)
-        ]
-        return torch.stack(sums).sum(0)
-
-    def _sum(self, weight: Tensor, signs: Tensor) -> Tensor:
-        """Sum the signed weights of one flattened tensor by bucket."""
-        # In blocks that stay in a core's cache, each of whole rows of the pitch but for the last.
-        size = max(_BLOCK // self.pitch, 1) * self.pitch
-        total = weight.new_zeros(self.pitch)
-        for block, sign in zip(weight.split(size), signs.split(size), strict=True):
-            signed = block * sign
-            whole = len(signed) // self.pitch * self.pitch
-            total = total + signed[:whole].view(-1, self.pitch).sum(0)
-            if whole < len(signed):
-                total = total + F.pad(signed[whole:], (0, self.pitch - len(signed) + whole))
-        # The pitch may be larger than k: its last places go round to the first buckets.
-        return F.pad(total, (0, -self.pitch % self.out_features)).view(-1, self.out_features).sum(0)
-
-    def _back_project(self, z: Tensor) -> tuple[Tensor, ...]:
-        parts = [z[self.buckets(0, shape.numel())] for shape in self.shapes]
-        return self._split(torch.cat(parts) * self.signs)
-
-
 class KroneckerProjection(Projection):
     """A two-sided map of each matrix, ``A W Bᵀ``, with small Gaussian factors; what comes of all matrices is added.
 
@@ -326,7 +240,7 @@ class KroneckerProjection(Projection):
 
     def _allocate(self, like: Tensor) -> None:
         for index, shape in enumerate(self.shapes):
-            for side, rows, size in zip("ab", self.factors, _matrix(shape), strict=True):
+            for side, rows, size in zip("ab", self.factors, as_matrix(shape), strict=True):
                 self.register_buffer(f"{side}{index}", like.new_empty(rows, size), persistent=False)
 
     def _draw(self) -> None:
@@ -341,7 +255,7 @@ class KroneckerProjection(Projection):
 
     def _project(self, *weights: Tensor) -> Tensor:
         parts = [
-            (a @ weight.reshape(_matrix(weight.shape)) @ b.T).flatten()
+            (a @ weight.reshape(as_matrix(weight.shape)) @ b.T).flatten()
             for weight, (a, b) in zip(weights, map(self._sides, range(len(weights))), strict=True)
         ]
         return torch.stack(parts).sum(0)
@@ -353,8 +267,12 @@ class KroneckerProjection(Projection):
         )
 
 
-def _matrix(shape: torch.Size) -> tuple[int, int]:
-    """Return rows and columns of a tensor as a matrix; a vector is one column."""
+def as_matrix(shape: torch.Size) -> tuple[int, int]:
+    """Return rows and columns of a tensor seen as a matrix; a vector is one column.
+
+    Args:
+        shape: of the tensor.
+    """
     return (shape[0] if shape else 1), math.prod(shape[1:])
 
 

@@ -1,0 +1,157 @@
+"""Sparse random projections, whose non-zeros are random signs in fixed places."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from weight_feedback.streams import stream
+from weight_feedback.summaries.projections import Projection, Scale, as_matrix
+
+# Weights handled at a time: 4 MB in float32, which the cores' shared cache holds; enough to share among threads.
+_BLOCK = 2**20
+
+
+class CountSketch(Projection):
+    """A sparse Johnson-Lindenstrauss map: each weight is added to one of ``k`` buckets, with a random sign.
+
+    One byte of state a weight, and about the time of reading weights and signs once. The signs are random, the
+    buckets fixed (Charikar et al. 2002 hash both): the weight at place ``i``, of all weights laid end to end, goes
+    into bucket ``(i mod pitch) mod k``, where the pitch is the least number from ``k`` on that has no common factor
+    with the size of a row of any tensor. So the weights of one row, or of one column, spread over all buckets.
+    Exactly,
+
+        ``E‖Pw‖² = ‖w‖²``, ``Var‖Pw‖² = 2 (Σⱼ eⱼ² − q) ‖w‖⁴``,
+
+    where ``eⱼ`` is the share of ``‖w‖²`` in bucket ``j`` and ``q = ‖w‖₄⁴/‖w‖₂⁴``; for an even spread that is
+    ``(2/k)(1 − q k)``, below the ``(2/k)(1 − q)`` of hashed buckets.
+
+    With ``s`` non-zeros a column (Kane and Nelson 2014, block construction) there are ``s`` such sketches of
+    ``k/s`` buckets each, with pitches and signs of their own; the variance is the mean of theirs, divided by ``s``.
+    That costs ``s`` times as long, and makes an energy that falls unevenly into the buckets of one pitch matter
+    less.
+
+    Args:
+        out_features: ``k``.
+        nonzeros: ``s``, from 1 to 8; ``k`` must be a multiple of it.
+        seed: seeds the signs, together with the canonical names of the tensors read.
+        scale: see `Projection`.
+
+    Raises:
+        ValueError: ``out_features`` is smaller than 1 or no multiple of ``nonzeros``, or ``nonzeros`` or the scale
+            is none of those named.
+    """
+
+    signs: Tensor
+    pitches: tuple[int, ...]
+
+    def __init__(self, out_features: int, *, nonzeros: int = 1, seed: int = 0, scale: Scale = "isometry") -> None:
+        super().__init__(out_features, seed=seed, scale=scale)
+        # The signs of a weight are the bits of one byte.
+        if nonzeros not in range(1, 9) or self.out_features % nonzeros:
+            raise ValueError(
+                "CountSketch: nonzeros must be from 1 to 8 and divide "
+                f"out_features={self.out_features}, got {nonzeros}"
+            )
+        self.nonzeros = nonzeros
+
+    def _allocate(self, like: Tensor) -> None:
+        rows = [as_matrix(shape)[1] for shape in self.shapes]
+        suitable = (n for n in itertools.count(self._width) if all(math.gcd(n, row) == 1 for row in rows))
+        self.pitches = tuple(itertools.islice(suitable, self.nonzeros))
+        signs = torch.empty(self.in_features, dtype=torch.int8, device=like.device)
+        self.register_buffer("signs", signs, persistent=False)
+
+    def _draw(self) -> None:
+        generator = stream(self.seed, "count sketch", *self.names)
+        for part in self.signs.split(_BLOCK):
+            drawn = torch.empty(len(part), dtype=torch.uint8, device="cpu")
+            part.copy_(drawn.random_(0, 2**self.nonzeros, generator=generator).view(torch.int8))
+        if self.nonzeros == 1:  # ready for use
+            self.signs.mul_(2).sub_(1)
+
+    @property
+    def _width(self) -> int:
+        """How many buckets each non-zero has."""
+        return self.out_features // self.nonzeros
+
+    @property
+    def _entry_variance(self) -> float:
+        return self.nonzeros / self.out_features
+
+    def buckets(self, start: int, stop: int) -> Tensor:
+        """Return the buckets of places ``start`` to ``stop - 1`` of the weights laid end to end.
+
+        Args:
+            start: first place.
+            stop: after the last one.
+
+        Returns:
+            Integers from 0 to ``k - 1``, shape ``[nonzeros, stop - start]``.
+        """
+        places = torch.arange(start, stop, device=self.signs.device)
+        return torch.stack([places % pitch % self._width + j * self._width for j, pitch in enumerate(self.pitches)])
+
+    def _bit(self, signs: Tensor, j: int) -> Tensor:
+        """Return the signs of the ``j``-th non-zeros, 1 and -1."""
+        return signs if self.nonzeros == 1 else (signs >> j & 1) * 2 - 1
+
+    def _project(self, *weights: Tensor) -> Tensor:
+        sketches = [self._sketch(weights, j, pitch) for j, pitch in enumerate(self.pitches)]
+        return sketches[0] if self.nonzeros == 1 else torch.cat(sketches)
+
+    def _sketch(self, weights: tuple[Tensor, ...], j: int, pitch: int) -> Tensor:
+        """Sum the signed weights by bucket."""
+        size = max(_BLOCK // pitch, 1) * pitch
+        sums = []
+        for block, signs in zip(self._blocks(weights, size), self.signs.split(size), strict=True):
+            signed = block * self._bit(signs, j)
+            left = signed.shape[0] % pitch  # of the last block alone
+            if left < signed.shape[0]:
+                sums.append((signed[:-left] if left else signed).view(-1, pitch).sum(0))
+            if left:
+                sums.append(signed[-left:])
+        return self._go_round(sums)
+
+    def _blocks(self, weights: tuple[Tensor, ...], size: int) -> Iterator[Tensor]:
+        """Cut weights, laid end to end, into blocks; only what lies across the border of two tensors is copied."""
+        flat = [weight.flatten() for weight in weights]
+        if self.in_features <= size:
+            yield flat[0] if len(flat) == 1 else torch.cat(flat)
+            return
+        block: list[Tensor] = []
+        room = size
+        for rest in flat:
+            while rest.shape[0]:
+                block.append(rest[:room])
+                rest, room = rest[room:], room - block[-1].shape[0]
+                if not room:
+                    yield block[0] if len(block) == 1 else torch.cat(block)
+                    block, room = [], size
+        if block:
+            yield block[0] if len(block) == 1 else torch.cat(block)
+
+    def _go_round(self, sums: list[Tensor]) -> Tensor:
+        """Add up sums by place in the pitch, whose last places go round to the first buckets."""
+        zeros = sums[0].new_zeros(self._width)
+        padded = []
+        for part in sums:
+            padded += [part, zeros[: -part.shape[0] % self._width]]
+        return torch.cat(padded).view(-1, self._width).sum(0)
+
+    def _back_project(self, z: Tensor) -> tuple[Tensor, ...]:
+        rows = [-(-self.in_features // pitch) for pitch in self.pitches]
+        parts = [
+            part.repeat(-(-pitch // self._width))[:pitch].expand(count, pitch).flatten()[: self.in_features]
+            * self._bit(self.signs, j)
+            for j, (part, pitch, count) in enumerate(zip(z.split(self._width), self.pitches, rows, strict=True))
+        ]
+        return self._split(sum(parts[1:], parts[0]))
+
+    def extra_repr(self) -> str:
+        """Add the number of non-zeros, if there are several."""
+        return super().extra_repr() + (f", nonzeros={self.nonzeros}" if self.nonzeros > 1 else "")
