@@ -186,7 +186,7 @@ def test_failed_trials_are_named(capsys, study, tmp_path, monkeypatch) -> None:
         raise MemoryError("no room")
 
     run(capsys, "run", study, "--out", tmp_path, "--jobs", 1, "--arms", "plain")
-    monkeypatch.setattr(runner, "run_trial", fail)
+    monkeypatch.setattr(runner, "run_cohort", fail)
     out = run(capsys, "run", study, "--out", tmp_path, "--jobs", 1)
     assert out.count("failed: mnist-pooled-seed-0000") == 2
     assert "pooled, seed 1: failed (MemoryError: no room); missing from all estimates." in out

@@ -10,7 +10,7 @@ from weight_feedback.lab.settings import Training
 from weight_feedback.lab.sources import ENVIRONMENT
 from weight_feedback.lab.spec import Arm, Study
 from weight_feedback.lab.store import Store, StoreError
-from weight_feedback.lab.trial import run_trial
+from weight_feedback.lab.trial import run_cohort, run_trial
 
 STUDY = Study(
     name="tiny",
@@ -74,13 +74,13 @@ def test_some_arms_or_more_seeds_can_be_run(tmp_path) -> None:
 
 
 def test_a_trial_that_fails_is_noted_and_the_others_go_on(tmp_path, monkeypatch) -> None:
-    def failing(trial, **kwargs):
-        if (trial.model, trial.seed) == ("mnist-pooled", 0):
+    def failing(trials, **kwargs):
+        if (trials[0].model, trials[0].seed) == ("mnist-pooled", 0):
             raise MemoryError("no room")
-        return run_trial(trial, **kwargs)
+        return run_cohort(trials, **kwargs)
 
     store = Store(tmp_path)
-    monkeypatch.setattr(runner, "run_trial", failing)
+    monkeypatch.setattr(runner, "run_cohort", failing)
     run(STUDY, store, jobs=1)
     ((arm, trial),) = missing(STUDY, store)
     assert (arm.name, trial.seed) == ("pooled", 0)

@@ -58,6 +58,7 @@ def test_defaults_are_the_original_protocol() -> None:
         "momentum": 0.5,
         "test_batch_size": 1000,
         "log_interval": 40,
+        "cohort": 1,
     }
 
 
@@ -192,7 +193,7 @@ def test_settings_leave_out_what_does_not_apply() -> None:
     plain = Trial(data="mnist", training=Training(), model="mnist-plain", seed=3)
     assert plain.settings() == {
         "data": "mnist",
-        "training": Training().model_dump(exclude={"log_interval"}),
+        "training": {"epochs": 6, "batch_size": 64, "lr": 0.01, "momentum": 0.5, "test_batch_size": 1000},
         "model": "mnist-plain",
         "seed": 3,
     }

@@ -18,10 +18,10 @@ from joblib import Parallel, delayed
 from weight_feedback.lab import datasets
 from weight_feedback.lab.settings import Swap, Trial
 from weight_feedback.lab.spec import Arm, Study
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.store import Record, Store
 from weight_feedback.lab.swaps import possible, run_swap
 from weight_feedback.lab.trackers import Tracker
-from weight_feedback.lab.trial import check_fit, choose_device, run_trial, thread_count
+from weight_feedback.lab.trial import check_fit, choose_device, run_cohort, thread_count
 
 #: Called with how many epochs are done, of all the trials that are run.
 OnProgress = Callable[[int], None]
@@ -89,7 +89,7 @@ def run(
     store.declare(study)
     worker = _Worker(study, store, data_dir, device, tracker)
     with _watched(store.folder / "progress", [trial for _, trial in todo], on_progress) as progress:
-        work = [delayed(worker.run_trial)(arm, trial, progress / trial.key()) for arm, trial in todo]
+        work = [delayed(worker.run_cohort)(arm, trials, progress) for arm, trials in _cohorts(todo)]
         _in_parallel(work, jobs or cores())
     left = [swap for _, swap in study.swaps() if store.read(swap) is None and possible(swap, store)]
     _in_parallel([delayed(worker.run_swap)(swap) for swap in left], jobs or cores())
@@ -115,6 +115,14 @@ def _watched(progress: Path, todo: Sequence[Trial], on_progress: OnProgress | No
         shutil.rmtree(progress, ignore_errors=True)
 
 
+def _cohorts(todo: Sequence[tuple[Arm, Trial]]) -> list[tuple[Arm, list[Trial]]]:
+    """Bring together the trials that are trained as one; most are a cohort of their own."""
+    cohorts: dict[Trial, tuple[Arm, list[Trial]]] = {}
+    for arm, trial in todo:
+        cohorts.setdefault(trial.cohort()[0], (arm, []))[1].append(trial)
+    return list(cohorts.values())
+
+
 def _in_parallel(work: Sequence[Any], jobs: int) -> None:
     # Results travel through files, not through the pool: joblib returns nothing that could be lost.
     for _ in Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
@@ -136,22 +144,32 @@ class _Worker:
     device: str
     tracker: Tracker | None
 
-    def run_trial(self, arm: Arm, trial: Trial, mark: Path) -> None:
-        mark.write_bytes(b"")
+    def run_cohort(self, arm: Arm, missing: Sequence[Trial], progress: Path) -> None:
+        """Run the missing trials of one cohort, with the finished ones: only as a whole it gives the same bits."""
+        trials = missing[0].cohort()
+        for trial in missing:
+            (progress / trial.key()).write_bytes(b"")
 
         def count(*_: object) -> None:
-            with mark.open("ab") as file:  # one byte an epoch: the size is the count, whoever reads it
-                file.write(b".")
+            for trial in missing:
+                with (progress / trial.key()).open("ab") as file:  # one byte an epoch: the size is the count
+                    file.write(b".")
 
-        weights = self.store.weights(trial) if trial.keeps_weights else None
+        weights = {trial: self.store.weights(trial) for trial in missing if trial.keeps_weights}
         try:
-            record = run_trial(
-                trial, data_dir=self.data_dir, device=self.device, threads=1, weights=weights, on_epoch=count
+            records = run_cohort(
+                trials, data_dir=self.data_dir, device=self.device, threads=1, weights=weights, on_epoch=count
             )
         except Exception as error:  # whatever it is, the other trials go on
-            self.store.fail(trial, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+            for trial in missing:
+                self.store.fail(trial, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
             return
-        self.store.write(trial, record)
+        for trial, record in zip(trials, records, strict=True):
+            if trial in missing:
+                self.store.write(trial, record)
+                self._track(arm, trial, record)
+
+    def _track(self, arm: Arm, trial: Trial, record: Record) -> None:
         if self.tracker:
             try:
                 self.tracker.log(self.study, arm, trial, record)

@@ -37,6 +37,17 @@ class Training(Frozen):
     """Examples a batch in evaluation."""
     log_interval: Annotated[int, Field(ge=1)] = 40
     """Steps between two log lines."""
+    cohort: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Seeds that are trained as one vectorised network; 1: each on its own.
+
+    What comes out agrees to rounding, not bit for bit, so trials of another cohort size are other trials."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what results depend on as plain values: all but ``log_interval``, and no cohort of 1."""
+        settings = self.model_dump(mode="json", exclude={"log_interval"})
+        if self.cohort == 1:
+            del settings["cohort"]
+        return settings
 
     def epoch_steps(self, images: int) -> int:
         """Return the optimiser steps in an epoch, the last, short batch included.
@@ -102,9 +113,10 @@ class Trial(Frozen):
     def settings(self) -> dict[str, Any]:
         """Return all settings as plain values.
 
-        What doesn't apply to the trial is left out, and ``log_interval``: it changes what is printed alone.
+        What doesn't apply to the trial is left out.
         """
-        settings = self.model_dump(mode="json", exclude_none=True, exclude={"training": {"log_interval"}})
+        settings = self.model_dump(mode="json", exclude_none=True, exclude={"training"})
+        settings["training"] = self.training.settings()
         if self.conditioning == "concat":
             del settings["conditioning"]
         if self.salt == 0:
@@ -114,6 +126,12 @@ class Trial(Frozen):
     def key(self) -> str:
         """Return 16 hex digits of the SHA-256 digest of all settings."""
         return digest(self.settings())
+
+    def cohort(self) -> list[Trial]:
+        """Return the trials that are trained together with this one, and itself: always the same seeds."""
+        size = self.training.cohort
+        first = self.seed // size * size
+        return [self.model_copy(update={"seed": seed}) for seed in range(first, first + size)]
 
     @property
     def keeps_weights(self) -> bool:

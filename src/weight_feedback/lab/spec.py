@@ -130,7 +130,8 @@ class Study(Frozen):
 
         Titles and labels are left out, and what is left out of a trial's key.
         """
-        settings = self.model_dump(mode="json", exclude={"title": True, "training": {"log_interval"}})
+        settings = self.model_dump(mode="json", exclude={"title", "training"})
+        settings["training"] = self.training.settings()
         if self.declared is not None and self.declared.outcome == "final-accuracy":
             del settings["declared"]["outcome"], settings["declared"]["threshold"]
         for arm in settings["arms"]:
@@ -138,6 +139,19 @@ class Study(Frozen):
             if arm["salt"] == 0:
                 del arm["salt"]
         return digest(settings)
+
+    @model_validator(mode="after")
+    def _cohorts_are_whole(self) -> Study:
+        size = self.training.cohort
+        if self.seeds % size:
+            raise ValueError(f"seeds: expected a multiple of training.cohort, {size}, got {self.seeds}")
+        for arm in self.arms:
+            if size > 1 and arm.signal == "own-gradient":
+                raise ValueError(
+                    f"arms: {arm.name!r} needs gradients through what is heard, which a cohort doesn't compute; "
+                    "leave out training.cohort"
+                )
+        return self
 
     @model_validator(mode="after")
     def _signals_have_a_summary(self) -> Study:
@@ -159,7 +173,7 @@ class Study(Frozen):
             seeds: another number of them than the study's.
 
         Raises:
-            ValueError: the study has no arm of a name, or there are less than one seeds.
+            ValueError: the study has no arm of a name, or there are less than one seeds, or no whole cohorts.
         """
         known = [arm.name for arm in self.arms]
         for name in arms or ():
@@ -167,6 +181,8 @@ class Study(Frozen):
                 raise ValueError(f"arms: expected names among {', '.join(known)}, got {name!r}")
         if seeds is not None and seeds < 1:
             raise ValueError(f"seeds: expected at least 1, got {seeds}")
+        if seeds is not None and seeds % self.training.cohort:
+            raise ValueError(f"seeds: expected a multiple of training.cohort, {self.training.cohort}, got {seeds}")
         for seed in range(self.seeds if seeds is None else seeds):
             for arm in self.arms:
                 if arms is None or arm.name in arms:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weight_feedback.attach import advance, fold
+from weight_feedback.lab.cohorts import Cohort
 from weight_feedback.lab.datasets import Dataset, normalise
 from weight_feedback.lab.models import ConvNet
 from weight_feedback.lab.settings import Training
@@ -98,7 +100,7 @@ class Donor:
         tell: writes what the counted network hears of the donor's present weights.
     """
 
-    model: nn.Module
+    model: ConvNet
     seed: int
     tell: Callable[[], None]
 
@@ -127,62 +129,149 @@ def train(
     Returns:
         The losses and evaluations of ``model``, and what it heard.
     """
-    history = History()
-    if donor:
-        donor.tell()
-    steps = _lockstep(model, data, settings, seed, donor)
+    donors = [donor] if donor else []
+    steps = _lockstep(model, data, settings, [seed], donors)
+
+    def evaluate_one() -> list[Evaluation]:
+        return [evaluate(model, data, settings.test_batch_size)]
+
+    return _follow([model], steps, evaluate_one, data, settings, on_log, on_epoch)[0]
+
+
+def train_cohort(
+    models: Sequence[ConvNet],
+    data: Dataset,
+    settings: Training,
+    seeds: Sequence[int],
+    on_epoch: Callable[[int, Evaluation], None] | None = None,
+    donors: Sequence[Donor] = (),
+) -> list[History]:
+    """Train several classifiers of one arm in place and at once.
+
+    Args:
+        models: see `Cohort`.
+        data: training and test set, on the models' device.
+        settings: of the optimiser and the batches.
+        seeds: of the data order, one a model.
+        on_epoch: called after each epoch with its number and the evaluation of the first model.
+        donors: one for each of the models; see `train`.
+
+    Returns:
+        What `train` returns for each of them.
+    """
+    cohort = Cohort(models)
+    steps = _lockstep(cohort, data, settings, seeds, donors)
+
+    def evaluate_all() -> list[Evaluation]:
+        return evaluate_cohort(cohort, data, settings.test_batch_size)
+
+    return _follow(models, steps, evaluate_all, data, settings, None, on_epoch)
+
+
+def _follow(
+    models: Sequence[ConvNet],
+    steps: Iterator[Tensor],
+    evaluate_all: Callable[[], list[Evaluation]],
+    data: Dataset,
+    settings: Training,
+    on_log: Callable[[Progress], None] | None,
+    on_epoch: Callable[[int, Evaluation], None] | None,
+) -> list[History]:
+    """Take steps epoch by epoch, and write down what happens, until all models are trained or have diverged."""
     images = len(data.train_labels)
     batches = settings.epoch_steps(images)
-    z0 = heard(model)
-    history.hearings += hear(model, data, z0)
+    histories = [History() for _ in models]
+    starts = [heard(model) for model in models]
+    listen = [partial(hear, model, data, z0) for model, z0 in zip(models, starts, strict=True)]
+    for history, now in zip(histories, listen, strict=True):
+        history.hearings += now()
     for epoch in range(1, settings.epochs + 1):
         losses: list[Tensor] = []
         for loss in itertools.islice(steps, batches):
             if on_log and len(losses) % settings.log_interval == 0:
-                on_log(Progress(epoch, len(losses) * settings.batch_size, images, float(loss)))
+                on_log(Progress(epoch, len(losses) * settings.batch_size, images, float(loss[0])))
             losses.append(loss)
-        finite = list(itertools.takewhile(math.isfinite, torch.stack(losses).tolist()))
-        history.step_losses.extend(finite)
-        result = evaluate(model, data, settings.test_batch_size)
-        if len(finite) < batches or not math.isfinite(result.loss):
-            # After a last step that was finite, the weights may be finite no more.
-            history.diverged = min(len(history.step_losses) + 1, epoch * batches)
-            return history
+        evaluations = evaluate_all()
+        for i, step_losses in enumerate(torch.stack(losses, dim=1).tolist()):
+            _write_down(histories[i], step_losses, evaluations[i], listen[i], epoch)
+        if all(history.diverged for history in histories):
+            break
+        if on_epoch and histories[0].diverged is None:
+            on_epoch(epoch, evaluations[0])
+    return histories
+
+
+def _write_down(
+    history: History,
+    step_losses: list[float],
+    result: Evaluation,
+    listen: Callable[[], list[Hearing]],
+    epoch: int,
+) -> None:
+    """Add an epoch to a history, unless training had diverged before it."""
+    if history.diverged is not None:
+        return
+    finite = list(itertools.takewhile(math.isfinite, step_losses))
+    history.step_losses.extend(finite)
+    if len(finite) < len(step_losses) or not math.isfinite(result.loss):
+        # After a last step that was finite, the weights may be finite no more.
+        history.diverged = min(len(history.step_losses) + 1, epoch * len(step_losses))
+    else:
         history.epochs.append(result)
-        history.hearings += hear(model, data, z0)
-        if on_epoch:
-            on_epoch(epoch, result)
-    return history
+        history.hearings += listen()
 
 
 def _lockstep(
-    model: ConvNet, data: Dataset, settings: Training, seed: int, donor: Donor | None
+    model: ConvNet | Cohort, data: Dataset, settings: Training, seeds: Sequence[int], donors: Sequence[Donor]
 ) -> Iterator[Tensor]:
-    """Train without end; after each step of the model, its donor takes one and tells of it."""
-    counted = _steps(model, data, settings, seed)
-    if donor is None:
-        yield from counted
-    else:
-        for loss, _ in zip(counted, _steps(donor.model, data, settings, donor.seed), strict=True):
-            donor.tell()
-            yield loss
+    """Train without end; after each step of the models, their donors take one and tell of it."""
+    counted = _steps(model, data, settings, seeds)
+    if not donors:
+        return counted
+    for donor in donors:
+        donor.tell()
+    others = [donor.model for donor in donors]
+    together = Cohort(others) if isinstance(model, Cohort) else others[0]
+    told = _steps(together, data, settings, [donor.seed for donor in donors])
+
+    def both() -> Iterator[Tensor]:
+        for losses, _ in zip(counted, told, strict=True):
+            for donor in donors:
+                donor.tell()
+            yield losses
+
+    return both()
 
 
-def _steps(model: nn.Module, data: Dataset, settings: Training, seed: int) -> Iterator[Tensor]:
-    """Train without end, one step for each loss that is taken."""
+def _steps(model: ConvNet | Cohort, data: Dataset, settings: Training, seeds: Sequence[int]) -> Iterator[Tensor]:
+    """Train without end, one step for each vector of losses, one a network, that is taken."""
     # One kernel for all parameters, in place of a Python loop over them.
     optimiser = torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=settings.momentum, fused=True)
+    networks = model.networks if isinstance(model, Cohort) else (model,)
+    images = len(data.train_labels)
     for epoch in itertools.count(1):
-        order = torch.randperm(len(data.train_labels), generator=stream(seed, "data order", epoch), device="cpu")
-        for batch in order.to(data.train_images.device).split(settings.batch_size):
+        orders = [
+            torch.randperm(images, generator=stream(seed, "data order", epoch), device="cpu") for seed in seeds
+        ]
+        for batch in torch.stack(orders).to(data.train_images.device).split(settings.batch_size, dim=1):
             model.train()
-            x = normalise(data.train_images[batch], data.mean, data.std)
-            loss = F.nll_loss(model(x), data.train_labels[batch])
+            losses = _losses(model, data, batch)
             optimiser.zero_grad()
-            loss.backward()
+            losses.sum().backward()
             optimiser.step()
-            advance(model)
-            yield loss.detach()  # not .item(), which would wait for the device at every step
+            for network in networks:
+                advance(network)
+            yield losses.detach()  # not .item(), which would wait for the device at every step
+
+
+def _losses(model: ConvNet | Cohort, data: Dataset, batch: Tensor) -> Tensor:
+    """Return the loss of each network on its own batch of image numbers, shape ``[n]``."""
+    x = normalise(data.train_images[batch.flatten()], data.mean, data.std)
+    labels = data.train_labels[batch]
+    if not isinstance(model, Cohort):
+        return F.nll_loss(model(x), labels[0])[None]
+    output = model(x.unflatten(0, batch.shape))
+    return F.nll_loss(output.flatten(0, 1), labels.flatten(), reduction="none").view(batch.shape).mean(dim=1)
 
 
 @torch.no_grad()
@@ -244,3 +333,31 @@ def evaluate(model: nn.Module, data: Dataset, batch_size: int = 1000) -> Evaluat
         loss += F.nll_loss(output, labels, reduction="sum")
         correct += (output.argmax(dim=1) == labels).sum()
     return Evaluation(float(loss) / images, int(correct), 100 * int(correct) / images)
+
+
+@torch.no_grad()
+def evaluate_cohort(cohort: Cohort, data: Dataset, batch_size: int = 1000) -> list[Evaluation]:
+    """Evaluate the networks of a cohort on the whole test set.
+
+    Args:
+        cohort: the networks.
+        data: with the test set, on their device.
+        batch_size: images a batch, of all networks together.
+
+    Returns:
+        What `evaluate` returns for each of them.
+    """
+    n, images = len(cohort.networks), len(data.test_labels)
+    loss = torch.zeros(n, device=data.test_images.device)
+    correct = torch.zeros(n, dtype=torch.int64, device=data.test_images.device)
+    size = max(batch_size // n, 1)
+    for start in range(0, images, size):
+        x = normalise(data.test_images[start : start + size], data.mean, data.std)
+        labels = data.test_labels[start : start + size].expand(n, -1)
+        output = cohort(x.expand(n, *x.shape))
+        loss += F.nll_loss(output.flatten(0, 1), labels.flatten(), reduction="none").view(n, -1).sum(dim=1)
+        correct += (output.argmax(dim=2) == labels).sum(dim=1)
+    return [
+        Evaluation(total / images, right, 100 * right / images)
+        for total, right in zip(loss.tolist(), correct.tolist(), strict=True)
+    ]

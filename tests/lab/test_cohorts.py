@@ -1,0 +1,193 @@
+"""Cohorts: what a network computes among others is what it computes alone, to rounding."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from weight_feedback.lab import datasets, runner
+from weight_feedback.lab.cohorts import Cohort
+from weight_feedback.lab.controls import build_arm
+from weight_feedback.lab.models import build
+from weight_feedback.lab.settings import Projected, Training, Trial
+from weight_feedback.lab.spec import Arm, Study
+from weight_feedback.lab.store import Store
+from weight_feedback.lab.training import Donor, evaluate, evaluate_cohort, train, train_cohort
+from weight_feedback.lab.trial import build_networks, run_cohort, run_trial
+
+SETTINGS = Training(epochs=2, batch_size=96, test_batch_size=50, lr=0.05)
+N = 3
+
+
+def make(signal: str | None = "own", seed: int = 0, cohort: int = 1, **changes) -> Trial:
+    fields = {
+        "data": "generated",
+        "training": SETTINGS.model_copy(update={"cohort": cohort}),
+        "model": "mnist-plain",
+        "signal": signal,
+        "summary": Projected(k=7) if signal else None,
+        "seed": seed,
+    }
+    return Trial(**(fields | changes))
+
+
+ARMS = {
+    "plain": lambda seed: build("mnist-plain", seed),
+    "pooled": lambda seed: build("mnist-pooled", seed),
+    "projected": lambda seed: build("mnist-projected", seed),
+    "own": lambda seed: build_arm(make("own", seed), 6),
+    "noise": lambda seed: build_arm(make("noise", seed), 6),
+    "film": lambda seed: build_arm(make("own", seed, conditioning="film"), 6),
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> datasets.Dataset:
+    return datasets.load("generated")
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_outputs_and_gradients_are_those_of_each_alone(arm) -> None:
+    alone = [ARMS[arm](seed).double() for seed in range(N)]
+    together = [copy.deepcopy(model) for model in alone]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(N, 5, 1, 28, 28, generator=generator, dtype=torch.float64)
+    y = torch.randint(10, (N, 5), generator=generator)
+    cohort = Cohort(together)
+    output = cohort(x)
+    F.nll_loss(output.flatten(0, 1), y.flatten(), reduction="sum").backward()
+    for i, model in enumerate(alone):
+        expected = model(x[i])
+        torch.testing.assert_close(output[i], expected, rtol=1e-11, atol=1e-12)
+        F.nll_loss(expected, y[i], reduction="sum").backward()
+        for name, parameter in model.named_parameters():
+            stack = cohort.stacks[name.replace(".", "_")]
+            torch.testing.assert_close(stack.grad[i], parameter.grad, rtol=1e-10, atol=1e-11)
+            assert together[i].get_parameter(name).data_ptr() == stack[i].data_ptr()
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_training_agrees_with_the_plain_loop(arm, data) -> None:
+    models = [ARMS[arm](seed) for seed in range(N)]
+    seen = []
+    histories = train_cohort(models, data, SETTINGS, range(N), lambda *epoch: seen.append(epoch))
+    assert seen == list(enumerate(histories[0].epochs, start=1))
+    for seed, history in enumerate(histories):
+        alone = ARMS[arm](seed)
+        expected = train(alone, data, SETTINGS, seed)
+        assert history.step_losses == pytest.approx(expected.step_losses, rel=1e-4)
+        assert [e.loss for e in history.epochs] == pytest.approx([e.loss for e in expected.epochs], rel=1e-4)
+        assert [h.drift for h in history.hearings] == pytest.approx([h.drift for h in expected.hearings], rel=1e-3)
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(models[seed].state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_yoked_networks_hear_donors_of_their_own(data) -> None:
+    trials = [make("yoked", seed) for seed in range(N)]
+    networks = [build_networks(trial, 6, torch.device("cpu")) for trial in trials]
+    models, donors = zip(*networks, strict=True)
+    assert all(isinstance(donor, Donor) for donor in donors)
+    histories = train_cohort(models, data, SETTINGS, range(N), donors=donors)
+    for trial, history in zip(trials, histories, strict=True):
+        result = run_trial(trial, threads=1).result
+        assert history.step_losses == pytest.approx(result["step_losses"], rel=1e-4)
+        assert [h.norm for h in history.hearings] == pytest.approx(
+            [h["norm"] for h in result["hearings"]], rel=1e-4
+        )
+
+
+def test_evaluation_is_that_of_each_alone(data) -> None:
+    models = [ARMS["own"](seed) for seed in range(N)]
+    results = evaluate_cohort(Cohort(models), data, batch_size=70)
+    for model, result in zip(models, results, strict=True):
+        expected = evaluate(model, data)
+        assert result.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert (result.correct, result.accuracy) == (expected.correct, expected.accuracy)
+
+
+def test_a_network_that_diverges_leaves_the_others_alone(data) -> None:
+    models = [ARMS["own"](seed) for seed in range(N)]
+    with torch.no_grad():
+        models[1].fc2.weight.fill_(torch.inf)
+    histories = train_cohort(models, data, SETTINGS, range(N))
+    assert [history.diverged for history in histories] == [None, 1, None]
+    assert [len(history.epochs) for history in histories] == [2, 0, 2]
+    assert [len(history.hearings) for history in histories] == [3, 1, 3]
+    assert histories[2].step_losses == pytest.approx(train(ARMS["own"](2), data, SETTINGS, 2).step_losses, rel=1e-4)
+
+
+def test_a_cohort_is_part_of_what_a_trial_is() -> None:
+    assert [trial.seed for trial in make(seed=6, cohort=4).cohort()] == [4, 5, 6, 7]
+    assert make(seed=6).cohort() == [make(seed=6)]
+    assert "cohort" not in make().settings()["training"]
+    assert make(cohort=4).settings()["training"]["cohort"] == 4
+    assert len({make(cohort=cohort).key() for cohort in (1, 2, 4)}) == 3
+
+
+STUDY = Study(
+    name="tiny",
+    title="Tiny",
+    data="generated",
+    seeds=4,
+    training=Training(epochs=1, batch_size=125, cohort=2),
+    summary=Projected(k=5),
+    arms=(
+        Arm(name="none", model="mnist-plain", signal="none", label="w/o"),
+        Arm(name="own", model="mnist-plain", signal="own", label="w/"),
+    ),
+)
+
+
+def test_a_study_of_cohorts_gives_the_same_bits_in_any_order(tmp_path) -> None:
+    results = []
+    for jobs in (1, 2):
+        store = Store(tmp_path / str(jobs))
+        seen: list[int] = []
+        assert runner.run(STUDY, store, jobs=jobs, on_progress=seen.append) == 8
+        assert seen[-1] == 8
+        results.append({trial.key(): store.read(trial) for _, trial in STUDY.trials()})
+    assert all(results[0][key].result == results[1][key].result for key in results[0])
+
+    # One that was lost is run again with its cohort, and only it is written.
+    lost = STUDY.trial(STUDY.arms[1], 3)
+    times = {file: file.stat().st_mtime_ns for file in store.trials.iterdir()}
+    store.path(lost).unlink()
+    assert runner.run(STUDY, store, jobs=1) == 1
+    assert store.read(lost).result == results[0][lost.key()].result == run_trial(lost, threads=1).result
+    assert all(file.stat().st_mtime_ns == times[file] for file in times if file != store.path(lost))
+    assert store.weights(lost).is_file()
+
+
+def test_weights_and_failures_are_kept_for_each_network(tmp_path, monkeypatch) -> None:
+    trials = make(seed=2, cohort=2).cohort()
+    files = {trial: tmp_path / f"{trial.seed}.safetensors" for trial in trials}
+    records = run_cohort(trials, threads=1, weights=files)
+    for trial, record in zip(trials, records, strict=True):
+        assert record.result["trial"]["seed"] == trial.seed
+        assert files[trial].is_file()
+        assert record.result["weights"] == run_trial(trial, threads=1).result["weights"]
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(runner, "run_cohort", fail)
+    store = Store(tmp_path / "study")
+    runner.run(STUDY, store, arms=["none"], jobs=1)
+    assert all(store.failure(trial).startswith("MemoryError: no room") for _, trial in STUDY.trials(["none"]))
+
+
+def test_what_does_not_go_with_cohorts_is_refused(tmp_path) -> None:
+    text = STUDY.model_dump_json(exclude_none=True)
+    for old, new, message in (
+        ('"seeds":4', '"seeds":5', "seeds: expected a multiple of training.cohort, 2, got 5"),
+        ('"signal":"own"', '"signal":"own-gradient"', "arms: 'own' needs gradients through what is heard"),
+        ('"cohort":2', '"cohort":0', "greater than or equal to 1"),
+    ):
+        assert old in text
+        with pytest.raises(ValueError, match=message):
+            Study.model_validate_json(text.replace(old, new), strict=False)
+    with pytest.raises(ValueError, match=r"seeds: expected a multiple of training.cohort, 2, got 3"):
+        list(STUDY.trials(seeds=3))
