@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml README.md LICENSE $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test lint docs bench clean
 
 help:  ## Say what can be made.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -31,6 +31,11 @@ docs: .venv/test .venv/wheel  ## Run the documentation's examples and build it; 
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+bench: .venv/bench .venv/wheel  ## Time projections, steps and training against targets (ten minutes); draw how cost grows.
+	@status=0; for name in projections training; do \
+		$(BIN)/python benchmarks/$$name.py || status=1; done; \
+	$(BIN)/python benchmarks/growth.py; exit $$status
+
 clean:  ## Remove the environment and everything that was built.
 	rm -rf .venv build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 
@@ -50,6 +55,11 @@ $(BIN)/python: | constraints.txt
 	@echo "Installing what the lab, the tests and the docs need …"
 	@$(PIP) '.[test,docs]'
 	@touch $@ .venv/lab
+
+.venv/bench: pyproject.toml constraints.txt | .venv/lab
+	@echo "Installing what the benchmarks need …"
+	@$(PIP) '.[lab,bench]'
+	@touch $@
 
 # Not editable: what runs is what a user would get, without src/ on the path.
 .venv/wheel: $(SOURCES) | $(BIN)/python

@@ -177,6 +177,21 @@ def test_keys_tell_arms_apart() -> None:
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.parametrize(("sketch", "kind"), [("count", wf.CountSketch), ("kronecker", wf.KroneckerProjection)])
+def test_a_sketch_can_take_the_place_of_the_dense_projection(tmp_path, sketch, kind) -> None:
+    text = STUDY.replace("summary = {k = 8}", f'summary = {{k = 8, sketch = "{sketch}"}}')
+    study = read_study(tmp_path, text)
+    trial = study.trial(study.arms[1], 0)
+    model = controls.build_arm(trial, EPOCH_STEPS)
+    summary = model.fc1.signal.summary
+    assert type(summary) is kind
+    assert (summary.out_features, summary.scale, summary.seed) == (8, "calibrated", 0)
+    assert trial.settings()["summary"] == {"k": 8, "sketch": sketch, "scale": "calibrated"}
+    assert study.declaration() != read_study(tmp_path, STUDY).declaration()
+    with pytest.raises(SpecError, match=r"summary.sketch: .*'count' or 'kronecker', got 'other'"):
+        read_study(tmp_path, text.replace(sketch, "other"))
+
+
 STUDY = """
 name = "c"
 title = "C"

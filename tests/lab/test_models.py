@@ -118,11 +118,25 @@ def test_count_leaves_out_frozen_parameters() -> None:
 
 
 def test_names_are_those_of_the_table() -> None:
-    assert list(NETWORKS) == NAMES
+    assert [name for name, network in NETWORKS.items() if not network.sketch] == NAMES
     for name, network in NETWORKS.items():
         assert name.startswith(network.data)
     with pytest.raises(ValueError, match=r"mnist-plain, mnist-pooled, .* 'mnist'"):
         build("mnist", seed=0)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("data", ["mnist", "cifar10"])
+def test_a_sketched_network_is_the_projected_one_with_another_map(data: str) -> None:
+    sketched, projected = build(f"{data}-sketched", seed=4), build(f"{data}-projected", seed=4)
+    for name, parameter in projected.named_parameters():
+        assert torch.equal(sketched.get_parameter(name), parameter)
+    signals = sketched.fc1.signal, projected.fc1.signal
+    assert [read.name for read in signals[0].reads] == [read.name for read in signals[1].reads]
+    sketch, dense = (signal.summary for signal in signals)
+    assert isinstance(sketch, wf.CountSketch)
+    assert sketch.out_features == dense.out_features
+    assert (sketch.scale, sketch.seed) == (dense.scale, dense.seed) == ("xavier", 4)
 
 
 @pytest.mark.usefixtures("undrawn")

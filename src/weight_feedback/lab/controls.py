@@ -13,7 +13,7 @@ import torch
 
 from weight_feedback.attach import attach
 from weight_feedback.lab.models import ConvNet, build, initial_values
-from weight_feedback.lab.settings import Pooled, Projected, SignalName, Trial
+from weight_feedback.lab.settings import Pooled, SignalName, Sketched, Summarised, Trial
 from weight_feedback.signals import (
     Clock,
     Constant,
@@ -26,7 +26,7 @@ from weight_feedback.signals import (
     Stale,
     Zeros,
 )
-from weight_feedback.summaries import DenseProjection, MaxPool, Summary
+from weight_feedback.summaries import CountSketch, DenseProjection, KroneckerProjection, MaxPool, Summary
 
 #: Added to a trial's seed it gives the donor's: outside the range of counted seeds, and never shared by two trials.
 DONOR_SEEDS = 2**31
@@ -43,7 +43,7 @@ def reads(model: ConvNet) -> list[Read]:
     return [Read(model.fc1, "weight", "fc1.weight"), Read(model.fc2, "weight", "fc2.weight")]
 
 
-def summary(settings: Projected | Pooled, seed: int) -> Summary:
+def summary(settings: Summarised, seed: int) -> Summary:
     """Return the summary of a seed, the same in all of its arms.
 
     Args:
@@ -52,12 +52,13 @@ def summary(settings: Projected | Pooled, seed: int) -> Summary:
     """
     if isinstance(settings, Pooled):
         return MaxPool(settings.kernels, settings.k, fill=1.0, transpose=(False, True))
+    if isinstance(settings, Sketched):
+        sketch = CountSketch if settings.sketch == "count" else KroneckerProjection
+        return sketch(settings.k, scale=settings.scale, seed=seed)
     return DenseProjection(settings.k, distribution=settings.distribution, scale=settings.scale, seed=seed)
 
 
-def make_signal(
-    name: SignalName, model: ConvNet, settings: Projected | Pooled, seed: int, epoch_steps: int
-) -> Signal:
+def make_signal(name: SignalName, model: ConvNet, settings: Summarised, seed: int, epoch_steps: int) -> Signal:
     """Make what fc1 hears in an arm.
 
     Args:

@@ -1,4 +1,4 @@
-"""The original notebook's six networks, built from the library's parts."""
+"""The notebook's six networks, built from the library's parts, and its projected ones with a fast sketch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from weight_feedback.attach import attach, feedback_layers
 from weight_feedback.streams import stream
-from weight_feedback.summaries import DenseProjection, MaxPool, Summary
+from weight_feedback.summaries import CountSketch, DenseProjection, MaxPool, Summary
 
 
 class ConvNet(nn.Module):
@@ -74,6 +74,7 @@ class Network:
         hidden: outputs of fc1.
         kernels: kernels of fc1 and fc2 for the pooled summary; None: no pooling.
         k: size of ``z``; 0: no feedback.
+        sketch: whether the summary is a `CountSketch`, in place of the notebook's dense projection.
     """
 
     data: str
@@ -82,6 +83,7 @@ class Network:
     hidden: int
     kernels: tuple[tuple[int, int], tuple[int, int]] | None = None
     k: int = 0
+    sketch: bool = False
 
     def summary(self, seed: int) -> Summary:
         """Return the summary that fc1 hears.
@@ -91,6 +93,8 @@ class Network:
         """
         if self.kernels is not None:
             return MaxPool(self.kernels, self.k, fill=1.0, transpose=(False, True))
+        if self.sketch:
+            return CountSketch(self.k, scale="xavier", seed=seed)
         return DenseProjection(self.k, distribution="uniform", scale="xavier", seed=seed)
 
 
@@ -98,9 +102,11 @@ NETWORKS = {
     "mnist-plain": Network("mnist", (1, 5, 10), 28, 50),
     "mnist-pooled": Network("mnist", (1, 5, 10), 28, 60, ((25, 31), (2, 25)), k=26),
     "mnist-projected": Network("mnist", (1, 5, 10), 28, 50, k=26),
+    "mnist-sketched": Network("mnist", (1, 5, 10), 28, 50, k=26, sketch=True),
     "cifar10-plain": Network("cifar10", (3, 20, 50), 32, 700),
     "cifar10-pooled": Network("cifar10", (3, 20, 50), 32, 500, ((50, 45), (2, 50)), k=460),
     "cifar10-projected": Network("cifar10", (3, 20, 50), 32, 500, k=460),
+    "cifar10-sketched": Network("cifar10", (3, 20, 50), 32, 500, k=460, sketch=True),
 }
 
 
@@ -119,7 +125,7 @@ def find_network(name: str) -> Network:
 
 
 def build(name: str, seed: int) -> ConvNet:
-    """Build one of the six networks.
+    """Build one of the networks.
 
     Every parameter has PyTorch's default initialisation, drawn from a stream of its own name, so that two
     networks of one seed share the initial weights whose shape and fan-in agree. Where there is feedback,

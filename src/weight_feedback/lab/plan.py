@@ -6,17 +6,19 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from scipy import optimize
 
 from weight_feedback.lab import datasets
+from weight_feedback.lab.cohorts import Cohort
 from weight_feedback.lab.models import count_parameters
-from weight_feedback.lab.settings import Trial
+from weight_feedback.lab.settings import Training, Trial
 from weight_feedback.lab.spec import Declared, Study
-from weight_feedback.lab.training import evaluate, hear, heard, train
-from weight_feedback.lab.trial import build_networks, check_fit, choose_device, thread_count
+from weight_feedback.lab.training import evaluate, evaluate_cohort, hear, heard, train, train_cohort
+from weight_feedback.lab.trial import build_networks, check_fit, choose_device, keep_freed_memory, thread_count
 from weight_feedback.lab.verdicts import POWER, detectable_effect, equivalence_power
 
 #: Steps that are timed, after as many to warm up.
@@ -58,20 +60,57 @@ def plan(study: Study, *, data_dir: Path | None = None, device: str = "auto") ->
         ValueError: an arm can't be run on these data.
     """
     where = choose_device(device)
+    keep_freed_memory()
     data = datasets.load(study.data, data_dir)
     planned = []
     for arm in study.arms:
         trial = study.trial(arm, 0)
         check_fit(trial, data)
         with thread_count(1):
-            parameters, seconds = _time(trial, data, where)
-        planned.append(PlannedArm(arm.name, parameters, study.seeds, seconds))
+            timed = time_trial(trial, data, where)
+        seconds = timed.seconds(study.training, len(data.train_labels), len(data.test_labels))
+        planned.append(PlannedArm(arm.name, timed.parameters, study.seeds, seconds))
     return planned
 
 
-def _time(trial: Trial, data: datasets.Dataset, where: torch.device) -> tuple[int, float]:
-    """Return an arm's parameters, and the estimated seconds of one of its trials."""
-    images = min(STEPS * trial.training.batch_size, len(data.train_labels))
+@dataclass(frozen=True)
+class Timed:
+    """What a trial costs, timed on a few steps; of a cohort, each trial's share.
+
+    Attributes:
+        parameters: trainable numbers, exactly.
+        step: seconds of a training step.
+        image: seconds of evaluating a test image.
+        hearing: seconds, once an epoch, of measuring what is heard.
+    """
+
+    parameters: int
+    step: float
+    image: float
+    hearing: float
+
+    def seconds(self, training: Training, images: int, test_images: int) -> float:
+        """Return the seconds of a whole trial.
+
+        Args:
+            training: how long it is.
+            images: in the training set.
+            test_images: in the test set.
+        """
+        epoch = training.epoch_steps(images) * self.step + test_images * self.image + self.hearing
+        return training.epochs * epoch
+
+
+def time_trial(trial: Trial, data: datasets.Dataset, where: torch.device, steps: int = STEPS) -> Timed:
+    """Build the networks of a trial, and time some of their steps, with the present number of threads.
+
+    Args:
+        trial: the settings.
+        data: the data; a part of them is used.
+        where: the device.
+        steps: how many are timed, at most; each three times, after as many to warm up.
+    """
+    images = min(steps * trial.training.batch_size, len(data.train_labels))
     part = replace(
         data,
         train_images=data.train_images[:images],
@@ -79,18 +118,24 @@ def _time(trial: Trial, data: datasets.Dataset, where: torch.device) -> tuple[in
         test_images=data.test_images[:IMAGES],
         test_labels=data.test_labels[:IMAGES],
     ).to(where)
+    once, trials = trial.training.model_copy(update={"epochs": 1}), trial.cohort()
     epoch_steps = trial.training.epoch_steps(len(data.train_labels))
-    model, donor = build_networks(trial, epoch_steps, where)
-    once = trial.training.model_copy(update={"epochs": 1})
-    train(model, part, once, trial.seed, donor=donor)
-    z = heard(model)
-    evaluation = _seconds(lambda: evaluate(model, part, once.test_batch_size))
-    hearing = _seconds(lambda: hear(model, part, z))
+    models, donors = zip(*[build_networks(one, epoch_steps, where) for one in trials], strict=True)
+    if len(trials) == 1:
+        run: Callable[[], object] = partial(train, models[0], part, once, trial.seed, donor=donors[0])
+        evaluate_all: Callable[[], object] = partial(evaluate, models[0], part, once.test_batch_size)
+    else:
+        there = [donor for donor in donors if donor]
+        run = partial(train_cohort, models, part, once, [one.seed for one in trials], donors=there)
+        evaluate_all = partial(evaluate_cohort, Cohort(models), part, once.test_batch_size)
+    run()
+    z = heard(models[0])
+    evaluation, hearing = _seconds(evaluate_all), _seconds(lambda: hear(models[0], part, z))
     # An epoch of training ends with an evaluation of its own, and what is heard is measured before it and after.
-    epoch = _seconds(lambda: train(model, part, once, trial.seed, donor=donor))
-    step = max(epoch - evaluation - 2 * hearing, 0.0) / once.epoch_steps(images)
-    evaluation *= len(data.test_labels) / len(part.test_labels)
-    return count_parameters(model), trial.training.epochs * (epoch_steps * step + evaluation + hearing)
+    epoch = _seconds(run) - evaluation - 2 * hearing * len(models)
+    shared = len(models) * once.epoch_steps(images)
+    image = evaluation / len(models) / len(part.test_labels)
+    return Timed(count_parameters(models[0]), max(epoch, 0.0) / shared, image, hearing)
 
 
 def _seconds(work: Callable[[], object]) -> float:

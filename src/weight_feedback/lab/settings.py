@@ -74,6 +74,17 @@ class Projected(Frozen):
     """Of the projection; calibrated gives the initial z a root mean square of 1."""
 
 
+class Sketched(Frozen):
+    """A random projection without a stored matrix, for what a dense one is too slow or too large for."""
+
+    k: Annotated[int, Field(ge=1)]
+    """How many numbers fc1 hears."""
+    sketch: Literal["count", "kronecker"]
+    """The map: `CountSketch` or `KroneckerProjection`."""
+    scale: Literal["isometry", "xavier", "adjoint-isometry", "calibrated"] = "calibrated"
+    """As for `Projected`."""
+
+
 Kernel = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], Field(strict=False)]
 
 
@@ -87,12 +98,16 @@ class Pooled(Frozen):
 
 
 def _kind(summary: object) -> str:
-    pooled = "kernels" in summary if isinstance(summary, dict) else isinstance(summary, Pooled)
-    return "pooled" if pooled else "projected"
+    if isinstance(summary, dict):
+        return "pooled" if "kernels" in summary else "sketched" if "sketch" in summary else "projected"
+    return type(summary).__name__.lower()
 
 
 Summarised = Annotated[
-    Annotated[Projected, Tag("projected")] | Annotated[Pooled, Tag("pooled")], Discriminator(_kind)
+    Annotated[Projected, Tag("projected")]
+    | Annotated[Sketched, Tag("sketched")]
+    | Annotated[Pooled, Tag("pooled")],
+    Discriminator(_kind),
 ]
 
 

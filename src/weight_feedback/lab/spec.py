@@ -264,7 +264,7 @@ def explain(error: ValidationError) -> str:
     """
     lines = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"] if part not in ("projected", "pooled"))
+        where = ".".join(str(part) for part in item["loc"] if part not in ("projected", "sketched", "pooled"))
         came = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
         message = item["msg"].removeprefix("Value error, ") + came
         lines.append(f"{where}: {message}" if where else message)

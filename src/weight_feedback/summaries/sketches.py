@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from weight_feedback.streams import stream
 from weight_feedback.summaries.projections import Projection, Scale, as_matrix
 
-# Weights handled at a time: 4 MB in float32, which the cores' shared cache holds; enough to share among threads.
-_BLOCK = 2**20
+# Weights handled at a time: 2 MB in float32. Smaller blocks cost more calls, larger ones push out other data.
+_BLOCK = 2**19
 
 
 class CountSketch(Projection):
@@ -106,42 +107,16 @@ class CountSketch(Projection):
 
     def _sketch(self, weights: tuple[Tensor, ...], j: int, pitch: int) -> Tensor:
         """Sum the signed weights by bucket."""
-        size = max(_BLOCK // pitch, 1) * pitch
-        sums = []
-        for block, signs in zip(self._blocks(weights, size), self.signs.split(size), strict=True):
-            signed = block * self._bit(signs, j)
-            left = signed.shape[0] % pitch  # of the last block alone
-            if left < signed.shape[0]:
-                sums.append((signed[:-left] if left else signed).view(-1, pitch).sum(0))
-            if left:
-                sums.append(signed[-left:])
-        return self._go_round(sums)
-
-    def _blocks(self, weights: tuple[Tensor, ...], size: int) -> Iterator[Tensor]:
-        """Cut weights, laid end to end, into blocks; only what lies across the border of two tensors is copied."""
+        size, width = max(_BLOCK // pitch, 1) * pitch, self._width
         flat = [weight.flatten() for weight in weights]
         if self.in_features <= size:
-            yield flat[0] if len(flat) == 1 else torch.cat(flat)
-            return
-        block: list[Tensor] = []
-        room = size
-        for rest in flat:
-            while rest.shape[0]:
-                block.append(rest[:room])
-                rest, room = rest[room:], room - block[-1].shape[0]
-                if not room:
-                    yield block[0] if len(block) == 1 else torch.cat(block)
-                    block, room = [], size
-        if block:
-            yield block[0] if len(block) == 1 else torch.cat(block)
-
-    def _go_round(self, sums: list[Tensor]) -> Tensor:
-        """Add up sums by place in the pitch, whose last places go round to the first buckets."""
-        zeros = sums[0].new_zeros(self._width)
-        padded = []
-        for part in sums:
-            padded += [part, zeros[: -part.shape[0] % self._width]]
-        return torch.cat(padded).view(-1, self._width).sum(0)
+            sums = _by_place((flat[0] if len(flat) == 1 else torch.cat(flat)) * self._bit(self.signs, j), pitch)
+        else:
+            pairs = zip(_blocks(flat, size), self.signs.split(size), strict=True)
+            sums = [part for block, signs in pairs for part in _by_place(block * self._bit(signs, j), pitch)]
+        # The last places of a pitch go round to the first buckets.
+        rounds = [F.pad(part, (0, -part.shape[0] % width)) for part in sums]
+        return (rounds[0] if len(rounds) == 1 else torch.cat(rounds)).view(-1, width).sum(0)
 
     def _back_project(self, z: Tensor) -> tuple[Tensor, ...]:
         rows = [-(-self.in_features // pitch) for pitch in self.pitches]
@@ -155,3 +130,29 @@ class CountSketch(Projection):
     def extra_repr(self) -> str:
         """Add the number of non-zeros, if there are several."""
         return super().extra_repr() + (f", nonzeros={self.nonzeros}" if self.nonzeros > 1 else "")
+
+
+def _by_place(signed: Tensor, pitch: int) -> list[Tensor]:
+    """Sum a block over the rows of the pitch; of a large one, what is left of the last row comes apart."""
+    left = signed.shape[0] % pitch
+    if not left:
+        return [signed.view(-1, pitch).sum(0)]
+    # Each call costs microseconds, each copied weight about one nanosecond.
+    if signed.shape[0] < max(pitch, 2**14):
+        return [F.pad(signed, (0, pitch - left)).view(-1, pitch).sum(0)]
+    return [signed[:-left].view(-1, pitch).sum(0), signed[-left:]]
+
+
+def _blocks(flat: list[Tensor], size: int) -> Iterator[Tensor]:
+    """Cut tensors, laid end to end, into blocks; only what lies across the border of two of them is copied."""
+    block: list[Tensor] = []
+    room = size
+    for rest in flat:
+        while rest.shape[0]:
+            block.append(rest[:room])
+            rest, room = rest[room:], room - block[-1].shape[0]
+            if not room:
+                yield block[0] if len(block) == 1 else torch.cat(block)
+                block, room = [], size
+    if block:
+        yield block[0] if len(block) == 1 else torch.cat(block)
