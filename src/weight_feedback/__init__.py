@@ -1,7 +1,9 @@
 """Give any PyTorch module a view of its own weights, cheaply, and take it away again exactly."""
 
 from weight_feedback.attach import advance, attach, check, feedback_layers, fold, remove, signals
+from weight_feedback.diagnose import Diagnosis, LayerDiagnosis, diagnose
 from weight_feedback.layers import FeedbackConv2d, FeedbackLayer, FeedbackLinear
+from weight_feedback.pretrained import PretrainedError, load_pretrained, save_pretrained
 from weight_feedback.signals import (
     Clock,
     Constant,
@@ -36,16 +38,19 @@ __all__ = [
     "Constant",
     "CountSketch",
     "DenseProjection",
+    "Diagnosis",
     "FeedbackConv2d",
     "FeedbackLayer",
     "FeedbackLinear",
     "KroneckerProjection",
+    "LayerDiagnosis",
     "Match",
     "MaxPool",
     "Moments",
     "Noise",
     "OwnWeights",
     "Permuted",
+    "PretrainedError",
     "Projection",
     "Read",
     "Received",
@@ -56,10 +61,13 @@ __all__ = [
     "advance",
     "attach",
     "check",
+    "diagnose",
     "feedback_layers",
     "fold",
+    "load_pretrained",
     "match_dimensions",
     "remove",
+    "save_pretrained",
     "signals",
     "stream",
 ]
