@@ -111,11 +111,13 @@ def test_evaluation_is_that_of_each_alone(data) -> None:
 def test_a_network_that_diverges_leaves_the_others_alone(data) -> None:
     models = [ARMS["own"](seed) for seed in range(N)]
     with torch.no_grad():
-        models[1].fc2.weight.fill_(torch.inf)
-    histories = train_cohort(models, data, SETTINGS, range(N))
-    assert [history.diverged for history in histories] == [None, 1, None]
-    assert [len(history.epochs) for history in histories] == [2, 0, 2]
-    assert [len(history.hearings) for history in histories] == [3, 1, 3]
+        models[0].fc2.weight.fill_(torch.inf)
+    seen = []
+    histories = train_cohort(models, data, SETTINGS, range(N), lambda *epoch: seen.append(epoch))
+    assert [history.diverged for history in histories] == [1, None, None]
+    assert [len(history.epochs) for history in histories] == [0, 2, 2]
+    assert [len(history.hearings) for history in histories] == [1, 3, 3]
+    assert seen == list(enumerate(histories[1].epochs, start=1))
     assert histories[2].step_losses == pytest.approx(train(ARMS["own"](2), data, SETTINGS, 2).step_losses, rel=1e-4)
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from statsmodels.stats.power import TTestPower
 
+from weight_feedback.lab import datasets
+from weight_feedback.lab import plan as planning
 from weight_feedback.lab.controls import build_arm
 from weight_feedback.lab.models import count_parameters
-from weight_feedback.lab.plan import plan, sensitivity
+from weight_feedback.lab.plan import plan, sensitivity, time_trial
+from weight_feedback.lab.settings import Training, Trial
 from weight_feedback.lab.spec import Declared, load_study
 
 STUDY = load_study("controls-mnist-5k").model_copy(update={"data": "generated", "seeds": 5})
@@ -21,6 +25,20 @@ def test_a_plan_has_exact_counts_and_a_time_for_each_arm() -> None:
         assert planned.parameters == count_parameters(build_arm(STUDY.trial(arm, 0), 1))
         assert planned.trials == 5
         assert planned.seconds > 0
+
+
+@pytest.mark.parametrize("cohort", [1, 4])
+def test_a_trial_of_a_cohort_costs_its_share(monkeypatch, cohort) -> None:
+    data = datasets.load("generated")  # 500 images for training, 100 for testing
+    training = Training(epochs=3, batch_size=100, cohort=cohort)
+    trial = Trial(data="generated", training=training, model="mnist-plain", seed=0)
+    seconds = iter([40.0, 1.0, 300.0])  # of evaluating, of measuring what is heard, of an epoch with both
+    monkeypatch.setattr(planning, "_seconds", lambda _: next(seconds))
+    timed = time_trial(trial, data, torch.device("cpu"), steps=2)
+    assert timed.image == 40 / cohort / 100
+    assert timed.hearing == 1
+    assert timed.step == (300 - 40 - 2 * cohort) / cohort / 2
+    assert timed.seconds(training, 1000, 70) == pytest.approx(3 * (10 * timed.step + 70 * timed.image + 1))
 
 
 def test_what_cannot_be_run_cannot_be_planned() -> None:

@@ -89,6 +89,19 @@ def test_rows_and_columns_spread_over_all_buckets(shape) -> None:
         assert math.gcd(pitch, buckets.shape[1]) == 1
 
 
+def test_each_pitch_is_the_least_that_suits() -> None:
+    weights = {"a": torch.ones(3, 10), "b": torch.ones(4, 21)}
+    assert wf.CountSketch(12).bind(weights).pitches == (13,)
+    assert wf.CountSketch(22, nonzeros=2).bind(weights).pitches == (11, 13)
+
+
+def test_buckets_are_where_each_weight_goes() -> None:
+    summary = wf.CountSketch(K, nonzeros=2).bind({"w": torch.zeros(10, dtype=torch.float64)})
+    matrix = torch.stack([summary(row) for row in torch.eye(10, dtype=torch.float64)], dim=1)
+    for place, of_each in enumerate(summary.buckets(0, 10).T.tolist()):
+        assert sorted(of_each) == matrix[:, place].nonzero().flatten().tolist()
+
+
 def test_places_beyond_32_bits() -> None:
     summary = wf.CountSketch(460).bind({"w": torch.ones(2, 1250)})
     for start in (2**31 - 2, 2**40 + 7):
@@ -180,7 +193,9 @@ def test_nonzeros_have_signs_of_their_own_in_one_byte() -> None:
     assert summary.signs.element_size() * summary.signs.numel() == w.numel()
     bits = torch.stack([(summary.signs >> j & 1) for j in range(8)]).double() * 2 - 1
     assert float((bits @ bits.T / w.numel() - torch.eye(8)).abs().max()) < 5 / math.sqrt(w.numel())
-    for nonzeros in (0, 9, 7, -1):
+    with pytest.raises(ValueError, match="nonzeros must be from 1 to 8 and divide out_features=90, got 9"):
+        wf.CountSketch(90, nonzeros=9)
+    for nonzeros in (0, 7, -1):
         with pytest.raises(
             ValueError, match=rf"nonzeros must be from 1 to 8 and divide out_features=80, got {nonzeros}"
         ):

@@ -153,7 +153,8 @@ def train_cohort(
         data: training and test set, on the models' device.
         settings: of the optimiser and the batches.
         seeds: of the data order, one a model.
-        on_epoch: called after each epoch with its number and the evaluation of the first model.
+        on_epoch: called after each epoch with its number and the evaluation of the first model that hasn't
+            diverged.
         donors: one for each of the models; see `train`.
 
     Returns:
@@ -194,10 +195,11 @@ def _follow(
         evaluations = evaluate_all()
         for i, step_losses in enumerate(torch.stack(losses, dim=1).tolist()):
             _write_down(histories[i], step_losses, evaluations[i], listen[i], epoch)
-        if all(history.diverged for history in histories):
+        live = [result for result, history in zip(evaluations, histories, strict=True) if not history.diverged]
+        if not live:
             break
-        if on_epoch and histories[0].diverged is None:
-            on_epoch(epoch, evaluations[0])
+        if on_epoch:
+            on_epoch(epoch, live[0])
     return histories
 
 
