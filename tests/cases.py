@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import reference
 import weight_feedback as wf
+from weight_feedback.layers import FeedbackConv1d, FeedbackConv2d, FeedbackConv3d
 
 Shapes = tuple[tuple[int, ...], ...]
 MATRICES: Shapes = ((4, 6), (3, 4))
@@ -235,13 +236,21 @@ def _linear(name: str, shape: tuple[int, ...], **options) -> LayerCase:
     )
 
 
-def _conv(name: str, shape: tuple[int, ...] = (3, 4, 9, 8), **options) -> LayerCase:
+def _conv(name: str, shape: tuple[int, ...] = (3, 4, 9, 8), layer=FeedbackConv2d, **options) -> LayerCase:
     return LayerCase(
         name,
-        lambda: nn.Conv2d(4, 6, 3, **options),
-        lambda k: wf.FeedbackConv2d(4, 6, 3, k, **options),
+        lambda: layer.base(4, 6, 3, **options),
+        lambda k: layer(4, 6, 3, k, **options),
         shape,
     )
+
+
+def _conv1d(name: str, shape: tuple[int, ...] = (3, 4, 9), **options) -> LayerCase:
+    return _conv(name, shape, FeedbackConv1d, **options)
+
+
+def _conv3d(name: str, shape: tuple[int, ...] = (2, 4, 5, 6, 7), **options) -> LayerCase:
+    return _conv(name, shape, FeedbackConv3d, **options)
 
 
 LAYERS = [
@@ -258,6 +267,17 @@ LAYERS = [
     _conv("conv-dilation", dilation=2, padding=(2, 1)),
     _conv("conv-circular", padding=1, padding_mode="circular"),
     _conv("conv-reflect", padding=1, padding_mode="reflect"),
+    _conv1d("conv1d"),
+    _conv1d("conv1d-no-bias", bias=False),
+    _conv1d("conv1d-single", (4, 9)),
+    _conv1d("conv1d-stride", stride=2, padding=1),
+    _conv1d("conv1d-groups", groups=2),
+    _conv1d("conv1d-dilation", dilation=2, padding="same", padding_mode="circular"),
+    _conv3d("conv3d"),
+    _conv3d("conv3d-no-bias", bias=False),
+    _conv3d("conv3d-single", (4, 5, 6, 7)),
+    _conv3d("conv3d-stride", stride=(2, 1, 3), padding=1),
+    _conv3d("conv3d-groups", groups=2, dilation=(1, 2, 1)),
 ]
 
 

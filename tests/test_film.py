@@ -32,8 +32,8 @@ def test_equals_scale_and_shift_with_gradients(case: cases.LayerCase) -> None:
     assert layer.feedback_weight.shape == (2 * out, K)
     s, v = layer.feedback_weight.detach().clone().requires_grad_(), layer.signal()
     scale, shift = 1 + s[:out] @ v, s[out:] @ v
-    if isinstance(base, nn.Conv2d):
-        scale, shift = scale[:, None, None], shift[:, None, None]
+    places = [1] * (layer.weight.dim() - 2)
+    scale, shift = scale.view(-1, *places), shift.view(-1, *places)
     expected = scale * base(x) + shift
     torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
     ours = torch.autograd.grad(model(x).square().sum(), [layer.feedback_weight, layer.weight])

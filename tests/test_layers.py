@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import cases
 import weight_feedback as wf
+from weight_feedback.layers import FeedbackConv1d, FeedbackConv3d
 
 K = 3
 each_layer = pytest.mark.parametrize("case", cases.LAYERS, ids=cases.ids(cases.LAYERS))
@@ -25,21 +26,22 @@ def hearing(case: cases.LayerCase, dtype: torch.dtype = torch.float64) -> wf.Fee
     return layer
 
 
-def planes(layer: wf.FeedbackConv2d, x: Tensor, z: Tensor) -> Tensor:
+def planes(layer: wf.FeedbackLayer, x: Tensor, z: Tensor) -> Tensor:
     """The convolution of x with z as ``k`` more constant planes, which V meets at the kernel's middle tap.
 
     That tap never leaves the planes in the cases at hand, so zero padding doesn't show.
     """
     v = torch.zeros(layer.out_channels, len(z), *layer.kernel_size, dtype=x.dtype)
-    v[:, :, 1, 1] = layer.feedback_weight
-    wide = nn.Conv2d(
+    places = len(layer.kernel_size)
+    v[:, :, *[1] * places] = layer.feedback_weight
+    wide = layer.base(
         layer.in_channels + len(z), layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
         layer.dilation, padding_mode=layer.padding_mode, dtype=x.dtype,
     )  # fmt: skip
     wide.weight = nn.Parameter(torch.cat([layer.weight, v], dim=1))
     wide.bias = nn.Parameter(torch.zeros(layer.out_channels, dtype=x.dtype) if layer.bias is None else layer.bias)
-    flat = z[:, None, None].expand(*x.shape[:-3], -1, *x.shape[-2:])
-    return wide(torch.cat([x, flat], dim=-3))
+    flat = z.view(-1, *[1] * places).expand(*x.shape[: -places - 1], -1, *x.shape[-places:])
+    return wide(torch.cat([x, flat], dim=-places - 1))
 
 
 @each_layer
@@ -49,7 +51,7 @@ def test_equals_bias_form_with_gradients(case: cases.LayerCase) -> None:
     plain.load_state_dict({name: layer.state_dict()[name] for name in plain.state_dict()})
     v = layer.feedback_weight.detach().clone().requires_grad_()
     shift = v @ layer.signal()
-    expected = plain(x) + (shift[:, None, None] if isinstance(layer, nn.Conv2d) else shift)
+    expected = plain(x) + shift.view(-1, *[1] * (layer.weight.dim() - 2))
     torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
     ours = torch.autograd.grad(layer(x).square().sum(), [x, layer.feedback_weight, layer.weight])
     theirs = torch.autograd.grad(expected.square().sum(), [x, v, plain.weight], retain_graph=True)
@@ -234,8 +236,20 @@ def test_add_and_remove_feedback() -> None:
 def test_sizes(k: float) -> None:
     with pytest.raises(ValueError, match="FeedbackLinear: out_features must be a whole number"):
         wf.FeedbackLinear(2, 2, k)
-    with pytest.raises(ValueError, match="FeedbackConv2d: out_features must be a whole number"):
-        wf.FeedbackConv2d(2, 2, 1, k)
+    for conv in (FeedbackConv1d, wf.FeedbackConv2d, FeedbackConv3d):
+        with pytest.raises(ValueError, match=f"{conv.__name__}: out_features must be a whole number"):
+            conv(2, 2, 1, k)
+
+
+@pytest.mark.parametrize("conv", [FeedbackConv1d, wf.FeedbackConv2d, FeedbackConv3d])
+def test_constructor_takes_the_arguments_of_the_base_in_their_order(conv) -> None:
+    places = conv.base(1, 1, 1).weight.dim() - 2
+    arguments = (5 - places, 2, 4 - places, 2, False, "circular")
+    ours, base = conv(4, 6, 3, K, *arguments), conv.base(4, 6, 3, *arguments)
+    assert ours.extra_repr() == base.extra_repr()
+    assert ours.feedback_weight.shape == (6, K)
+    assert conv(4, 6, 3, K, conditioning="film", dtype=torch.float64).feedback_weight.shape == (12, K)
+    assert conv(4, 6, 3, K, dtype=torch.float64).signal().dtype == torch.float64
 
 
 def test_meta() -> None:

@@ -1,8 +1,17 @@
 """Give any PyTorch module a view of its own weights, cheaply, and take it away again exactly."""
 
-from weight_feedback.attach import advance, attach, check, feedback_layers, fold, remove, signals
+from weight_feedback.attach import (
+    advance,
+    attach,
+    check,
+    feedback_layers,
+    feedback_parameters,
+    fold,
+    remove,
+    signals,
+)
 from weight_feedback.diagnose import Diagnosis, LayerDiagnosis, diagnose
-from weight_feedback.layers import FeedbackConv2d, FeedbackLayer, FeedbackLinear
+from weight_feedback.layers import FeedbackConv1d, FeedbackConv2d, FeedbackConv3d, FeedbackLayer, FeedbackLinear
 from weight_feedback.pretrained import PretrainedError, load_pretrained, save_pretrained
 from weight_feedback.signals import (
     Clock,
@@ -39,7 +48,9 @@ __all__ = [
     "CountSketch",
     "DenseProjection",
     "Diagnosis",
+    "FeedbackConv1d",
     "FeedbackConv2d",
+    "FeedbackConv3d",
     "FeedbackLayer",
     "FeedbackLinear",
     "KroneckerProjection",
@@ -63,6 +74,7 @@ __all__ = [
     "check",
     "diagnose",
     "feedback_layers",
+    "feedback_parameters",
     "fold",
     "load_pretrained",
     "match_dimensions",

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import copy
-import difflib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from weight_feedback.layers import FEEDBACK_LAYERS, Conditioning, FeedbackLayer, Init, fold_layers
-from weight_feedback.signals import OwnWeights, Read, Signal, Zeros
+from weight_feedback.layers import Conditioning, FeedbackLayer, Init, feedback_class, fold_layers
+from weight_feedback.selection import default_reads, layers_that_hear, named_reads
+from weight_feedback.signals import OwnWeights, Signal, Zeros
 from weight_feedback.summaries.base import Summary
+
+#: Modules with a fused path, which calls no submodule; the attribute that opens it; its value when shut.
+_FUSED = (
+    (nn.TransformerEncoderLayer, "activation_relu_or_gelu", 0),
+    (nn.TransformerEncoder, "use_nested_tensor", False),
+)
 
 
 def attach(
     model: nn.Module,
-    into: str,
+    into: str | nn.Module | Sequence[str | nn.Module],
     *,
-    reads: Sequence[str] | None = None,
+    reads: str | Sequence[str | nn.Module] | None = None,
     summary: Summary | None = None,
     signal: Signal | None = None,
     detach: bool = True,
     init: Init = "zeros",
     conditioning: Conditioning = "concat",
 ) -> nn.Module:
-    """Give one layer of a model a view of the model's own weights, or another signal.
+    """Give layers of a model a view of the model's own weights, or another signal.
 
-    In place: the layer stays the same object under the same name, with the same parameters, and gains
-    ``feedback_weight`` and ``signal``. With ``init="zeros"`` the model's output stays the same, bit for bit.
+    In place: a layer stays the same object under the same name, with the same parameters, and gains
+    ``feedback_weight`` and ``signal``. With ``init="zeros"`` the model's output stays the same, bit for bit; only
+    around `torch.nn.TransformerEncoderLayer` it may differ by rounding in evaluation: the fused path of that layer
+    and of `torch.nn.TransformerEncoder`, which calls no submodule, is shut until `remove` or `fold`.
 
     >>> import torch, weight_feedback as wf
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
@@ -38,13 +48,17 @@ def attach(
 
     Args:
         model: the model, changed in place.
-        into: name of the layer that is to hear the signal, as in ``model.named_modules()``; a `torch.nn.Linear`
-            or `torch.nn.Conv2d`.
+        into: the layers that are to hear the signal: a name as in ``model.named_modules()``, a glob in which
+            ``*`` stands for one part of a name (``"blocks.*.mlp.fc1"``), a module of the model, or several of
+            these. Each is a `torch.nn.Linear`, `torch.nn.Conv1d`, `torch.nn.Conv2d`, `torch.nn.Conv3d` or
+            transformers' ``Conv1D``; other modules that a glob matches are passed over.
         reads: what the signal reads, in order: names of parameters (``"fc2.weight"``), of modules (``"fc2"``
-            means ``"fc2.weight"``), or of a feedback layer's ``"fc1.full_weight"``, which includes ``V``.
-            Default: the weight of the layer itself and those of all later layers of these two kinds.
-        summary: an unbound summary of what is read; it is copied.
-        signal: any signal, in place of ``reads`` and ``summary``.
+            means ``"fc2.weight"``), or of a feedback layer's ``"fc1.full_weight"``, which includes ``V``; globs
+            over parameters and modules; or modules themselves. ``"all"`` reads every floating-point parameter
+            except ``V``. Tied weights are read once, by the first of their names.
+            Default: for each layer, its own weight and those of all later layers of these kinds.
+        summary: an unbound summary of what is read; each layer gets its own copy.
+        signal: any signal, in place of ``reads`` and ``summary``; several layers share it.
         detach: whether gradients stop at the weights that are read.
         init: initial ``V``: ``"zeros"``, or ``"default"`` for uniform ``±1/√(fan_in + k)``.
         conditioning: how ``z`` acts: ``"concat"``, which equals a bias, or ``"film"``, scale and shift.
@@ -53,10 +67,34 @@ def attach(
         The model.
 
     Raises:
-        KeyError: a name isn't in the model; near matches are named.
-        TypeError: the layer is of a kind that can't be given feedback.
-        ValueError: the layer has feedback already, or neither or both of ``summary`` and ``signal`` are given.
+        KeyError: a name isn't in the model, or a glob matches nothing; near matches are named.
+        TypeError: a layer is of a kind that can't be given feedback, or is quantised or never called.
+        ValueError: a layer has feedback already, something is lazy still, or neither or both of ``summary`` and
+            ``signal`` are given.
+
+    Warns:
+        UserWarning: a batch normalisation directly follows a layer with ``"concat"``.
     """
+    _check_source(summary, signal, reads)
+    layers = layers_that_hear(model, into)
+    if conditioning == "concat":
+        for name in layers:
+            _warn_of_batch_norm(model, name)
+    try:
+        hearing = [_become_feedback_layer(layer) for layer in layers.values()]
+        if signal is not None:
+            for layer in hearing:
+                layer.add_feedback(signal, init, conditioning)
+        else:
+            _add_own_weights(model, hearing, reads, cast(Summary, summary), detach, init, conditioning)
+    except BaseException:
+        _take_away(layers.values())
+        raise
+    _set_fused_paths(model)
+    return model
+
+
+def _check_source(summary: Summary | None, signal: Signal | None, reads: object) -> None:
     if (summary is None) == (signal is None):
         raise ValueError(
             "attach needs either summary= (of the model's own weights) or signal=, got "
@@ -64,33 +102,34 @@ def attach(
         )
     if signal is not None and reads is not None:
         raise ValueError("attach: reads= belongs to summary=; what signal= reads was fixed when it was made")
-    layer = _module(model, into)
-    plain_class = type(layer)
-    if isinstance(layer, FeedbackLayer):
-        raise ValueError(f"attach: {into!r} has feedback already; call weight_feedback.remove(model) first")
-    if plain_class not in FEEDBACK_LAYERS:
-        kinds = ", ".join(kind.__name__ for kind in FEEDBACK_LAYERS)
-        raise TypeError(f"attach: {into!r} must be one of {kinds}, got {plain_class.__name__}")
+
+
+def _warn_of_batch_norm(model: nn.Module, name: str) -> None:
+    parent, _, last = name.rpartition(".")
+    above = model.get_submodule(parent)
+    if not isinstance(above, nn.Sequential):
+        return
+    children = list(above._modules)
+    after = children[children.index(last) + 1 :]
+    if after and isinstance(above._modules[after[0]], _BatchNorm):
+        warnings.warn(
+            f"attach: the batch normalisation after {name!r} subtracts each channel's mean in training, and with "
+            'it the bias that z moves: the layer learns nothing from z; use conditioning="film", or another layer',
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _become_feedback_layer(layer: nn.Module) -> FeedbackLayer:
     # The class is swapped rather than the object, so that optimisers, hooks and other references stay right.
-    layer.__class__ = FEEDBACK_LAYERS[plain_class]
-    feedback_layer = cast(FeedbackLayer, layer)
-    try:
-        if signal is not None:
-            feedback_layer.add_feedback(signal, init, conditioning)
-        else:
-            assert summary is not None
-            names = _default_reads(model, feedback_layer) if reads is None else reads
-            _add_own_weights(model, feedback_layer, names, copy.deepcopy(summary), detach, init, conditioning)
-    except BaseException:
-        feedback_layer.remove_feedback()
-        raise
-    return model
+    layer.__class__ = feedback_class(type(layer))  # type: ignore[assignment]
+    return cast(FeedbackLayer, layer)
 
 
 def _add_own_weights(
     model: nn.Module,
-    layer: FeedbackLayer,
-    names: Sequence[str],
+    layers: Sequence[FeedbackLayer],
+    names: str | Sequence[str | nn.Module] | None,
     summary: Summary,
     detach: bool,
     init: Init,
@@ -99,12 +138,34 @@ def _add_own_weights(
     k = summary.out_features
     if k is not None:
         # V first, so that it can be among what is read.
-        layer.add_feedback(Zeros(k), init, conditioning)
-    own = OwnWeights([_resolve(model, name) for name in names], summary, detach=detach)
-    if k is None:
-        layer.add_feedback(own, init, conditioning)
-    else:
-        layer.signal = own
+        for layer in layers:
+            layer.add_feedback(Zeros(k), init, conditioning)
+    for layer in layers:
+        reads = default_reads(model, layer) if names is None else named_reads(model, names)
+        own = OwnWeights(reads, copy.deepcopy(summary), detach=detach)
+        if k is None:
+            layer.add_feedback(own, init, conditioning)
+        else:
+            layer.signal = own
+
+
+def _take_away(layers: Iterable[nn.Module]) -> None:
+    for layer in layers:
+        if isinstance(layer, FeedbackLayer):
+            layer.remove_feedback()
+
+
+def _set_fused_paths(model: nn.Module) -> None:
+    """Shut each fused path around a feedback layer, which it would not call, and open it again without one."""
+    for module in model.modules():
+        for kind, attribute, shut in _FUSED:
+            if isinstance(module, kind):
+                hears = any(isinstance(part, FeedbackLayer) for part in module.modules())
+                kept = module.__dict__
+                if hears and "_fused_path" not in kept:
+                    kept["_fused_path"], kept[attribute] = kept.get(attribute, shut), shut
+                elif not hears and "_fused_path" in kept:
+                    kept[attribute] = kept.pop("_fused_path")
 
 
 def remove(model: nn.Module) -> nn.Module:
@@ -116,8 +177,8 @@ def remove(model: nn.Module) -> nn.Module:
     Returns:
         The model.
     """
-    for layer in feedback_layers(model).values():
-        layer.remove_feedback()
+    _take_away(feedback_layers(model).values())
+    _set_fused_paths(model)
     return model
 
 
@@ -147,7 +208,9 @@ def fold(model: nn.Module, z: Tensor | Mapping[str, Tensor] | None = None) -> nn
         heard: Mapping[str, Tensor | None] = z
     else:
         heard = dict.fromkeys(layers, z)
-    return fold_layers(model, layers, heard)
+    folded = fold_layers(model, layers, heard)
+    _set_fused_paths(folded)
+    return folded
 
 
 def advance(model: nn.Module) -> None:
@@ -170,6 +233,21 @@ def feedback_layers(model: nn.Module) -> dict[str, FeedbackLayer]:
         Name to layer, in the order of ``model.named_modules()``.
     """
     return {name: module for name, module in model.named_modules() if isinstance(module, FeedbackLayer)}
+
+
+def feedback_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return every ``feedback_weight`` of a model, such as for an optimiser's group without weight decay.
+
+    Args:
+        model: a module with or without feedback.
+
+    Returns:
+        Pairs of name and parameter, as ``model.named_parameters()`` has them.
+    """
+    return [
+        (f"{name}.feedback_weight" if name else "feedback_weight", layer.feedback_weight)
+        for name, layer in feedback_layers(model).items()
+    ]
 
 
 def signals(model: nn.Module) -> dict[str, Signal]:
@@ -204,39 +282,3 @@ def check(model: nn.Module) -> None:
                     f"the signal of {name!r} reads {read.name}, whose module is no longer in the model: it was "
                     "replaced, or a part of the model was copied alone; remove the feedback and attach it again"
                 )
-
-
-def _module(model: nn.Module, name: str) -> nn.Module:
-    modules = dict(model.named_modules())
-    if name not in modules:
-        raise KeyError(f"the model has no module {name!r}{_near(name, modules)}")
-    return cast(nn.Module, modules[name])
-
-
-def _resolve(model: nn.Module, name: str) -> Read:
-    """Find what a name reads: a module's weight, or the attribute after the last dot."""
-    modules = dict(model.named_modules())
-    if name in modules and isinstance(getattr(modules[name], "weight", None), Tensor):
-        return Read(modules[name], "weight", f"{name}.weight" if name else "weight")
-    owner, _, attribute = name.rpartition(".")
-    if owner in modules and isinstance(getattr(modules[owner], attribute, None), Tensor):
-        return Read(modules[owner], attribute, name)
-    if attribute == "full_weight" and isinstance(modules.get(owner), FeedbackLayer):
-        raise KeyError(
-            f"can't read {name!r}: it holds V, whose size isn't known before this summary is bound; "
-            "give the summary its out_features, or read the weight alone"
-        )
-    known = [*modules, *dict(model.named_parameters())]
-    raise KeyError(f"can't read {name!r}: the model has no such parameter, nor a module of that name with a "
-                   f"weight{_near(name, known)}")  # fmt: skip
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, [k for k in known if k], cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-
-
-def _default_reads(model: nn.Module, layer: FeedbackLayer) -> list[str]:
-    kinds = (*FEEDBACK_LAYERS, FeedbackLayer)
-    names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
-    return names[names.index(next(name for name, module in model.named_modules() if module is layer)) :]

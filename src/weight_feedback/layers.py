@@ -11,9 +11,12 @@ Two kinds of conditioning say how ``z`` acts on the base layer's output ``y = W�
 from __future__ import annotations
 
 import copy
+import functools
+import importlib
 import math
+import warnings
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self, cast, get_args
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +33,11 @@ class FeedbackLayer(nn.Module):
     """What all feedback layers share: a ``signal``, and a ``feedback_weight`` for it.
 
     The base's parameters keep their names and shapes. Subclasses say how their base computes with another bias
-    (`_compute`), and over how many trailing dimensions of the output a channel extends.
+    (`_compute`), which axis of the weight counts its outputs, and over how many trailing dimensions of the output a
+    channel extends.
+
+    A checkpoint of the base, without any feedback, loads strictly: ``V`` becomes 0, the signal stays as it is,
+    and each layer warns of it. A checkpoint that holds only a part of a layer's feedback is an error.
 
     Attributes:
         base: the PyTorch class that the layer replaces.
@@ -40,6 +47,7 @@ class FeedbackLayer(nn.Module):
     """
 
     base: ClassVar[type[nn.Module]]
+    _out_axis: ClassVar[int] = 0
     _trailing: ClassVar[int]
     conditioning: Conditioning
     weight: Tensor
@@ -65,7 +73,7 @@ class FeedbackLayer(nn.Module):
             if value not in get_args(options):
                 raise ValueError(f"{field} must be one of {', '.join(get_args(options))}, got {value!r}")
         self.signal, self.conditioning = signal, conditioning
-        rows = self.weight.shape[0] * (2 if conditioning == "film" else 1)
+        rows = self.weight.shape[self._out_axis] * (2 if conditioning == "film" else 1)
         self.feedback_weight = nn.Parameter(self.weight.new_zeros(rows, signal.out_features))
         if init == "default":
             self.reset_feedback()
@@ -81,7 +89,8 @@ class FeedbackLayer(nn.Module):
     @torch.no_grad()
     def reset_feedback(self) -> None:
         """Draw ``feedback_weight`` uniformly from ``±1/√(fan_in + k)``."""
-        bound = 1 / math.sqrt(self.weight[0].numel() + self.feedback_weight.shape[1])
+        fan_in = self.weight.numel() // self.weight.shape[self._out_axis]
+        bound = 1 / math.sqrt(fan_in + self.feedback_weight.shape[1])
         self.feedback_weight.uniform_(-bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's own name for it
@@ -132,8 +141,9 @@ class FeedbackLayer(nn.Module):
         bias = cast(Tensor | None, self.bias)
         if scale is None:
             return self.weight, shift if bias is None else bias + shift
-        weight = scale.reshape(-1, *[1] * (self.weight.dim() - 1)) * self.weight
-        return weight, shift if bias is None else scale * bias + shift
+        sizes = [1] * self.weight.dim()
+        sizes[self._out_axis] = -1
+        return scale.reshape(sizes) * self.weight, shift if bias is None else scale * bias + shift
 
     def fold(self, z: Tensor | None = None) -> nn.Module:
         """Return the plain layer that computes the same, with ``b + V·z`` as its bias.
@@ -151,6 +161,40 @@ class FeedbackLayer(nn.Module):
             ValueError: ``z`` has another shape.
         """
         return fold_layers(self, {"": self}, {"": z})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Load; without feedback in the checkpoint ``V`` becomes 0, and with a part of it there is an error."""
+        v, signal = f"{prefix}feedback_weight", f"{prefix}signal."
+        there = {key for key in state_dict if key == v or key.startswith(signal)}
+        held = {v: torch.zeros_like(self.feedback_weight)}
+        held.update(self.signal.state_dict(prefix=signal, keep_vars=True))
+        name = repr(prefix[:-1]) if prefix else "this layer"
+        if there and (missing := [key for key in held if key not in there]):
+            error_msgs.append(
+                f"the checkpoint has a part of the feedback of {name}: it lacks {', '.join(missing)}; "
+                "load all of it, or none and start with V = 0"
+            )
+        elif not there and any(key.startswith(prefix) for key in state_dict):
+            # PyTorch hands over a copy that this layer's signal will load from in its turn.
+            state_dict.update(held)
+            warnings.warn(
+                f"the checkpoint has no feedback for {name}: its feedback_weight is set to 0, so that it hears "
+                "nothing for now, and its signal stays as it is",
+                UserWarning,
+                stacklevel=2,
+            )
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
 
 def fold_layers(model: nn.Module, layers: Mapping[str, FeedbackLayer], z: Mapping[str, Tensor | None]) -> nn.Module:
@@ -230,7 +274,46 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):
         return F.linear(input, self.weight, bias)
 
 
-class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
+class _FeedbackConv(FeedbackLayer):
+    """The constructor that the convolutions share."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        signal_features: int,
+        stride: int | tuple[int, ...] = 1,
+        padding: str | int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        conditioning: Conditioning = "concat",
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_size(type(self).__name__, signal_features)
+        sizes = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        super().__init__(*sizes, bias=bias, padding_mode=padding_mode, device=device, dtype=dtype)
+        self.add_feedback(Zeros(signal_features, device=device, dtype=dtype), "default", conditioning)
+
+    def _compute(self, input: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - PyTorch's own name for it
+        return cast(Tensor, cast(nn.Conv2d, self)._conv_forward(input, self.weight, bias))
+
+
+class FeedbackConv1d(_FeedbackConv, nn.Conv1d):
+    """`torch.nn.Conv1d` with feedback; arguments and errors as for `FeedbackConv2d`.
+
+    Shape:
+        Input ``[n, in_channels, l]``, output ``[n, out_channels, l']``, both also without ``n``.
+    """
+
+    base = nn.Conv1d
+    _trailing = 1
+
+
+class FeedbackConv2d(_FeedbackConv, nn.Conv2d):
     """`torch.nn.Conv2d` with feedback; by concatenation every position of channel ``o`` gains ``(V·z)[o]``.
 
     Args:
@@ -252,50 +335,64 @@ class FeedbackConv2d(FeedbackLayer, nn.Conv2d):
         ValueError: ``signal_features`` is smaller than 1, or there is no such conditioning.
 
     Shape:
-        Input ``[n, in_channels, h, w]``, output ``[n, out_channels, h', w']``.
+        Input ``[n, in_channels, h, w]``, output ``[n, out_channels, h', w']``, both also without ``n``.
     """
 
     base = nn.Conv2d
     _trailing = 2
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        signal_features: int,
-        stride: int | tuple[int, int] = 1,
-        padding: str | int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
-        conditioning: Conditioning = "concat",
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        check_size("FeedbackConv2d", signal_features)
-        nn.Conv2d.__init__(
-            self,
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device=device,
-            dtype=dtype,
-        )
-        self.add_feedback(Zeros(signal_features, device=device, dtype=dtype), "default", conditioning)
+
+class FeedbackConv3d(_FeedbackConv, nn.Conv3d):
+    """`torch.nn.Conv3d` with feedback; arguments and errors as for `FeedbackConv2d`.
+
+    Shape:
+        Input ``[n, in_channels, d, h, w]``, output ``[n, out_channels, d', h', w']``, both also without ``n``.
+    """
+
+    base = nn.Conv3d
+    _trailing = 3
+
+
+class _TransposedLinear(FeedbackLayer):
+    """`transformers.pytorch_utils.Conv1D` with feedback: a linear layer whose weight is ``[in, out]``."""
+
+    _out_axis = 1
+    _trailing = 0
 
     def _compute(self, input: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - PyTorch's own name for it
-        return cast(Tensor, self._conv_forward(input, self.weight, bias))
+        rows = torch.addmm(cast(Tensor, bias), input.view(-1, input.size(-1)), self.weight)
+        return rows.view(*input.shape[:-1], self.weight.shape[1])
 
 
-#: From each class that can be given feedback to the class that has it.
+#: From each class of PyTorch's that can be given feedback to the class that has it.
 FEEDBACK_LAYERS: dict[type[nn.Module], type[FeedbackLayer]] = {
-    layer.base: layer for layer in (FeedbackLinear, FeedbackConv2d)
+    layer.base: layer for layer in (FeedbackLinear, FeedbackConv1d, FeedbackConv2d, FeedbackConv3d)
 }
+
+
+def feedback_class(plain: type[nn.Module]) -> type[FeedbackLayer] | None:
+    """Return the class that a layer has once it is given feedback.
+
+    Args:
+        plain: the class of the layer: one of `FEEDBACK_LAYERS`, or ``transformers.pytorch_utils.Conv1D``, which is
+            known by its name, so that transformers need not be installed.
+
+    Returns:
+        The class with feedback, or None where there is none.
+    """
+    if (plain.__module__, plain.__qualname__) == ("transformers.pytorch_utils", "Conv1D"):
+        return _conv1d_of_transformers(plain)  # type: ignore[arg-type]
+    return FEEDBACK_LAYERS.get(plain)
+
+
+@functools.cache
+def _conv1d_of_transformers(plain: type[nn.Module]) -> type[FeedbackLayer]:
+    members = {"base": plain, "__module__": __name__, "__doc__": _TransposedLinear.__doc__}
+    return cast(type[FeedbackLayer], type("FeedbackTransformersConv1D", (_TransposedLinear, plain), members))
+
+
+def __getattr__(name: str) -> type[FeedbackLayer]:
+    """Find the class of a pickled layer that is made on demand."""
+    if name != "FeedbackTransformersConv1D":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _conv1d_of_transformers(importlib.import_module("transformers.pytorch_utils").Conv1D)
