@@ -1,0 +1,55 @@
+"""Every example runs, alone and offline, and prints what its docstring promises."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import weight_feedback as wf
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+HOME = Path(wf.__file__).parents[1]  # of the package under test, whatever the working directory
+
+
+def needs(tree: ast.Module) -> set[str]:
+    """The packages that a script imports."""
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in names}
+
+
+def run(script: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    kept = dict.fromkeys(("HOME", "HF_HOME", "TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR"), str(folder))
+    offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HOME), "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(
+        [sys.executable, str(script), *arguments],
+        cwd=folder, env=os.environ | kept | offline, capture_output=True, encoding="utf-8", timeout=120,
+    )  # fmt: skip
+
+
+def test_there_are_examples() -> None:
+    assert {"own_net.py", "tiny_gpt.py", "in_lightning.py", "in_trainer.py"} <= {path.name for path in EXAMPLES}
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
+def test_example(script, tmp_path) -> None:
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    absent = [name for name in needs(tree) if importlib.util.find_spec(name) is None]
+    if absent:
+        pytest.skip(f"not installed: {absent}")
+    described = ast.get_docstring(tree)
+    assert f"python examples/{script.name}" in described
+    promised = re.findall(r'"([^"]+)"', described)
+    assert promised
+    done = run(script, tmp_path, "--steps", "3")
+    assert done.returncode == 0, done.stderr
+    missing = [phrase for phrase in promised if phrase not in done.stdout]
+    assert not missing, (missing, done.stdout)
+    assert "Warning" not in done.stderr, done.stderr
