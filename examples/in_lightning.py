@@ -32,7 +32,7 @@ class Module(lightning.LightningModule):
         return nn.functional.mse_loss(self.net(batch[0]), batch[1])
 
     def on_train_batch_end(self, *_: object) -> None:
-        """Move time on, after each optimiser step."""
+        """Move time on: without gradient accumulation, each batch ends with an optimiser step."""
         wf.advance(self)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -30,7 +30,7 @@ def run(script: Path, folder: Path, *arguments: str) -> subprocess.CompletedProc
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HOME), "PYTHONIOENCODING": "utf-8"}
     return subprocess.run(
         [sys.executable, str(script), *arguments],
-        cwd=folder, env=os.environ | kept | offline, capture_output=True, encoding="utf-8", timeout=120,
+        cwd=folder, env=os.environ | kept | offline, capture_output=True, encoding="utf-8", timeout=300,
     )  # fmt: skip
 
 
