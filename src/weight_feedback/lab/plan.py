@@ -13,12 +13,11 @@ import torch
 from scipy import optimize
 
 from weight_feedback.lab import datasets
-from weight_feedback.lab.cohorts import Cohort
 from weight_feedback.lab.models import count_parameters
 from weight_feedback.lab.settings import Training, Trial
 from weight_feedback.lab.spec import Declared, Study
-from weight_feedback.lab.training import evaluate, evaluate_cohort, hear, heard, train, train_cohort
-from weight_feedback.lab.trial import build_networks, check_fit, choose_device, keep_freed_memory, thread_count
+from weight_feedback.lab.training import as_one, evaluate_all, hear, heard, train_cohort
+from weight_feedback.lab.trial import build_cohort, check_fit, choose_device, keep_freed_memory, thread_count
 from weight_feedback.lab.verdicts import POWER, detectable_effect, equivalence_power
 
 #: Steps that are timed, after as many to warm up.
@@ -120,17 +119,12 @@ def time_trial(trial: Trial, data: datasets.Dataset, where: torch.device, steps:
     ).to(where)
     once, trials = trial.training.model_copy(update={"epochs": 1}), trial.cohort()
     epoch_steps = trial.training.epoch_steps(len(data.train_labels))
-    models, donors = zip(*[build_networks(one, epoch_steps, where) for one in trials], strict=True)
-    if len(trials) == 1:
-        run: Callable[[], object] = partial(train, models[0], part, once, trial.seed, donor=donors[0])
-        evaluate_all: Callable[[], object] = partial(evaluate, models[0], part, once.test_batch_size)
-    else:
-        there = [donor for donor in donors if donor]
-        run = partial(train_cohort, models, part, once, [one.seed for one in trials], donors=there)
-        evaluate_all = partial(evaluate_cohort, Cohort(models), part, once.test_batch_size)
+    models, donors = build_cohort(trials, epoch_steps, where)
+    run = partial(train_cohort, models, part, once, [one.seed for one in trials], donors=donors)
     run()
     z = heard(models[0])
-    evaluation, hearing = _seconds(evaluate_all), _seconds(lambda: hear(models[0], part, z))
+    evaluation = _seconds(partial(evaluate_all, as_one(models), part, once.test_batch_size))
+    hearing = _seconds(partial(hear, models[0], part, z))
     # An epoch of training ends with an evaluation of its own, and what is heard is measured before it and after.
     epoch = _seconds(run) - evaluation - 2 * hearing * len(models)
     shared = len(models) * once.epoch_steps(images)

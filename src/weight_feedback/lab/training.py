@@ -130,12 +130,7 @@ def train(
         The losses and evaluations of ``model``, and what it heard.
     """
     donors = [donor] if donor else []
-    steps = _lockstep(model, data, settings, [seed], donors)
-
-    def evaluate_one() -> list[Evaluation]:
-        return [evaluate(model, data, settings.test_batch_size)]
-
-    return _follow([model], steps, evaluate_one, data, settings, on_log, on_epoch)[0]
+    return train_cohort([model], data, settings, [seed], on_epoch, donors, on_log)[0]
 
 
 def train_cohort(
@@ -145,40 +140,25 @@ def train_cohort(
     seeds: Sequence[int],
     on_epoch: Callable[[int, Evaluation], None] | None = None,
     donors: Sequence[Donor] = (),
+    on_log: Callable[[Progress], None] | None = None,
 ) -> list[History]:
-    """Train several classifiers of one arm in place and at once.
+    """Train classifiers of one arm in place and at once; several as a `Cohort`, a single one plainly.
 
     Args:
-        models: see `Cohort`.
+        models: of one architecture and one kind of signal.
         data: training and test set, on the models' device.
         settings: of the optimiser and the batches.
         seeds: of the data order, one a model.
         on_epoch: called after each epoch with its number and the evaluation of the first model that hasn't
             diverged.
         donors: one for each of the models; see `train`.
+        on_log: see `train`; it is told of the first model.
 
     Returns:
         What `train` returns for each of them.
     """
-    cohort = Cohort(models)
-    steps = _lockstep(cohort, data, settings, seeds, donors)
-
-    def evaluate_all() -> list[Evaluation]:
-        return evaluate_cohort(cohort, data, settings.test_batch_size)
-
-    return _follow(models, steps, evaluate_all, data, settings, None, on_epoch)
-
-
-def _follow(
-    models: Sequence[ConvNet],
-    steps: Iterator[Tensor],
-    evaluate_all: Callable[[], list[Evaluation]],
-    data: Dataset,
-    settings: Training,
-    on_log: Callable[[Progress], None] | None,
-    on_epoch: Callable[[int, Evaluation], None] | None,
-) -> list[History]:
-    """Take steps epoch by epoch, and write down what happens, until all models are trained or have diverged."""
+    together = as_one(models)
+    steps = _lockstep(together, data, settings, seeds, donors)
     images = len(data.train_labels)
     batches = settings.epoch_steps(images)
     histories = [History() for _ in models]
@@ -192,7 +172,7 @@ def _follow(
             if on_log and len(losses) % settings.log_interval == 0:
                 on_log(Progress(epoch, len(losses) * settings.batch_size, images, float(loss[0])))
             losses.append(loss)
-        evaluations = evaluate_all()
+        evaluations = evaluate_all(together, data, settings.test_batch_size)
         for i, step_losses in enumerate(torch.stack(losses, dim=1).tolist()):
             _write_down(histories[i], step_losses, evaluations[i], listen[i], epoch)
         live = [result for result, history in zip(evaluations, histories, strict=True) if not history.diverged]
@@ -223,6 +203,15 @@ def _write_down(
         history.hearings += listen()
 
 
+def as_one(models: Sequence[ConvNet]) -> ConvNet | Cohort:
+    """Return several networks as a cohort, and a single one as it is.
+
+    Args:
+        models: of one architecture.
+    """
+    return Cohort(models) if len(models) > 1 else models[0]
+
+
 def _lockstep(
     model: ConvNet | Cohort, data: Dataset, settings: Training, seeds: Sequence[int], donors: Sequence[Donor]
 ) -> Iterator[Tensor]:
@@ -232,9 +221,8 @@ def _lockstep(
         return counted
     for donor in donors:
         donor.tell()
-    others = [donor.model for donor in donors]
-    together = Cohort(others) if isinstance(model, Cohort) else others[0]
-    told = _steps(together, data, settings, [donor.seed for donor in donors])
+    others = as_one([donor.model for donor in donors])
+    told = _steps(others, data, settings, [donor.seed for donor in donors])
 
     def both() -> Iterator[Tensor]:
         for losses, _ in zip(counted, told, strict=True):
@@ -335,6 +323,22 @@ def evaluate(model: nn.Module, data: Dataset, batch_size: int = 1000) -> Evaluat
         loss += F.nll_loss(output, labels, reduction="sum")
         correct += (output.argmax(dim=1) == labels).sum()
     return Evaluation(float(loss) / images, int(correct), 100 * int(correct) / images)
+
+
+def evaluate_all(model: ConvNet | Cohort, data: Dataset, batch_size: int = 1000) -> list[Evaluation]:
+    """Evaluate one network or a cohort; see `evaluate` and `evaluate_cohort`.
+
+    Args:
+        model: the network, or the cohort.
+        data: see `evaluate`.
+        batch_size: see `evaluate`.
+
+    Returns:
+        One evaluation a network.
+    """
+    if isinstance(model, Cohort):
+        return evaluate_cohort(model, data, batch_size)
+    return [evaluate(model, data, batch_size)]
 
 
 @torch.no_grad()

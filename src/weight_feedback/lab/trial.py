@@ -28,7 +28,7 @@ from weight_feedback.lab.controls import build_arm, build_donor, tell
 from weight_feedback.lab.models import ConvNet, count_parameters, find_network
 from weight_feedback.lab.settings import Trial
 from weight_feedback.lab.store import Record, StoreError, write_atomically
-from weight_feedback.lab.training import Donor, Evaluation, History, Progress, train, train_cohort
+from weight_feedback.lab.training import Donor, Evaluation, History, Progress, train_cohort
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -75,8 +75,8 @@ def run_trial(
         device: see `choose_device`.
         threads: of PyTorch within this trial; default: as it is.
         weights: a file for the trained weights, in the safetensors format; default: they aren't kept.
-        on_log: called while training, but not by a cohort; see `train`.
-        on_epoch: called after each epoch; see `train` and `train_cohort`.
+        on_log: called while training; see `train_cohort`.
+        on_epoch: called after each epoch; see `train_cohort`.
 
     Returns:
         The record of the trial.
@@ -137,14 +137,10 @@ def run_cohort(
     for file in weights.values():
         _check_writable(file)
     epoch_steps = trial.training.epoch_steps(len(data.train_labels))
-    models, donors = zip(*[build_networks(one, epoch_steps, where) for one in trials], strict=True)
+    models, donors = build_cohort(trials, epoch_steps, where)
     with thread_count(threads):
-        if trial.training.cohort == 1:
-            histories = [train(models[0], data.to(where), trial.training, trial.seed, on_log, on_epoch, donors[0])]
-        else:
-            seeds = [one.seed for one in trials]
-            there = [donor for donor in donors if donor]
-            histories = train_cohort(models, data.to(where), trial.training, seeds, on_epoch, there)
+        seeds = [one.seed for one in trials]
+        histories = train_cohort(models, data.to(where), trial.training, seeds, on_epoch, donors, on_log)
         used_threads = torch.get_num_threads()
     about = {
         "started": started.isoformat(timespec="seconds"),
@@ -189,7 +185,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep what is freed for what is allocated next, in place of handing it back to the system.
 
     A training step frees and allocates the same megabytes each time; fetching them anew costs thousands of page
-    faults, which takes up to a third of a step. It changes no result. Elsewhere, nothing happens.
+    faults. It changes no result. Elsewhere, nothing happens.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold, size = -1, -3, 2**30  # as in malloc.h
@@ -211,6 +207,20 @@ def build_networks(trial: Trial, epoch_steps: int, device: torch.device) -> tupl
         other, seed, listener = build_donor(trial, model, epoch_steps)
         donor = Donor(other.to(device), seed, partial(tell, other, listener.to(device), model))
     return model.to(device), donor
+
+
+def build_cohort(
+    trials: Sequence[Trial], epoch_steps: int, device: torch.device
+) -> tuple[list[ConvNet], list[Donor]]:
+    """Build the counted networks of a cohort's trials and, if they are yoked, their donors.
+
+    Args:
+        trials: all of a cohort.
+        epoch_steps: optimiser steps in an epoch.
+        device: where to.
+    """
+    networks = [build_networks(trial, epoch_steps, device) for trial in trials]
+    return [model for model, _ in networks], [donor for _, donor in networks if donor]
 
 
 def weights_digest(state: dict[str, Tensor]) -> str:
