@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import reprlib
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 
 from weight_feedback.attach import feedback_layers, remove
 from weight_feedback.configs import FORMAT, PretrainedError, blame, build, describe, read_config
+from weight_feedback.files import write_atomically
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelHubMixin as WeightFeedbackHubMixin  # noqa: F401 - see __getattr__
@@ -83,9 +82,8 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> None:
             f"{folder / CONFIG_FILE} must have at most {CONFIG_LIMIT} bytes, would have {len(config)}; "
             "hear fewer tensors in each signal, or tie fewer"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS_FILE, weights)
-    _write(folder / CONFIG_FILE, config)
+    write_atomically(folder / WEIGHTS_FILE, weights)
+    write_atomically(folder / CONFIG_FILE, config)
 
 
 def load_pretrained(base_model: nn.Module, folder: str | Path, *, allow_nan: bool = False) -> nn.Module:
@@ -233,18 +231,6 @@ def _read(path: Path, limit: int | None = None) -> bytes:
             f"{path} must have at most {limit} bytes, got more; it isn't a file of save_pretrained"
         )
     return data
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _safetensors() -> ModuleType:

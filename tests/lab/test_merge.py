@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save
 
 from madeup import STUDY, fill, record
+from weight_feedback.files import write_atomically
 from weight_feedback.lab.merge import Merged, merge
-from weight_feedback.lab.store import Record, Store, StoreError, write_atomically
+from weight_feedback.lab.store import Record, Store, StoreError
 from weight_feedback.lab.trial import weights_digest
 
 TRIALS = {(arm.name, trial.seed): trial for arm, trial in STUDY.trials()}

@@ -7,9 +7,10 @@ import os
 
 import pytest
 
+from weight_feedback.files import write_atomically
 from weight_feedback.lab.settings import Projected, Training, Trial
 from weight_feedback.lab.spec import Arm, Declared, Study
-from weight_feedback.lab.store import Record, Store, StoreError, write_atomically
+from weight_feedback.lab.store import Record, Store, StoreError
 
 TRIAL = Trial(data="generated", training=Training(), model="mnist-plain", seed=0)
 RECORD = Record({"epochs": [{"accuracy": 97.3, "loss": 0.1}], "step_losses": [2.3, 1e-17]}, {"host": "ä"})

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from weight_feedback.files import write_atomically
 from weight_feedback.lab import datasets
 from weight_feedback.lab.analysis import Analysis, analyse, study_outcome
 from weight_feedback.lab.figures import figures, save
@@ -20,7 +21,7 @@ from weight_feedback.lab.plots import plot_accuracy
 from weight_feedback.lab.report import arm_cells, failures, markdown, swap_cells
 from weight_feedback.lab.runner import OnProgress, cores, missing, run
 from weight_feedback.lab.spec import Study
-from weight_feedback.lab.store import Store, write_atomically
+from weight_feedback.lab.store import Store
 from weight_feedback.lab.trackers import Tracker
 
 

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from weight_feedback.files import write_atomically
 from weight_feedback.lab.analysis import extended_seeds
 from weight_feedback.lab.settings import Trial
 from weight_feedback.lab.spec import Arm, Study
-from weight_feedback.lab.store import Record, Store, write_atomically
+from weight_feedback.lab.store import Record, Store
 
 _TYPES = {"correct": "Int64", "z_norm": "float64", "z_drift": "float64", "z_share": "float64"}
 

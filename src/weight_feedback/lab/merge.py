@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weight_feedback.lab.store import StoreError, read_record, write_atomically
+from weight_feedback.files import write_atomically
+from weight_feedback.lab.store import StoreError, read_record
 from weight_feedback.lab.trial import read_weights
 
 _RESULTS = ("trials", "swaps")

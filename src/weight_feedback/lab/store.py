@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weight_feedback.files import write_atomically
 from weight_feedback.lab.settings import Swap, Trial
 from weight_feedback.lab.spec import Study
 
@@ -194,32 +193,6 @@ def read_record(path: Path) -> Record:
                 "delete it to run the trial again"
             )
     return Record(content["result"], content["provenance"])
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that, whatever happens, either all of it or nothing is there, and stays there.
-
-    Args:
-        path: of the file; its folder is made if need be.
-        content: the whole content.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    # The rename itself is durable only when the folder is; Windows has no way to sync one.
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _checksum(part: Any) -> str:

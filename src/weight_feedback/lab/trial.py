@@ -23,11 +23,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 import weight_feedback
+from weight_feedback.files import write_atomically
 from weight_feedback.lab import datasets
 from weight_feedback.lab.controls import build_arm, build_donor, tell
 from weight_feedback.lab.models import ConvNet, count_parameters, find_network
 from weight_feedback.lab.settings import Trial
-from weight_feedback.lab.store import Record, StoreError, write_atomically
+from weight_feedback.lab.store import Record, StoreError
 from weight_feedback.lab.training import Donor, Evaluation, History, Progress, train_cohort
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import vl_convert
 
+from weight_feedback.files import write_atomically
 from weight_feedback.lab.analysis import Analysis
 from weight_feedback.lab.estimates import Interval
 from weight_feedback.lab.plots import COLOURS, DASHES
-from weight_feedback.lab.store import write_atomically
 
 VEGA_LITE = "6.4"
 """The version that the specifications are written for, and that pages and pictures are made with."""
