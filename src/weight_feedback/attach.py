@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from weight_feedback.layers import Conditioning, FeedbackLayer, Init, feedback_class, fold_layers
-from weight_feedback.selection import default_reads, layers_that_hear, named_reads
+from weight_feedback.selection import Names, default_reads, layers_that_hear, named_reads
 from weight_feedback.signals import OwnWeights, Signal, Zeros
 from weight_feedback.summaries.base import Summary
 
@@ -76,7 +76,8 @@ def attach(
         UserWarning: a batch normalisation directly follows a layer with ``"concat"``.
     """
     _check_source(summary, signal, reads)
-    layers = layers_that_hear(model, into)
+    names = Names(model)
+    layers = layers_that_hear(names, into)
     if conditioning == "concat":
         for name in layers:
             _warn_of_batch_norm(model, name)
@@ -86,7 +87,7 @@ def attach(
             for layer in hearing:
                 layer.add_feedback(signal, init, conditioning)
         else:
-            _add_own_weights(model, hearing, reads, cast(Summary, summary), detach, init, conditioning)
+            _add_own_weights(names, hearing, reads, cast(Summary, summary), detach, init, conditioning)
     except BaseException:
         _take_away(layers.values())
         raise
@@ -127,9 +128,9 @@ def _become_feedback_layer(layer: nn.Module) -> FeedbackLayer:
 
 
 def _add_own_weights(
-    model: nn.Module,
+    names: Names,
     layers: Sequence[FeedbackLayer],
-    names: str | Sequence[str | nn.Module] | None,
+    reads: str | Sequence[str | nn.Module] | None,
     summary: Summary,
     detach: bool,
     init: Init,
@@ -141,8 +142,8 @@ def _add_own_weights(
         for layer in layers:
             layer.add_feedback(Zeros(k), init, conditioning)
     for layer in layers:
-        reads = default_reads(model, layer) if names is None else named_reads(model, names)
-        own = OwnWeights(reads, copy.deepcopy(summary), detach=detach)
+        found = default_reads(names, layer) if reads is None else named_reads(names, reads)
+        own = OwnWeights(found, copy.deepcopy(summary), detach=detach)
         if k is None:
             layer.add_feedback(own, init, conditioning)
         else:

@@ -13,11 +13,47 @@ from weight_feedback.layers import FEEDBACK_LAYERS, FeedbackLayer, feedback_clas
 from weight_feedback.signals import Read
 
 
-def layers_that_hear(model: nn.Module, into: str | nn.Module | Sequence[str | nn.Module]) -> dict[str, nn.Module]:
-    """Find the layers that are to be given feedback, and check that they can.
+class Names:
+    """The names in a model, looked up once.
 
     Args:
         model: the model.
+
+    Attributes:
+        modules: every module by each of its names.
+        unique: every module once, with the first of its names.
+        parameters: every parameter by the first of its names.
+        readable: names of modules with a weight, then those of all parameters but V, each in the model's order.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.unique: dict[nn.Module, str] = {}
+        for name, module in self.modules.items():
+            self.unique.setdefault(module, name)
+        self.parameters = dict(model.named_parameters())
+        weighted = [name for module, name in self.unique.items() if isinstance(_weight(module), Tensor)]
+        self.readable = dict.fromkeys([*weighted, *filter(_is_base, self.parameters)])
+
+    def of(self, module: nn.Module) -> str:
+        """Return the first name of a module.
+
+        Args:
+            module: one of the model's.
+
+        Raises:
+            KeyError: it isn't.
+        """
+        if module not in self.unique:
+            raise KeyError(f"this {type(module).__name__} is no module of the model; give one that is, or its name")
+        return self.unique[module]
+
+
+def layers_that_hear(names: Names, into: str | nn.Module | Sequence[str | nn.Module]) -> dict[str, nn.Module]:
+    """Find the layers that are to be given feedback, and check that they can.
+
+    Args:
+        names: those of the model.
         into: names, globs and modules, as `weight_feedback.attach` takes them.
 
     Returns:
@@ -28,10 +64,10 @@ def layers_that_hear(model: nn.Module, into: str | nn.Module | Sequence[str | nn
         TypeError: a layer is of a kind that can't be given feedback, or is quantised or never called.
         ValueError: a layer has feedback already, is lazy, or ``into`` is empty.
     """
-    modules = _modules(model)
+    modules = names.modules
     found: dict[nn.Module, str] = {}
     for wanted in [into] if isinstance(into, str | nn.Module) else into:
-        for name in _layer_names(model, wanted):
+        for name in _layer_names(names, wanted):
             found.setdefault(modules[name], name)
     if not found:
         raise ValueError("attach: into= must name at least one layer, got none")
@@ -40,19 +76,19 @@ def layers_that_hear(model: nn.Module, into: str | nn.Module | Sequence[str | nn
     return {name: layer for layer, name in found.items()}
 
 
-def _layer_names(model: nn.Module, wanted: str | nn.Module) -> list[str]:
-    modules = _modules(model)
+def _layer_names(names: Names, wanted: str | nn.Module) -> list[str]:
+    modules = names.modules
     if isinstance(wanted, nn.Module):
-        return [_name_of(model, wanted)]
+        return [names.of(wanted)]
     if wanted in modules:
         return [wanted]
-    names = [name for name, _ in model.named_modules() if _matches(name, wanted)]
-    if not names:
+    matching = [name for name in names.unique.values() if _matches(name, wanted)]
+    if not matching:
         raise KeyError(f"the model has no module {wanted!r}{_near(wanted, modules)}")
     able = [
-        name for name in names if feedback_class(type(modules[name])) or isinstance(modules[name], FeedbackLayer)
+        name for name in matching if feedback_class(type(modules[name])) or isinstance(modules[name], FeedbackLayer)
     ]
-    return able or names[:1]
+    return able or matching[:1]
 
 
 def _check_can_hear(layer: nn.Module, name: str, parent: nn.Module) -> None:
@@ -89,11 +125,11 @@ def _is_quantised(layer: nn.Module) -> bool:
     return any(home in homes.split(".") for home in ("quantized", "bitsandbytes", "torchao"))
 
 
-def default_reads(model: nn.Module, layer: FeedbackLayer) -> list[Read]:
+def default_reads(names: Names, layer: FeedbackLayer) -> list[Read]:
     """Find what a layer reads unless told otherwise: its own weight, and those of all later layers.
 
     Args:
-        model: the model.
+        names: those of the model.
         layer: the layer that is to hear.
 
     Returns:
@@ -102,8 +138,8 @@ def default_reads(model: nn.Module, layer: FeedbackLayer) -> list[Read]:
     Raises:
         ValueError: a layer is lazy.
     """
-    names = [name for name, module in model.named_modules() if _is_read_by_default(module)]
-    return named_reads(model, names[names.index(_name_of(model, layer)) :])
+    read = [name for module, name in names.unique.items() if _is_read_by_default(module)]
+    return named_reads(names, read[read.index(names.of(layer)) :])
 
 
 def _is_read_by_default(module: nn.Module) -> bool:
@@ -112,12 +148,12 @@ def _is_read_by_default(module: nn.Module) -> bool:
     return isinstance(module, FeedbackLayer) or feedback_class(kind) is not None
 
 
-def named_reads(model: nn.Module, names: str | Sequence[str | nn.Module]) -> list[Read]:
+def named_reads(names: Names, reads: str | Sequence[str | nn.Module]) -> list[Read]:
     """Find what is read.
 
     Args:
-        model: the model.
-        names: names, globs and modules, or ``"all"``, as `weight_feedback.attach` takes them.
+        names: those of the model.
+        reads: names, globs and modules, or ``"all"``, as `weight_feedback.attach` takes them.
 
     Returns:
         The reads, each tensor once, by the first of its names.
@@ -126,19 +162,19 @@ def named_reads(model: nn.Module, names: str | Sequence[str | nn.Module]) -> lis
         KeyError: a name isn't in the model, or a glob matches nothing.
         ValueError: a parameter is lazy.
     """
-    if isinstance(names, str):
-        names = _all_parameters(model) if names == "all" else [names]
-    reads = [_resolve(model, name) for wanted in names for name in _read_names(model, wanted)]
+    if isinstance(reads, str):
+        reads = _all_parameters(names) if reads == "all" else [reads]
+    found = [_resolve(names, name) for wanted in reads for name in _read_names(names, wanted)]
     # The tensors are held until all are compared, so that no two of them have had one id.
-    tensors = [read.tensor() for read in reads]
-    unique = {id(tensor): read for tensor, read in reversed([*zip(tensors, reads, strict=True)])}
-    return [read for tensor, read in zip(tensors, reads, strict=True) if unique[id(tensor)] is read]
+    tensors = [read.tensor() for read in found]
+    unique = {id(tensor): read for tensor, read in reversed([*zip(tensors, found, strict=True)])}
+    return [read for tensor, read in zip(tensors, found, strict=True) if unique[id(tensor)] is read]
 
 
-def _all_parameters(model: nn.Module) -> list[str]:
+def _all_parameters(names: Names) -> list[str]:
     return [
         name
-        for name, parameter in model.named_parameters()
+        for name, parameter in names.parameters.items()
         if _is_base(name) and (is_lazy(parameter) or parameter.is_floating_point())
     ]
 
@@ -147,20 +183,18 @@ def _is_base(name: str) -> bool:
     return name.rpartition(".")[2] != "feedback_weight"
 
 
-def _read_names(model: nn.Module, wanted: str | nn.Module) -> list[str]:
+def _read_names(names: Names, wanted: str | nn.Module) -> list[str]:
     if isinstance(wanted, nn.Module):
-        return [_name_of(model, wanted)]
-    parameters = [name for name, _ in model.named_parameters() if _is_base(name)]
-    weighted = [name for name, module in model.named_modules() if isinstance(_weight(module), Tensor)]
-    known = [*weighted, *parameters]
-    names = [] if wanted in known else [name for name in known if _matches(name, wanted)]
+        return [names.of(wanted)]
+    known = names.readable
+    matching = [] if wanted in known else [name for name in known if _matches(name, wanted)]
     # A name that is none of these may still be that of a buffer, of V, or a wrong one.
-    return names or [wanted]
+    return matching or [wanted]
 
 
-def _resolve(model: nn.Module, name: str) -> Read:
+def _resolve(names: Names, name: str) -> Read:
     """Find what a name reads: a module's weight, or the attribute after the last dot."""
-    modules = _modules(model)
+    modules = names.modules
     owner, _, attribute = name.rpartition(".")
     if name in modules and isinstance(_weight(modules[name]), Tensor):
         read = Read(modules[name], "weight", f"{name}.weight" if name else "weight")
@@ -172,7 +206,7 @@ def _resolve(model: nn.Module, name: str) -> Read:
             "give the summary its out_features, or read the weight alone"
         )
     else:
-        known = [*modules, *dict(model.named_parameters())]
+        known = [*modules, *names.parameters]
         raise KeyError(
             f"can't read {name!r}: the model has no such parameter, nor a module of that name with a "
             f"weight{_near(name, known)}"
@@ -186,18 +220,6 @@ def _resolve(model: nn.Module, name: str) -> Read:
 
 def _weight(module: nn.Module) -> object:
     return getattr(module, "weight", None)
-
-
-def _modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Return every module by each of its names."""
-    return dict(model.named_modules(remove_duplicate=False))
-
-
-def _name_of(model: nn.Module, wanted: nn.Module) -> str:
-    for name, module in _modules(model).items():
-        if module is wanted:
-            return name
-    raise KeyError(f"this {type(wanted).__name__} is no module of the model; give one that is, or its name")
 
 
 def _matches(name: str, pattern: str) -> bool:
