@@ -278,3 +278,17 @@ def test_feedback_parameters() -> None:
         "feedback_weight"
     ]
     assert feedback_parameters(net()) == []
+
+
+def test_globs_never_read_v_of_an_earlier_attach() -> None:
+    model = wf.attach(net(), "fc1", summary=wf.CountSketch(3))
+    wf.attach(model, "fc2", reads="fc1.*", summary=wf.CountSketch(2))
+    assert [read.name for read in model.fc2.signal.reads] == ["fc1.weight", "fc1.bias"]
+
+
+def test_a_module_with_two_names_goes_by_the_first() -> None:
+    model = nn.Module()
+    model.first = model.second = nn.Linear(3, 3)
+    wf.attach(model, model.second, reads=[model.first], summary=wf.CountSketch(2))
+    assert list(wf.signals(model)) == ["first"]
+    assert [read.name for read in model.first.signal.reads] == ["first.weight"]
