@@ -1,14 +1,18 @@
-"""What each of two processes does: a module of its own, so that a spawned process can import it."""
+"""What each of several processes does: a module of its own, so that a spawned process can import it."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
+from torch import multiprocessing
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.nn.parallel import DistributedDataParallel
 
@@ -42,14 +46,34 @@ def save_and_load(rank: int, folder: Path) -> dict:
     return {"state": loaded.state_dict()}
 
 
-def work(rank: int, folder: Path) -> None:
+Job = Callable[[int, Path], dict]
+
+
+def work(rank: int, folder: Path, jobs: Sequence[Job], size: int) -> None:
     torch.set_num_threads(1)
     limit = timedelta(seconds=SECONDS / 2)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=limit
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size, timeout=limit
     )
     try:
-        done = {job.__name__: job(rank, folder) for job in (train_on_half_of_the_batch, save_and_load)}
+        done = {job.__name__: job(rank, folder) for job in jobs}
         torch.save(done, folder / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
+
+
+def together(folder: Path, jobs: Sequence[Job], size: int = 2) -> Callable[[Job], list[dict]]:
+    """Let so many processes do the jobs, over gloo on the CPU; return what gives a job's results, one a rank."""
+    processes = multiprocessing.start_processes(
+        work, (folder, jobs, size), nprocs=size, join=False, start_method="spawn"
+    )
+    deadline = time.monotonic() + SECONDS
+    try:
+        while not processes.join(timeout=1):
+            if time.monotonic() > deadline:
+                pytest.fail(f"the processes didn't end within {SECONDS} s")
+    finally:
+        for process in processes.processes:
+            process.kill()
+    saved = [torch.load(folder / f"{rank}.pt") for rank in range(size)]
+    return lambda job: [done[job.__name__] for done in saved]

@@ -25,17 +25,19 @@ def needs(tree: ast.Module) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def run(script: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     kept = dict.fromkeys(("HOME", "HF_HOME", "TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR"), str(folder))
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HOME), "PYTHONIOENCODING": "utf-8"}
     return subprocess.run(
-        [sys.executable, str(script), *arguments],
+        [sys.executable, *command],
         cwd=folder, env=os.environ | kept | offline, capture_output=True, encoding="utf-8", timeout=300,
     )  # fmt: skip
 
 
 def test_there_are_examples() -> None:
-    assert {"own_net.py", "tiny_gpt.py", "in_lightning.py", "in_trainer.py"} <= {path.name for path in EXAMPLES}
+    assert {"own_net.py", "tiny_gpt.py", "in_lightning.py", "in_trainer.py", "under_fsdp.py", "timm_vit.py"} <= {
+        path.name for path in EXAMPLES
+    }
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
@@ -45,10 +47,11 @@ def test_example(script, tmp_path) -> None:
     if absent:
         pytest.skip(f"not installed: {absent}")
     described = ast.get_docstring(tree)
-    assert f"python examples/{script.name}" in described
+    stated = re.search(rf"Run: (python|torchrun)( .*)? examples/{script.name}", described)
+    module = ["-m", "torch.distributed.run", *stated[2].split()] if stated[1] == "torchrun" else []
     promised = re.findall(r'"([^"]+)"', described)
     assert promised
-    done = run(script, tmp_path, "--steps", "3")
+    done = run([*module, str(script), "--steps", "3"], tmp_path)
     assert done.returncode == 0, done.stderr
     missing = [phrase for phrase in promised if phrase not in done.stdout]
     assert not missing, (missing, done.stdout)

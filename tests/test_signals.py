@@ -305,3 +305,23 @@ def test_permuted_passes_gradients_on() -> None:
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_signal_that_is_heard_twice_moves_once_a_step() -> None:
+    """Alone, inside another one, and inside a third: its time is one and the same."""
+    model = cases.network()
+    noise = wf.Noise(torch.linspace(-1, 2, 4, dtype=torch.float64))
+    expected = copy.deepcopy(noise)
+    late = [wf.Stale(noise, 1), wf.Stale(noise, 2)]
+    for name, signal in (("0", noise), ("2", late[0])):
+        wf.attach(model, name, signal=signal)
+    other = nn.ModuleList([model, wf.attach(nn.Linear(2, 2), "", signal=late[1])])
+    said = [noise().clone()]
+    for _ in range(4):
+        wf.advance(other)
+        expected.advance()
+        said.append(noise().clone())
+        assert int(noise.step) == int(expected.step)
+        assert torch.equal(noise(), expected())
+    assert torch.equal(late[0](), said[-2])
+    assert torch.equal(late[1](), said[-3])

@@ -7,6 +7,7 @@ from weight_feedback.attach import (
     feedback_layers,
     feedback_parameters,
     fold,
+    refresh,
     remove,
     signals,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "fold",
     "load_pretrained",
     "match_dimensions",
+    "refresh",
     "remove",
     "save_pretrained",
     "signals",

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from weight_feedback.layers import Conditioning, FeedbackLayer, Init, feedback_class, fold_layers
 from weight_feedback.selection import Names, default_reads, layers_that_hear, named_reads
+from weight_feedback.sharding import check_unsharded, is_fully_sharded, summed
 from weight_feedback.signals import OwnWeights, Signal, Zeros
 from weight_feedback.summaries.base import Summary
 
@@ -69,13 +70,15 @@ def attach(
     Raises:
         KeyError: a name isn't in the model, or a glob matches nothing; near matches are named.
         TypeError: a layer is of a kind that can't be given feedback, or is quantised or never called.
-        ValueError: a layer has feedback already, something is lazy still, or neither or both of ``summary`` and
-            ``signal`` are given.
+        ValueError: a layer has feedback already, something is lazy still, FSDP2 manages the model, or neither or
+            both of ``summary`` and ``signal`` are given.
 
     Warns:
         UserWarning: a batch normalisation directly follows a layer with ``"concat"``.
     """
     _check_source(summary, signal, reads)
+    if is_fully_sharded(model):
+        raise ValueError("attach: FSDP2 manages the model already; attach first, and call fully_shard after that")
     names = Names(model)
     layers = layers_that_hear(names, into)
     if conditioning == "concat":
@@ -197,9 +200,11 @@ def fold(model: nn.Module, z: Tensor | Mapping[str, Tensor] | None = None) -> nn
         A copy without feedback, and without a cost for it.
 
     Raises:
-        ValueError: a read is orphaned (see `check`), or ``z`` has the wrong shape.
+        ValueError: a read is orphaned (see `check`), ``z`` has the wrong shape, or FSDP2 manages the model.
         KeyError: ``z`` names a layer that has no feedback.
     """
+    if is_fully_sharded(model):
+        check_unsharded("fold", model)
     check(model)
     layers = feedback_layers(model)
     if isinstance(z, Mapping):
@@ -220,8 +225,38 @@ def advance(model: nn.Module) -> None:
     Args:
         model: a module with or without feedback.
     """
-    for signal in dict.fromkeys(signals(model).values()):
-        signal.advance()
+    # What is inside another signal comes before it, and once, whoever else uses it.
+    every = [part for signal in signals(model).values() for part in reversed([*signal.modules()])]
+    for part in dict.fromkeys(every):
+        if isinstance(part, Signal):
+            part.advance()
+
+
+def refresh(model: nn.Module) -> None:
+    """Compute what layers hear of weights that are spread over processes by FSDP2 or tensor parallel.
+
+    Within a forward, FSDP2 holds the weights of the layer that runs whole, and perhaps cast, and others as shards:
+    so each process projects its shards of the full-precision weights beforehand, and all-reduces add the shares up,
+    a single one of ``k`` numbers for all signals together where all weights are sharded alike. What results is
+    the unsharded ``z`` to rounding, and is heard until the next call.
+
+    Call it in all processes, before the first forward and after each optimiser step, ahead of `advance`. Where
+    weights aren't sharded it does nothing: they are read at each forward.
+
+    Args:
+        model: a module with or without feedback.
+
+    Raises:
+        TypeError: a summary of sharded weights isn't a projection, and so can't be added up.
+        ValueError: gradients are wanted through sharded weights (``detach=False``).
+    """
+    own = [part for signal in signals(model).values() for part in signal.modules() if isinstance(part, OwnWeights)]
+    spread = [part for part in dict.fromkeys(own) if part.sharded]
+    for part in own:
+        part.hold(None)
+    if spread:
+        for part, z in zip(spread, summed([[*part.shares()] for part in spread]), strict=True):
+            part.hold(z)
 
 
 def feedback_layers(model: nn.Module) -> dict[str, FeedbackLayer]:

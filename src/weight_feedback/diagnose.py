@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from weight_feedback.attach import feedback_layers
 from weight_feedback.layers import FeedbackLayer
+from weight_feedback.sharding import check_unsharded
 from weight_feedback.signals import Stale
 
 if TYPE_CHECKING:
@@ -69,9 +70,9 @@ class LayerDiagnosis:
             above 0, or all are below 0; without ``z`` that doesn't hold with the same sign.
         normalised_by: name of the batch normalisation that directly takes what the layer returns, at every call,
             with the layer's channels as its own; the first one's, if calls differ.
-        drift: ``‖z − z0‖ / ‖z0‖``, padding included.
-        explained: share of ``‖z‖²`` that lies along ``z0``, which is the squared cosine between the two, padding
-            included: 1 where ``z`` is the initial ``z`` rescaled, 0 where one of them is zero.
+        drift: ``‖z − z0‖ / ‖z0‖``, here and in what follows without padding.
+        explained: share of ``‖z‖²`` that lies along ``z0``, which is the squared cosine between the two: 1 where
+            ``z`` is the initial ``z`` rescaled, 0 where one of them is zero.
         change: ``‖z − previous‖ / ‖previous‖``, divided by the number of steps between.
     """
 
@@ -99,8 +100,7 @@ class LayerDiagnosis:
     @property
     def conclusion(self) -> str:
         """One plain sentence; its limits are this module's constants."""
-        lost = sum(not math.isfinite(entry) for entry in self.z)
-        if lost:
+        if lost := sum(not math.isfinite(entry) for entry in self.z):
             return f"broken: {lost} of the {self.k} entries of z are not finite, so what it reads has diverged."
         if self.share is None:
             return "never called: this forward doesn't use the layer, so nobody hears its z."
@@ -213,9 +213,11 @@ def diagnose(
         What was found, by the layer's name.
 
     Raises:
-        ValueError: the model has no feedback layers, a ``z`` has the wrong shape, or ``steps`` is below 1.
+        ValueError: the model has no feedback layers or is sharded, a ``z`` has the wrong shape, or ``steps`` is
+            below 1.
         KeyError: ``z0`` or ``previous`` names a layer that has no feedback.
     """
+    check_unsharded("diagnose", model)
     layers = feedback_layers(model)
     if not layers:
         raise ValueError("diagnose: the model has no feedback layers; give it one by weight_feedback.attach")
@@ -324,7 +326,7 @@ def _examine(ear: _Ear, z0: Tensor | None, previous: Tensor | None, steps: int) 
     while isinstance(source, Stale):
         source = source.signal
     padding = int(getattr(getattr(source, "summary", source), "padding", 0))
-    heard = z[: len(z) - padding]
+    heard = z[: (end := len(z) - padding)]
     return LayerDiagnosis(
         kind=type(layer).__name__,
         conditioning=layer.conditioning,
@@ -340,9 +342,9 @@ def _examine(ear: _Ear, z0: Tensor | None, previous: Tensor | None, steps: int) 
         calls=len(ear.outputs),
         **ear.measured(),
         normalised_by=ear.norms[0] if 0 < len(ear.norms) == len(ear.outputs) else None,
-        drift=None if z0 is None else _distance(z, z0),
-        explained=None if z0 is None else min(_ratio(float(z @ z0), float(z.norm() * z0.norm())) ** 2, 1.0),
-        change=None if previous is None else _distance(z, previous) / steps,
+        drift=None if z0 is None else _distance(heard, z0[:end]),
+        explained=None if z0 is None else _cosine(heard, z0[:end]) ** 2,
+        change=None if previous is None else _distance(heard, previous[:end]) / steps,
     )
 
 
@@ -365,6 +367,10 @@ def _distance(z: Tensor, origin: Tensor) -> float:
     return _ratio(float((z - origin).norm()), float(origin.norm()))
 
 
+def _cosine(z: Tensor, other: Tensor) -> float:
+    return min(_ratio(float((z @ other).abs()), float(z.norm() * other.norm())), 1.0)
+
+
 def _ratio(part: float, whole: float) -> float:
     return 0.0 if part == 0 else part / whole if whole else math.inf
 
@@ -376,13 +382,8 @@ def _plain(value: Any) -> Any:
 
 
 def _draw(row: SubFigure, name: str, layer: LayerDiagnosis) -> None:
-    row.suptitle(
-        textwrap.fill(f"{name}: {layer.conclusion}".lstrip(": "), 115),
-        x=0.01,
-        ha="left",
-        fontsize=10,
-        fontweight="bold",
-    )
+    title = textwrap.fill(f"{name}: {layer.conclusion}".lstrip(": "), 115)
+    row.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     loud, entries = row.subplots(1, 2, width_ratios=(1, 2))
     values = [layer.rest or 0.0, layer.added or 0.0]
     bars = loud.barh(["the rest", "z adds"], [v if math.isfinite(v) else 0.0 for v in values], color=(_GREY, _BLUE))

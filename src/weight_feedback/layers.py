@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weight_feedback.sharding import beside, here, spread_like
 from weight_feedback.signals import Signal, Zeros
 from weight_feedback.summaries.base import check_size
 
@@ -32,9 +33,8 @@ Conditioning = Literal["concat", "film"]
 class FeedbackLayer(nn.Module):
     """What all feedback layers share: a ``signal``, and a ``feedback_weight`` for it.
 
-    The base's parameters keep their names and shapes. Subclasses say how their base computes with another bias
-    (`_compute`), which axis of the weight counts its outputs, and over how many trailing dimensions of the output a
-    channel extends.
+    The base's parameters keep their names and shapes. Subclasses say how their base computes with another bias,
+    which axis of the weight counts its outputs, and over how many last dimensions of the output a channel extends.
 
     A checkpoint of the base, without any feedback, loads strictly: ``V`` becomes 0, the signal stays as it is,
     and each layer warns of it. A checkpoint that holds only a part of a layer's feedback is an error.
@@ -69,12 +69,12 @@ class FeedbackLayer(nn.Module):
         Raises:
             ValueError: ``init`` or ``conditioning`` is none of those named.
         """
-        for field, value, options in (("init", init, Init), ("conditioning", conditioning, Conditioning)):
-            if value not in get_args(options):
-                raise ValueError(f"{field} must be one of {', '.join(get_args(options))}, got {value!r}")
+        for field, value, known in (("init", init, Init), ("conditioning", conditioning, Conditioning)):
+            if value not in get_args(known):
+                raise ValueError(f"{field} must be one of {', '.join(get_args(known))}, got {value!r}")
         self.signal, self.conditioning = signal, conditioning
         rows = self.weight.shape[self._out_axis] * (2 if conditioning == "film" else 1)
-        self.feedback_weight = nn.Parameter(self.weight.new_zeros(rows, signal.out_features))
+        self.feedback_weight = nn.Parameter(self._spread(here(self.weight).new_zeros(rows, signal.out_features)))
         if init == "default":
             self.reset_feedback()
         return self
@@ -89,9 +89,14 @@ class FeedbackLayer(nn.Module):
     @torch.no_grad()
     def reset_feedback(self) -> None:
         """Draw ``feedback_weight`` uniformly from ``±1/√(fan_in + k)``."""
-        fan_in = self.weight.numel() // self.weight.shape[self._out_axis]
-        bound = 1 / math.sqrt(fan_in + self.feedback_weight.shape[1])
-        self.feedback_weight.uniform_(-bound, bound)
+        fan_in, k = self.weight.numel() // self.weight.shape[self._out_axis], self.feedback_weight.shape[1]
+        bound = 1 / math.sqrt(fan_in + k)
+        drawn = here(self.weight).new_empty(self.feedback_weight.shape).uniform_(-bound, bound)
+        self.feedback_weight.copy_(self._spread(drawn))
+
+    def _spread(self, v: Tensor) -> Tensor:
+        # A shard of [S; V] would hold the one half of it alone.
+        return spread_like(v, self.weight, self._out_axis if self.conditioning == "concat" else None)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's own name for it
         """Apply the layer.
@@ -111,7 +116,8 @@ class FeedbackLayer(nn.Module):
 
     def _modulation(self, z: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return the factor of each channel, ``1 + S·z`` (None for ``concat``), and its shift ``V·z``."""
-        heard = F.linear(z, self.feedback_weight)
+        # Flat, since a DTensor makes one row of it.
+        heard = F.linear(beside(z, self.feedback_weight), self.feedback_weight).flatten()
         if self.conditioning == "concat":
             return None, heard
         scale, shift = heard.chunk(2)
@@ -134,15 +140,13 @@ class FeedbackLayer(nn.Module):
         Raises:
             ValueError: ``z`` has another shape.
         """
-        k = self.feedback_weight.shape[1]
-        if z is not None and z.shape != (k,):
+        if z is not None and z.shape != (k := self.feedback_weight.shape[1],):
             raise ValueError(f"fold: z must have shape [{k}], got {list(z.shape)}")
         scale, shift = self._modulation(self.signal() if z is None else z.to(self.feedback_weight))
         bias = cast(Tensor | None, self.bias)
         if scale is None:
             return self.weight, shift if bias is None else bias + shift
-        sizes = [1] * self.weight.dim()
-        sizes[self._out_axis] = -1
+        sizes = [-1 if axis == self._out_axis else 1 for axis in range(self.weight.dim())]
         return scale.reshape(sizes) * self.weight, shift if bias is None else scale * bias + shift
 
     def fold(self, z: Tensor | None = None) -> nn.Module:
@@ -265,9 +269,7 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):
     def full_weight(self) -> Tensor:
         """``[W|V]``, shape ``[out_features, in_features + k]``: the weight of the concatenated form."""
         if self.conditioning != "concat":
-            raise AttributeError(
-                f"full_weight is that of concatenation; this layer's conditioning is {self.conditioning}"
-            )
+            raise AttributeError(f"full_weight is that of concatenation; this layer's is {self.conditioning}")
         return torch.cat([self.weight, self.feedback_weight], dim=1)
 
     def _compute(self, input: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - PyTorch's own name for it
@@ -387,8 +389,8 @@ def feedback_class(plain: type[nn.Module]) -> type[FeedbackLayer] | None:
 
 @functools.cache
 def _conv1d_of_transformers(plain: type[nn.Module]) -> type[FeedbackLayer]:
-    members = {"base": plain, "__module__": __name__, "__doc__": _TransposedLinear.__doc__}
-    return cast(type[FeedbackLayer], type("FeedbackTransformersConv1D", (_TransposedLinear, plain), members))
+    parts = {"base": plain, "__module__": __name__, "__doc__": _TransposedLinear.__doc__}
+    return cast(type[FeedbackLayer], type("FeedbackTransformersConv1D", (_TransposedLinear, plain), parts))
 
 
 def __getattr__(name: str) -> type[FeedbackLayer]:

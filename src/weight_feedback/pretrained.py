@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from weight_feedback.attach import feedback_layers, remove
 from weight_feedback.configs import FORMAT, PretrainedError, blame, build, describe, read_config
 from weight_feedback.files import write_atomically
+from weight_feedback.sharding import check_unsharded
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelHubMixin as WeightFeedbackHubMixin  # noqa: F401 - see __getattr__
@@ -46,11 +47,12 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> None:
     Raises:
         TypeError: a signal or summary is of a class of your own, or the ``state_dict`` holds something that isn't a
             tensor.
-        ValueError: a read is orphaned (see `weight_feedback.check`).
+        ValueError: a read is orphaned (see `weight_feedback.check`), or the weights are spread over processes.
         PretrainedError: safetensors has no room for a kind of tensor (sparse, complex128, meta), or the description
             would be too large to be read again.
         ImportError: safetensors isn't installed.
     """
+    check_unsharded("save_pretrained", model)
     folder = Path(folder)
     feedback, state = describe(model), model.state_dict()
     for name, value in state.items():

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from weight_feedback.sharding import here, whole
 from weight_feedback.streams import stream
 from weight_feedback.summaries.base import Seeded, Summary, check_size
 
@@ -56,13 +57,13 @@ class Projection(Summary, Seeded):
                 f"{type(self).__name__}: out_features={self.out_features} is more than the "
                 f"{self.in_features} weights that are read ({', '.join(weights)})"
             )
-        like = next(iter(weights.values())).detach()
+        like = here(next(iter(weights.values())).detach())
         self.names, self.shapes = tuple(weights), tuple(weight.shape for weight in weights.values())
         self._allocate(like)
         self.register_buffer("gain", like.new_ones(()), persistent=self.scale == "calibrated")
         self.reset_parameters()
         if self.scale == "calibrated":
-            self._calibrate([weight.detach() for weight in weights.values()])
+            self._calibrate([whole(weight.detach()) for weight in weights.values()])
 
     def _calibrate(self, weights: list[Tensor]) -> None:
         norm = torch.linalg.vector_norm(self._project(*weights))
@@ -97,6 +98,30 @@ class Projection(Summary, Seeded):
             ``z = P w``, shape ``[out_features]``.
         """
         return self.gain * self._project(*weights)
+
+    def partial(self, index: int, rows: Tensor, start: int) -> Tensor:
+        """Project some rows of one tensor: by linearity, the shares of all rows of all tensors add up to ``z``.
+
+        Args:
+            index: of the tensor, in the bound order.
+            rows: consecutive rows of it, shape ``[n, *shape[1:]]``; of a scalar, ``[1]``.
+            start: the index of the first of them.
+
+        Returns:
+            Their share of ``z``, shape ``[out_features]``.
+
+        Raises:
+            ValueError: the rows aren't such rows.
+        """
+        shape = self.shapes[index] or torch.Size([1])
+        if rows.shape[1:] != shape[1:] or not 0 <= start <= start + len(rows) <= shape[0]:
+            raise ValueError(
+                f"{type(self).__name__}.partial: {self.names[index]} has shape {list(shape)}, got rows of shape "
+                f"{list(rows.shape)} from row {start} on"
+            )
+        if not rows.numel():
+            return rows.new_zeros(self.out_features)
+        return self.gain * self._project_rows(index, rows, start)
 
     def adjoint(self, z: Tensor) -> tuple[Tensor, ...]:
         """Apply the transpose: ``⟨P w, z⟩ = ⟨w, Pᵀ z⟩``.
@@ -137,9 +162,19 @@ class Projection(Summary, Seeded):
         """Apply the map as it is drawn."""
         raise NotImplementedError
 
+    def _project_rows(self, index: int, rows: Tensor, start: int) -> Tensor:
+        """Apply the map as it is drawn to rows of one tensor alone."""
+        raise NotImplementedError
+
     def _back_project(self, z: Tensor) -> tuple[Tensor, ...]:
         """Apply the transpose of the map as it is drawn."""
         raise NotImplementedError
+
+    def _places(self, index: int, rows: Tensor, start: int) -> tuple[int, int]:
+        """Return the first and the last place but one of rows, among the weights laid end to end."""
+        before = sum(shape.numel() for shape in self.shapes[:index])
+        first = before + start * math.prod(rows.shape[1:])
+        return first, first + rows.numel()
 
     def _split(self, flat: Tensor) -> tuple[Tensor, ...]:
         """Cut weights that are laid end to end into tensors of the bound shapes."""
@@ -201,6 +236,9 @@ class DenseProjection(Projection):
     def _project(self, *weights: Tensor) -> Tensor:
         return self.matrix @ torch.cat([weight.flatten() for weight in weights])
 
+    def _project_rows(self, index: int, rows: Tensor, start: int) -> Tensor:
+        return self.matrix[:, slice(*self._places(index, rows, start))] @ rows.flatten()
+
     def _back_project(self, z: Tensor) -> tuple[Tensor, ...]:
         return self._split(z @ self.matrix)
 
@@ -259,6 +297,10 @@ class KroneckerProjection(Projection):
             for weight, (a, b) in zip(weights, map(self._sides, range(len(weights))), strict=True)
         ]
         return torch.stack(parts).sum(0)
+
+    def _project_rows(self, index: int, rows: Tensor, start: int) -> Tensor:
+        a, b = self._sides(index)
+        return (a[:, start : start + len(rows)] @ rows.reshape(as_matrix(rows.shape)) @ b.T).flatten()
 
     def _back_project(self, z: Tensor) -> tuple[Tensor, ...]:
         sides = map(self._sides, range(len(self.shapes)))

@@ -102,18 +102,30 @@ class CountSketch(Projection):
         return signs if self.nonzeros == 1 else (signs >> j & 1) * 2 - 1
 
     def _project(self, *weights: Tensor) -> Tensor:
-        sketches = [self._sketch(weights, j, pitch) for j, pitch in enumerate(self.pitches)]
+        flat = [weight.flatten() for weight in weights]
+        sketches = [self._sketch(flat, self.signs, j, pitch) for j, pitch in enumerate(self.pitches)]
         return sketches[0] if self.nonzeros == 1 else torch.cat(sketches)
 
-    def _sketch(self, weights: tuple[Tensor, ...], j: int, pitch: int) -> Tensor:
-        """Sum the signed weights by bucket."""
+    def _project_rows(self, index: int, rows: Tensor, start: int) -> Tensor:
+        first, end = self._places(index, rows, start)
+        flat, signs = rows.flatten(), self.signs[first:end]
+        sketches = []
+        for j, pitch in enumerate(self.pitches):
+            # The first row of the pitch gets zeros in front; the rest is read where it lies.
+            head, gap = -first % pitch, (first % pitch, 0)
+            parts = [(F.pad(flat[:head], gap), F.pad(signs[:head], gap))] if head else []
+            parts += [(flat[head:], signs[head:])] if head < len(flat) else []
+            sketches.append(torch.stack([self._sketch([part], sign, j, pitch) for part, sign in parts]).sum(0))
+        return torch.cat(sketches)
+
+    def _sketch(self, flat: list[Tensor], signs: Tensor, j: int, pitch: int) -> Tensor:
+        """Sum the signed weights by bucket; the first one is at the beginning of a row of the pitch."""
         size, width = max(_BLOCK // pitch, 1) * pitch, self._width
-        flat = [weight.flatten() for weight in weights]
-        if self.in_features <= size:
-            sums = _by_place((flat[0] if len(flat) == 1 else torch.cat(flat)) * self._bit(self.signs, j), pitch)
+        if len(signs) <= size:
+            sums = _by_place((flat[0] if len(flat) == 1 else torch.cat(flat)) * self._bit(signs, j), pitch)
         else:
-            pairs = zip(_blocks(flat, size), self.signs.split(size), strict=True)
-            sums = [part for block, signs in pairs for part in _by_place(block * self._bit(signs, j), pitch)]
+            pairs = zip(_blocks(flat, size), signs.split(size), strict=True)
+            sums = [part for block, some in pairs for part in _by_place(block * self._bit(some, j), pitch)]
         # The last places of a pitch go round to the first buckets.
         rounds = [F.pad(part, (0, -part.shape[0] % width)) for part in sums]
         return (rounds[0] if len(rounds) == 1 else torch.cat(rounds)).view(-1, width).sum(0)

@@ -1,155 +1,15 @@
-"""Signals: what a feedback layer hears. Its own weights, or a control in their place.
-
-``forward()`` takes nothing, returns ``z`` of shape ``[out_features]``, and is pure: evaluation, a checkpoint's
-second forward or gradient accumulation never move time. `Signal.advance`, called through
-``weight_feedback.advance(model)`` once after each optimiser step, does.
-"""
+"""Signals that say something in place of the network's own weights: the controls."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from weight_feedback.signals.base import Signal
 from weight_feedback.streams import stream
-from weight_feedback.summaries.base import Seeded, Summary, check_size
-
-
-class Read(NamedTuple):
-    """One tensor that a signal reads: ``getattr(module, attribute)``, looked up at every call.
-
-    Attributes:
-        module: the module that owns the tensor.
-        attribute: its name there, such as ``"weight"`` or a feedback layer's ``"full_weight"``.
-        name: canonical name, such as ``"fc1.weight"``; it seeds the random parts, and never changes.
-    """
-
-    module: nn.Module
-    attribute: str
-    name: str
-
-    def tensor(self) -> Tensor:
-        """Return the tensor as it is now."""
-        return cast(Tensor, getattr(self.module, self.attribute))
-
-
-class Signal(nn.Module):
-    """What a feedback layer hears: ``forward()`` returns ``z`` of shape ``[out_features]``.
-
-    Attributes:
-        out_features: ``k``.
-        reads: the tensors that are read; empty for signals that read none.
-    """
-
-    out_features: int
-    reads: tuple[Read, ...] = ()
-
-    def forward(self) -> Tensor:
-        """Return ``z``, shape ``[out_features]``."""
-        raise NotImplementedError
-
-    def advance(self) -> None:
-        """Move time on by one optimiser step; nothing to do for signals without time."""
-
-    def extra_repr(self) -> str:
-        """Name the size, as PyTorch's own layers do."""
-        return f"out_features={self.out_features}"
-
-
-class OwnWeights(Signal):
-    """The summary of the network's own weights, as they are at each call.
-
-    Args:
-        reads: ``(module, attribute, name)`` triples. They are kept outside the module tree, so no parameter
-            appears twice in a ``state_dict``, and deepcopy, pickle and ``torch.func`` see the right weights.
-        summary: an unbound summary; it is bound to the reads here, in their order.
-        detach: whether gradients stop at the weights that are read. If False, the loss is also differentiated
-            through the signal.
-
-    Raises:
-        ValueError: two reads have one name, or a read isn't a floating-point tensor.
-    """
-
-    def __init__(
-        self, reads: Iterable[tuple[nn.Module, str, str]], summary: Summary, *, detach: bool = True
-    ) -> None:
-        super().__init__()
-        self.reads = tuple(Read(*read) for read in reads)
-        self.detach = detach
-        names = [read.name for read in self.reads]
-        if len(set(names)) < len(names):
-            raise ValueError(f"reads must have different names, got {', '.join(names)}")
-        for read in self.reads:
-            tensor = getattr(read.module, read.attribute, None)
-            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-                raise ValueError(
-                    f"can't read {read.name}: {type(read.module).__name__}.{read.attribute} must be a "
-                    f"floating-point tensor, got {tensor.dtype if isinstance(tensor, Tensor) else tensor!r}"
-                )
-        self.summary = summary.bind({read.name: read.tensor() for read in self.reads})
-        self.out_features = cast(int, self.summary.out_features)
-
-    def forward(self) -> Tensor:
-        """Read the weights and summarise them.
-
-        Returns:
-            ``z``, shape ``[out_features]``, on the device of the weights.
-        """
-        weights = self._weights()
-        return cast(Tensor, self.summary(*[weight.detach() for weight in weights] if self.detach else weights))
-
-    def _weights(self) -> list[Tensor]:
-        return [read.tensor() for read in self.reads]
-
-
-class Permuted(OwnWeights, Seeded):
-    """Own weights, the entries of each tensor shuffled by a fixed permutation before the summary.
-
-    It keeps every value and forgets where it stood.
-
-    Args:
-        reads: as for `OwnWeights`.
-        summary: an unbound summary.
-        detach: whether gradients stop at the weights that are read.
-        seed: seeds the permutations, each together with the canonical name of its tensor.
-
-    Raises:
-        ValueError: as for `OwnWeights`.
-    """
-
-    def __init__(
-        self,
-        reads: Iterable[tuple[nn.Module, str, str]],
-        summary: Summary,
-        *,
-        detach: bool = True,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(reads, summary, detach=detach)
-        self.seed = int(seed)
-        for index, read in enumerate(self.reads):
-            order = torch.empty(read.tensor().numel(), dtype=torch.int64, device=read.tensor().device)
-            self.register_buffer(f"order_{index}", order, persistent=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the permutations again from the seed, as is needed after ``to_empty``."""
-        for index, read in enumerate(self.reads):
-            order = self.get_buffer(f"order_{index}")
-            generator = stream(self.seed, "permutation", read.name)
-            order.copy_(torch.randperm(order.numel(), generator=generator, device="cpu"))
-
-    def _seed_loaded(self) -> None:
-        self.reset_parameters()
-
-    def _weights(self) -> list[Tensor]:
-        return [
-            weight.flatten()[self.get_buffer(f"order_{index}")].view(weight.shape)
-            for index, weight in enumerate(super()._weights())
-        ]
+from weight_feedback.summaries.base import Seeded, check_size
 
 
 class _Held(Signal):
@@ -338,7 +198,8 @@ class Stale(Signal):
     """A signal as it was ``lag`` optimiser steps ago; until then, as it was at the start.
 
     Args:
-        signal: the signal to delay, such as `OwnWeights`.
+        signal: the signal to delay, such as `OwnWeights`; it is advanced on its own, before this one, as
+            `weight_feedback.advance` does.
         lag: the delay in steps, at least 1.
 
     Raises:
@@ -369,7 +230,6 @@ class Stale(Signal):
     @torch.no_grad()
     def advance(self) -> None:
         """Go on to the next step, and remember the present ``z`` for later."""
-        self.signal.advance()
         self.step.add_(1)
         self.ring.index_copy_(0, self._slot(self.step), self.signal()[None])
 
