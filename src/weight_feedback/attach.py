@@ -10,8 +10,9 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from weight_feedback.layers import Conditioning, FeedbackLayer, Init, feedback_class, fold_layers
-from weight_feedback.selection import Names, default_reads, layers_that_hear, named_reads
+from weight_feedback.kinds import feedback_class
+from weight_feedback.layers import Conditioning, FeedbackLayer, Init, fold_layers
+from weight_feedback.selection import Names, check_acyclic, default_reads, layers_that_hear, named_reads
 from weight_feedback.sharding import check_unsharded, is_fully_sharded, summed
 from weight_feedback.signals import OwnWeights, Signal, Zeros
 from weight_feedback.summaries.base import Summary
@@ -70,8 +71,9 @@ def attach(
     Raises:
         KeyError: a name isn't in the model, or a glob matches nothing; near matches are named.
         TypeError: a layer is of a kind that can't be given feedback, or is quantised or never called.
-        ValueError: a layer has feedback already, something is lazy still, FSDP2 manages the model, or neither or
-            both of ``summary`` and ``signal`` are given.
+        ValueError: a layer has feedback already, something is lazy still, FSDP2 manages the model, a layer reads a
+            weight whose parametrisation runs that layer, or neither or both of ``summary`` and ``signal`` are
+            given.
 
     Warns:
         UserWarning: a batch normalisation directly follows a layer with ``"concat"``.
@@ -91,6 +93,7 @@ def attach(
                 layer.add_feedback(signal, init, conditioning)
         else:
             _add_own_weights(names, hearing, reads, cast(Summary, summary), detach, init, conditioning)
+        check_acyclic(feedback_layers(model))
     except BaseException:
         _take_away(layers.values())
         raise
@@ -180,7 +183,12 @@ def remove(model: nn.Module) -> nn.Module:
 
     Returns:
         The model.
+
+    Raises:
+        ValueError: FSDP2 manages the model.
     """
+    if is_fully_sharded(model):
+        check_unsharded("remove", model)
     _take_away(feedback_layers(model).values())
     _set_fused_paths(model)
     return model
@@ -299,17 +307,19 @@ def signals(model: nn.Module) -> dict[str, Signal]:
 
 
 def check(model: nn.Module) -> None:
-    """Check that every read still leads to a module of this model.
+    """Check that every read still leads to a module of this model, and to an end.
 
     A module that was replaced after feedback was attached, or a submodule that was copied alone, leaves a signal
-    that reads weights which nobody trains any more.
+    that reads weights which nobody trains any more. A weight whose parametrisation runs the very layer that reads
+    it has no value.
 
     Args:
         model: a module with or without feedback.
 
     Raises:
-        ValueError: a signal reads a module that isn't in the model.
+        ValueError: a signal reads a module that isn't in the model, or its own layer's output.
     """
+    check_acyclic(feedback_layers(model))
     present = set(model.modules())
     for name, signal in signals(model).items():
         for read in signal.reads:

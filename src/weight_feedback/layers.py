@@ -11,8 +11,6 @@ Two kinds of conditioning say how ``z`` acts on the base layer's output ``y = WÂ
 from __future__ import annotations
 
 import copy
-import functools
-import importlib
 import math
 import warnings
 from collections.abc import Mapping
@@ -21,6 +19,7 @@ from typing import Any, ClassVar, Literal, Self, cast, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from weight_feedback.sharding import beside, here, spread_like
 from weight_feedback.signals import Signal, Zeros
@@ -84,7 +83,9 @@ class FeedbackLayer(nn.Module):
         self._modules.pop("signal", None)
         self._parameters.pop("feedback_weight", None)
         self.__dict__.pop("conditioning", None)
-        self.__class__ = self.base  # type: ignore[assignment]
+        kind = type(self)
+        # A class of PyTorch's own making, such as that of a parametrised layer, stays on top.
+        self.__class__ = self.base if "base" in vars(kind) else rebased(kind, self.base)  # type: ignore[assignment]
 
     @torch.no_grad()
     def reset_feedback(self) -> None:
@@ -201,6 +202,17 @@ class FeedbackLayer(nn.Module):
         )
 
 
+def rebased(kind: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
+    """Return a class like one that PyTorch made on top of another, with another class beneath.
+
+    Args:
+        kind: a class with a single base, such as `torch.nn.utils.parametrize` makes for a layer.
+        base: to be beneath.
+    """
+    own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    return type(f"Parametrized{base.__name__}", (base,), own)
+
+
 def fold_layers(model: nn.Module, layers: Mapping[str, FeedbackLayer], z: Mapping[str, Tensor | None]) -> nn.Module:
     """Return a copy of a module in which feedback layers are plain.
 
@@ -221,12 +233,20 @@ def fold_layers(model: nn.Module, layers: Mapping[str, FeedbackLayer], z: Mappin
     folded = copy.deepcopy(model, memo)
     for name, (weight, bias) in parts.items():
         plain = cast(FeedbackLayer, folded.get_submodule(name))
-        like = cast(Tensor, plain.weight if plain.bias is None else plain.bias)
-        if plain.conditioning == "film":
-            plain.weight = nn.Parameter(weight, requires_grad=plain.weight.requires_grad)
-        plain.bias = nn.Parameter(bias.clone(), requires_grad=like.requires_grad)
+        film = plain.conditioning == "film"
         plain.remove_feedback()
+        trained = (plain.weight if plain.bias is None else cast(Tensor, plain.bias)).requires_grad
+        if film:
+            _set(plain, "weight", weight, plain.weight.requires_grad)
+        _set(plain, "bias", bias.clone(), trained)
     return folded
+
+
+def _set(layer: nn.Module, name: str, value: Tensor, requires_grad: bool) -> None:
+    if is_parametrized(layer, name):
+        # This takes the property off the layer's class, which `remove_feedback` has made for this layer alone.
+        remove_parametrizations(layer, name)
+    setattr(layer, name, nn.Parameter(value, requires_grad=requires_grad))
 
 
 class FeedbackLinear(FeedbackLayer, nn.Linear):
@@ -353,48 +373,3 @@ class FeedbackConv3d(_FeedbackConv, nn.Conv3d):
 
     base = nn.Conv3d
     _trailing = 3
-
-
-class _TransposedLinear(FeedbackLayer):
-    """`transformers.pytorch_utils.Conv1D` with feedback: a linear layer whose weight is ``[in, out]``."""
-
-    _out_axis = 1
-    _trailing = 0
-
-    def _compute(self, input: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - PyTorch's own name for it
-        rows = torch.addmm(cast(Tensor, bias), input.view(-1, input.size(-1)), self.weight)
-        return rows.view(*input.shape[:-1], self.weight.shape[1])
-
-
-#: From each class of PyTorch's that can be given feedback to the class that has it.
-FEEDBACK_LAYERS: dict[type[nn.Module], type[FeedbackLayer]] = {
-    layer.base: layer for layer in (FeedbackLinear, FeedbackConv1d, FeedbackConv2d, FeedbackConv3d)
-}
-
-
-def feedback_class(plain: type[nn.Module]) -> type[FeedbackLayer] | None:
-    """Return the class that a layer has once it is given feedback.
-
-    Args:
-        plain: the class of the layer: one of `FEEDBACK_LAYERS`, or ``transformers.pytorch_utils.Conv1D``, which is
-            known by its name, so that transformers need not be installed.
-
-    Returns:
-        The class with feedback, or None where there is none.
-    """
-    if (plain.__module__, plain.__qualname__) == ("transformers.pytorch_utils", "Conv1D"):
-        return _conv1d_of_transformers(plain)  # type: ignore[arg-type]
-    return FEEDBACK_LAYERS.get(plain)
-
-
-@functools.cache
-def _conv1d_of_transformers(plain: type[nn.Module]) -> type[FeedbackLayer]:
-    parts = {"base": plain, "__module__": __name__, "__doc__": _TransposedLinear.__doc__}
-    return cast(type[FeedbackLayer], type("FeedbackTransformersConv1D", (_TransposedLinear, plain), parts))
-
-
-def __getattr__(name: str) -> type[FeedbackLayer]:
-    """Find the class of a pickled layer that is made on demand."""
-    if name != "FeedbackTransformersConv1D":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _conv1d_of_transformers(importlib.import_module("transformers.pytorch_utils").Conv1D)

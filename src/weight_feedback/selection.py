@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from weight_feedback.layers import FEEDBACK_LAYERS, FeedbackLayer, feedback_class
+from weight_feedback.kinds import FEEDBACK_LAYERS, feedback_class
+from weight_feedback.layers import FeedbackLayer
 from weight_feedback.signals import Read
 
 
@@ -216,6 +217,40 @@ def _resolve(names: Names, name: str) -> Read:
             f"can't read {read.name}: it is lazy and has no shape yet; run one batch through the model first"
         )
     return read
+
+
+def check_acyclic(layers: Mapping[str, FeedbackLayer]) -> None:
+    """Refuse a layer that reads a weight which is computed by way of that layer.
+
+    Args:
+        layers: name to feedback layer, of a whole model.
+
+    Raises:
+        ValueError: a parametrisation of a weight that a layer reads runs that layer, itself or by what others read.
+    """
+    for name, layer in layers.items():
+        reached: set[FeedbackLayer] = set()
+        todo = [layer]
+        while todo:
+            for other in _run_to_read(todo.pop()):
+                if other is layer:
+                    raise ValueError(
+                        f"{name!r} reads a weight whose parametrisation runs {name!r} itself, so it has no value; "
+                        "read its parametrizations.….original instead, or other weights"
+                    )
+                if other not in reached:
+                    reached.add(other)
+                    todo.append(other)
+
+
+def _run_to_read(layer: FeedbackLayer) -> Iterator[FeedbackLayer]:
+    """Yield the feedback layers in the parametrisations of what a layer reads."""
+    for read in layer.signal.reads:
+        parametrised = getattr(read.module, "parametrizations", {})
+        parts = ("weight", "feedback_weight") if read.attribute == "full_weight" else (read.attribute,)
+        for part in parts:
+            if part in parametrised:
+                yield from (m for m in parametrised[part].modules() if isinstance(m, FeedbackLayer))
 
 
 def _weight(module: nn.Module) -> object:
