@@ -1,18 +1,34 @@
 """Sphinx configuration."""
 
+import sys
+from pathlib import Path
+
 import weight_feedback
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from references import write_inventory  # noqa: E402 - it stands beside this file
 
 project = "weight-feedback"
 author = "The weight-feedback authors"
 copyright = "The weight-feedback authors"  # noqa: A001 - Sphinx's name for it
 release = weight_feedback.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["dollarmath"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
+    "references",
+]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "results/*/trials"]
+exclude_patterns = ["_build", "results/*/trials", "torch_names.txt"]
 html_theme = "furo"
 html_title = "weight-feedback"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 default_role = "py:obj"
 autodoc_member_order = "bysource"
@@ -21,3 +37,12 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+
+# Builds use no network: the inventory is made here, from torch_names.txt.
+write_inventory(HERE / "_build" / "torch.inv")
+intersphinx_mapping = {"torch": ("https://docs.pytorch.org/docs/stable/", "_build/torch.inv")}
+
+# A reference that leads nowhere is a warning, and so an error; but for private names, and, in annotations, Python's
+# own and those that could not be evaluated.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(.*\.)?_[^.]*"), ("py:class", r"(collections\.abc|pathlib)\..*|\w+")]

@@ -27,13 +27,14 @@ def train_on_half_of_the_batch(rank: int, folder: Path) -> dict:
     if rank == 1:
         shift(model)  # DDP sends everyone the weights of rank 0, and the signal is to follow them
     parallel = DistributedDataParallel(model)
+    sent = [name for name, buffer in model.named_buffers() if any(buffer is b for b in parallel.modules_buffers)]
     optimiser = torch.optim.SGD(parallel.parameters(), lr=LR)
     for _ in range(2):
         optimiser.zero_grad()
         F.mse_loss(parallel(X[rank::2]), Y[rank::2]).backward()
         optimiser.step()
         wf.advance(model)
-    return {"state": model.state_dict(), "output": parallel(X).detach()}
+    return {"state": model.state_dict(), "output": parallel(X).detach(), "sent": sent}
 
 
 def save_and_load(rank: int, folder: Path) -> dict:

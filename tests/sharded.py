@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import Replicate
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -118,6 +118,7 @@ def refused(rank: int, folder: Path) -> dict[str, str]:
 
     model = shard(hear(net()))
     messages = {"forward": message(lambda: model(X)), "fold": message(lambda: wf.fold(model))}
+    messages["remove"] = message(lambda: wf.remove(model))
     messages["attach"] = message(lambda: wf.attach(model, "4", summary=wf.CountSketch(2)))
     messages["diagnose"] = message(lambda: wf.diagnose(model, X))
     messages["save"] = message(lambda: wf.save_pretrained(model, folder / "saved"))
@@ -167,6 +168,26 @@ def tensor_parallel(rank: int, folder: Path) -> dict:
             folded = wf.fold(model)
             done[f"{summary}-{conditioning}"] = found(model) | {"folded": whole(folded(X).detach())}
     return done
+
+
+def in_all_directions(rank: int, folder: Path) -> dict:
+    mesh, heard = init_device_mesh("cpu", (2,)), []
+    for placement in (Shard(0), Shard(1), Shard(2), Shard(3), Replicate()):
+        model = convolved()
+        weight = distribute_tensor(model[0].weight.detach(), mesh, [placement])
+        model[0].weight = nn.Parameter(weight)
+        wf.refresh(model)
+        heard.append(wf.signals(model)["1"]().clone())
+    return {"heard": heard}
+
+
+def convolved() -> nn.Sequential:
+    """A layer that hears a convolution's weight, a scalar and a vector."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Conv2d(5, 3, (2, 7)), nn.Linear(2, 2)).double()
+    model.register_parameter("scalar", nn.Parameter(torch.tensor(0.5, dtype=torch.float64)))
+    return wf.attach(model, "1", reads=["0.weight", "scalar", "0.bias"], summary=wf.CountSketch(7))
 
 
 def both(rank: int, folder: Path) -> dict:

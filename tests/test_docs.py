@@ -1,20 +1,38 @@
-"""README and docs: their code runs, their studies are valid, and their figures are those of the reports."""
+"""README and docs: their code runs, their studies are valid, and their figures are those of the reports.
+
+Fenced blocks, ```` ```python ````, run here; those of the how-to pages section by section, each after the block of
+their index, and skipped where a package that they import isn't installed. What can't run at all belongs into a
+directive, ```` ```{code-block} python ````, which looks the same on the page.
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib.util
+import pkgutil
 import re
+import sys
+import types
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
+import weight_feedback as wf
 from weight_feedback.lab.models import NETWORKS
 from weight_feedback.lab.spec import load_study
 
 ROOT = Path(__file__).parents[1]
 
 
+def fenced(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
 def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+    return fenced((ROOT / page).read_text(encoding="utf-8"), language)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/concepts.md"])
@@ -23,6 +41,129 @@ def test_code_runs(page, tmp_path, monkeypatch) -> None:
     names: dict[str, object] = {}
     exec(compile("\n".join(blocks(page, "python")), page, "exec"), names)
     assert "net" in names
+
+
+def sections(page: str) -> dict[str, str]:
+    """The code of a page, by the heading that it stands under."""
+    _, *parts = re.split(r"^## (.*)\n", (ROOT / page).read_text(encoding="utf-8"), flags=re.M)
+    code = {
+        heading: "\n".join(fenced(text, "python")) for heading, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    return {heading: text for heading, text in code.items() if text}
+
+
+HOW_TO = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs/how-to").glob("*.md") if path.stem != "index")
+RECIPES = [pytest.param(page, heading, id=heading) for page in HOW_TO for heading in sections(page)]
+# Known of other packages, whose warnings aren't for us to heed.
+NOISE = [
+    (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
+    (UserWarning, "'pin_memory' argument is set as true but no accelerator is found"),
+    (UserWarning, ".*does not have many workers"),
+]
+
+
+@pytest.fixture
+def tidy():
+    """Whatever a recipe leaves behind in the process is put right."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if "accelerate" in sys.modules:
+        state = sys.modules["accelerate.state"]
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.GradientState._reset_state()
+
+
+@pytest.mark.parametrize(("page", "heading"), RECIPES)
+def test_recipe_runs(page, heading, tmp_path, monkeypatch, tidy) -> None:
+    code = "\n".join(["".join(blocks("docs/how-to/index.md", "python")), sections(page)[heading]])
+    tree = ast.parse(code)
+    needed = {name.partition(".")[0] for name in imported(tree)}
+    if absent := [name for name in needed if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"not installed: {absent}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # This backend runs the graphs that are found, and needs neither a C++ compiler nor its time.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    if "init_process_group" in code:  # what torchrun sets, for one process
+        alone = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
+        for name, value in alone.items():
+            monkeypatch.setenv(name, str(value))
+    # A module of its own, so that classes in it can be found again.
+    module = types.ModuleType("recipe")
+    monkeypatch.setitem(sys.modules, "recipe", module)
+    with warnings.catch_warnings():
+        for kind, message in NOISE:
+            warnings.filterwarnings("ignore", message, kind)
+        exec(compile(tree, f"{page}: {heading}", "exec"), vars(module))
+
+
+def messages() -> list[str]:
+    """Every text in the library's code, with … for what varies."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(wf.__file__).parent.rglob("*.py")]
+    texts = []
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+            texts.append("".join(map(str, parts)))
+        elif isinstance(node, ast.Constant):
+            texts.append(str(node.value))
+    return texts
+
+
+def test_the_messages_among_the_gotchas_are_the_librarys() -> None:
+    page = (ROOT / "docs/gotchas.md").read_text(encoding="utf-8").partition("## Messages")[2]
+    quoted = re.findall(r"^\| `(.*?)` \|", page, re.M)
+    assert len(quoted) > 40
+    texts = messages()
+    assert [message for message in quoted if not any(message in text for text in texts)] == []
+
+
+# References to PyTorch
+
+
+def torch_names() -> list[str]:
+    lines = (ROOT / "docs/torch_names.txt").read_text(encoding="utf-8").splitlines()
+    return [line.split()[0] for line in lines if line and not line.startswith("#")]
+
+
+def test_the_names_that_are_linked_to_exist() -> None:
+    assert torch_names() == sorted({*torch_names()})
+    for name in torch_names():
+        assert pkgutil.resolve_name(name) is not None
+
+
+def linked() -> list[tuple[str, str]]:
+    """Where each ``torch.…`` stands in single backticks, which make a link."""
+    sources = [*Path(wf.__file__).parent.rglob("*.py"), *(ROOT / "docs").rglob("*.md")]
+    found = []
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        # In pages code blocks are none of it; in code, whatever stands in double backticks.
+        text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S) if path.suffix == ".md" else text
+        names = re.findall(r"(?<!`)`~?(torch(?:\.\w+)+)(?:\(.*?\))?`(?!`)", text)
+        found += [(path.name, name) for name in names]
+    return found
+
+
+def test_whatever_is_linked_to_is_listed() -> None:
+    assert ("layers.py", "torch.nn.Conv2d") in linked()
+    assert ("works-with.md", "torch.autocast") in linked()
+    missing = [place for place in linked() if place[1] not in torch_names()]
+    assert missing == [], "add these names to docs/torch_names.txt, or use double backticks in a docstring"
+
+
+def test_what_is_said_to_be_tested_is_in_the_table() -> None:
+    """The how-to pages link to rows by the name of a test."""
+    table = (ROOT / "docs/works-with.md").read_text(encoding="utf-8")
+    named = [name for page in HOW_TO for name in re.findall(r"\(#(test_\w+)\)", (ROOT / page).read_text())]
+    assert len(named) > 10
+    assert [name for name in named if f"::{name}`" not in table] == []
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return names | {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
 
 
 def test_the_study_in_the_docs_is_valid(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -262,6 +263,23 @@ def test_batch_norm_after_the_layer_warns(norm: nn.Module) -> None:
     assert len(warned(nn.Sequential(shared, nn.BatchNorm1d(4), shared), ["0", "2"])) == 1
     # Only a Sequential says what follows what.
     assert warned(nn.ModuleList([nn.Linear(4, 2), nn.BatchNorm1d(2)]), "0") == []
+
+
+@pytest.mark.parametrize("norm", [nn.InstanceNorm2d(4), nn.GroupNorm(4, 4)])
+@pytest.mark.parametrize("conditioning", ["concat", "film"])
+def test_a_norm_of_each_channel_warns(norm: nn.Module, conditioning: str) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), norm)
+    (message,) = warned(model, "0", conditioning=conditioning, init="default")
+    assert "the normalisation after '0' subtracts each channel's mean and divides by its spread" in message
+    x = torch.linspace(-3, 3, 100).sin().view(2, 1, 5, 10)
+    heard, base = model(x), wf.remove(copy.deepcopy(model))(x)
+    torch.testing.assert_close(heard.abs(), base.abs(), rtol=1e-3, atol=1e-3)
+    assert wf.diagnose(model, x).layers["0"].normalised_by == "1"
+
+
+def test_norms_across_channels_do_not_warn() -> None:
+    for norm in (nn.GroupNorm(2, 4), nn.LayerNorm([4, 3, 3])):
+        assert warned(nn.Sequential(nn.Conv2d(1, 4, 3), norm), "0") == []
 
 
 # feedback_parameters

@@ -23,7 +23,7 @@ Results = Callable[[Job], list[dict]]
 def results(tmp_path_factory) -> Results:
     jobs = [
         sharded.fully_sharded, sharded.communicated, sharded.cast, sharded.refused, sharded.checkpointed,
-        sharded.tensor_parallel,
+        sharded.tensor_parallel, sharded.in_all_directions,
     ]  # fmt: skip
     return together(tmp_path_factory.mktemp("sharded"), jobs)
 
@@ -77,6 +77,7 @@ def test_mixed_precision_hears_the_full_weights(results: Results) -> None:
         ("gradient", r"ValueError: .*gradients can't go through z there; use detach=True"),
         ("attach", r"ValueError: attach: FSDP2 manages the model already; attach first"),
         ("fold", r"ValueError: fold: the model's weights are spread over processes; load its full state_dict"),
+        ("remove", r"ValueError: remove: the model's weights are spread"),
         ("diagnose", r"ValueError: diagnose: the model's weights are spread"),
         ("save", r"ValueError: save_pretrained: the model's weights are spread"),
     ],
@@ -89,6 +90,14 @@ def test_what_cannot_be_is_refused(results: Results, what: str, message: str) ->
 def test_a_sharded_checkpoint_goes_round(results: Results) -> None:
     for rank in results(sharded.checkpointed):
         torch.testing.assert_close(rank["loaded"], rank["saved"], rtol=0, atol=0)
+
+
+def test_shards_along_any_dimension_are_added_up(results: Results) -> None:
+    expected = wf.signals(sharded.convolved())["1"]()
+    for rank in results(sharded.in_all_directions):
+        assert len(rank["heard"]) == 5
+        for heard in rank["heard"]:
+            torch.testing.assert_close(heard, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("conditioning", ["concat", "film"])

@@ -203,6 +203,17 @@ def test_autocast_is_close_to_full_precision() -> None:
         assert (gradient - expected[name]).norm() < 0.02 * expected[name].norm(), name
 
 
+@pytest.mark.parametrize("summary", [wf.CountSketch(4), wf.DenseProjection(4), wf.KroneckerProjection(4)])
+def test_autocast_leaves_z_in_full_precision(summary: wf.Projection) -> None:
+    model = wf.attach(cases.network(torch.float32), "2", reads=["0", "2"], summary=summary, detach=False)
+    expected = model[2].signal()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z = model[2].signal()
+    assert z.dtype == torch.float32
+    assert torch.equal(z, expected)
+    assert torch.equal(*(torch.autograd.grad(found.sum(), model[0].weight)[0] for found in (z, expected)))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_casts_train(dtype: torch.dtype) -> None:
     model = heard().half() if dtype == torch.float16 else heard().to(dtype)

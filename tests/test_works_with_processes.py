@@ -33,6 +33,8 @@ def test_ddp_equals_one_process(results) -> None:
     for rank in saved:
         torch.testing.assert_close(rank["state"], dict(alone.state_dict()), rtol=0, atol=1e-6)
         torch.testing.assert_close(rank["output"], alone(X).detach(), rtol=0, atol=1e-6)
+        # What the seed gives isn't sent; what training moves is.
+        assert rank["sent"] == ["0.signal.z", "0.signal.step", "0.signal.target"]
     assert torch.equal(saved[0]["output"], saved[1]["output"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 from torch import Tensor, nn
@@ -12,7 +12,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from weight_feedback.kinds import feedback_class
 from weight_feedback.layers import Conditioning, FeedbackLayer, Init, fold_layers
-from weight_feedback.selection import Names, check_acyclic, default_reads, layers_that_hear, named_reads
+from weight_feedback.selection import (
+    Names,
+    check_acyclic,
+    default_reads,
+    layers_that_hear,
+    named_reads,
+    takes_means,
+)
 from weight_feedback.sharding import check_unsharded, is_fully_sharded, summed
 from weight_feedback.signals import OwnWeights, Signal, Zeros
 from weight_feedback.summaries.base import Summary
@@ -22,6 +29,10 @@ _FUSED = (
     (nn.TransformerEncoderLayer, "activation_relu_or_gelu", 0),
     (nn.TransformerEncoder, "use_nested_tensor", False),
 )
+
+
+#: Where DDP looks for names, in the module that it is given.
+_IGNORED_BY_DDP = "_ddp_params_and_buffers_to_ignore"
 
 
 def attach(
@@ -76,16 +87,15 @@ def attach(
             given.
 
     Warns:
-        UserWarning: a batch normalisation directly follows a layer with ``"concat"``.
+        UserWarning: a normalisation that directly follows a layer takes away what ``z`` adds.
     """
     _check_source(summary, signal, reads)
     if is_fully_sharded(model):
         raise ValueError("attach: FSDP2 manages the model already; attach first, and call fully_shard after that")
     names = Names(model)
     layers = layers_that_hear(names, into)
-    if conditioning == "concat":
-        for name in layers:
-            _warn_of_batch_norm(model, name)
+    for name in layers:
+        _warn_of_norm(model, name, conditioning)
     try:
         hearing = [_become_feedback_layer(layer) for layer in layers.values()]
         if signal is not None:
@@ -97,7 +107,7 @@ def attach(
     except BaseException:
         _take_away(layers.values())
         raise
-    _set_fused_paths(model)
+    _settle(model)
     return model
 
 
@@ -111,20 +121,28 @@ def _check_source(summary: Summary | None, signal: Signal | None, reads: object)
         raise ValueError("attach: reads= belongs to summary=; what signal= reads was fixed when it was made")
 
 
-def _warn_of_batch_norm(model: nn.Module, name: str) -> None:
+def _warn_of_norm(model: nn.Module, name: str, conditioning: Conditioning) -> None:
     parent, _, last = name.rpartition(".")
     above = model.get_submodule(parent)
     if not isinstance(above, nn.Sequential):
         return
     children = list(above._modules)
     after = children[children.index(last) + 1 :]
-    if after and isinstance(above._modules[after[0]], _BatchNorm):
-        warnings.warn(
+    norm = above._modules[after[0]] if after else None
+    if norm is None or not takes_means(norm):
+        return
+    message = (
+        f"attach: the normalisation after {name!r} subtracts each channel's mean and divides by its spread, and so "
+        "takes away all that z does: let another layer hear"
+    )
+    if isinstance(norm, _BatchNorm):
+        message = (
             f"attach: the batch normalisation after {name!r} subtracts each channel's mean in training, and with "
-            'it the bias that z moves: the layer learns nothing from z; use conditioning="film", or another layer',
-            UserWarning,
-            stacklevel=3,
+            'it the bias that z moves: the layer learns nothing from z; use conditioning="film", or another layer'
         )
+        if conditioning == "film":
+            return
+    warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def _become_feedback_layer(layer: nn.Module) -> FeedbackLayer:
@@ -162,6 +180,27 @@ def _take_away(layers: Iterable[nn.Module]) -> None:
             layer.remove_feedback()
 
 
+def _settle(model: nn.Module) -> None:
+    """Put right what depends on which layers hear."""
+    _set_fused_paths(model)
+    # What follows from seeds is the same in all processes; DDP would send it at every forward.
+    ignored: list[str] = model.__dict__.pop(_IGNORED_BY_DDP, [])
+    kept = [name for name in ignored if ".signal." not in f".{name}"]
+    drawn = [
+        f"{prefix}{'.' * bool(prefix)}signal.{name}"
+        for prefix, layer in feedback_layers(model).items()
+        for name in _buffers_that_are_drawn(layer.signal)
+    ]
+    if kept or drawn:
+        model.__dict__[_IGNORED_BY_DDP] = [*kept, *drawn]
+
+
+def _buffers_that_are_drawn(signal: Signal) -> Iterator[str]:
+    for name, module in signal.named_modules():
+        for buffer in sorted(module._non_persistent_buffers_set):
+            yield f"{name}.{buffer}".lstrip(".")
+
+
 def _set_fused_paths(model: nn.Module) -> None:
     """Shut each fused path around a feedback layer, which it would not call, and open it again without one."""
     for module in model.modules():
@@ -190,7 +229,7 @@ def remove(model: nn.Module) -> nn.Module:
     if is_fully_sharded(model):
         check_unsharded("remove", model)
     _take_away(feedback_layers(model).values())
-    _set_fused_paths(model)
+    _settle(model)
     return model
 
 
@@ -223,7 +262,7 @@ def fold(model: nn.Module, z: Tensor | Mapping[str, Tensor] | None = None) -> nn
     else:
         heard = dict.fromkeys(layers, z)
     folded = fold_layers(model, layers, heard)
-    _set_fused_paths(folded)
+    _settle(folded)
     return folded
 
 

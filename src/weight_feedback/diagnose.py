@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from weight_feedback.attach import feedback_layers
 from weight_feedback.layers import FeedbackLayer
+from weight_feedback.selection import takes_means
 from weight_feedback.sharding import check_unsharded
 from weight_feedback.signals import Stale
 
@@ -68,8 +68,8 @@ class LayerDiagnosis:
         share: ``added / (added + rest)``; 0 where nothing is added.
         saturated: share of the output channels whose sign ``z`` decides: with ``z`` all the channel's outputs are
             above 0, or all are below 0; without ``z`` that doesn't hold with the same sign.
-        normalised_by: name of the batch normalisation that directly takes what the layer returns, at every call,
-            with the layer's channels as its own; the first one's, if calls differ.
+        normalised_by: name of the normalisation of each channel that directly takes what the layer returns, at
+            every call, with the layer's channels as its own; the first one's, if calls differ.
         drift: ``‖z − z0‖ / ‖z0‖``, here and in what follows without padding.
         explained: share of ``‖z‖²`` that lies along ``z0``, which is the squared cosine between the two: 1 where
             ``z`` is the initial ``z`` rescaled, 0 where one of them is zero.
@@ -117,7 +117,7 @@ class LayerDiagnosis:
     def _caveats(self) -> Iterator[str]:
         if self.normalised_by is not None and self.share:
             what = "all that z adds" if self.conditioning == "concat" else "z's shift and the size of its scale"
-            yield f"in training {self.normalised_by!r}, the batch normalisation that comes next, cancels {what}"
+            yield f"in training {self.normalised_by!r}, the normalisation that comes next, cancels {what}"
         if (self.explained or 0) > NO_NEWS:
             yield f"z is hardly news, as {self.explained:.1%} of it is the initial z"
         if self.change is not None and self.change < STANDING_STILL:
@@ -247,7 +247,7 @@ class _Ear:
         self.signs: list[Tensor] = []  # of each call, [2, channels]: with z and without
         # With their versions. They are kept, or else their memory might be used again and mistaken for them.
         self.outputs: list[tuple[Tensor, int]] = []
-        self.norms: dict[int, str] = {}  # index of an output to the batch normalisation that takes it
+        self.norms: dict[int, str] = {}  # index of an output to the normalisation that takes it
 
     def hear(self, layer: FeedbackLayer, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         """Measure a call: the layer's forward hook."""
@@ -267,7 +267,7 @@ class _Ear:
         self.signs.append(torch.stack([_signs(part, layer._trailing) for part in (rest + added, rest)]))
 
     def meet(self, name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note which of the layer's outputs a batch normalisation takes: the latter's pre-hook."""
+        """Note which of the layer's outputs a normalisation takes: the latter's pre-hook."""
         taken: Tensor = next(iter((*args, *kwargs.values())))
         for index, (output, version) in enumerate(self.outputs):
             one, other = ((x.data_ptr(), x.shape, x.stride()) for x in (taken, output))
@@ -291,7 +291,7 @@ def _listen(
     model: nn.Module, layers: Mapping[str, FeedbackLayer], inputs: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, _Ear]:
     ears = {name: _Ear(layer) for name, layer in layers.items()}
-    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    norms = {name: module for name, module in model.named_modules() if takes_means(module)}
 
     def read(*_: object) -> None:
         # Inside the forward, because a weight that is computed when read may write to buffers.

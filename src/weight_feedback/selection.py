@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
 from weight_feedback.kinds import FEEDBACK_LAYERS, feedback_class
@@ -217,6 +219,17 @@ def _resolve(names: Names, name: str) -> Read:
             f"can't read {read.name}: it is lazy and has no shape yet; run one batch through the model first"
         )
     return read
+
+
+def takes_means(module: nn.Module) -> bool:
+    """Say whether a module subtracts the mean of each channel, and with it what a bias adds.
+
+    Args:
+        module: any; batch normalisation does so in training, instance normalisation always.
+    """
+    if isinstance(module, nn.GroupNorm):
+        return module.num_groups == module.num_channels
+    return isinstance(module, _BatchNorm | _InstanceNorm)
 
 
 def check_acyclic(layers: Mapping[str, FeedbackLayer]) -> None:

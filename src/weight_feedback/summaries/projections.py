@@ -95,9 +95,13 @@ class Projection(Summary, Seeded):
             *weights: tensors of the bound shapes, flattened and laid end to end in the bound order.
 
         Returns:
-            ``z = P w``, shape ``[out_features]``.
+            ``z = P w``, shape ``[out_features]``, in the precision of the weights, under autocast too.
         """
-        return self.gain * self._project(*weights)
+        device = self.gain.device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return self.gain * self._project(*weights)
+        with torch.autocast(device, enabled=False):
+            return self.gain * self._project(*weights)
 
     def partial(self, index: int, rows: Tensor, start: int) -> Tensor:
         """Project some rows of one tensor: by linearity, the shares of all rows of all tensors add up to ``z``.
