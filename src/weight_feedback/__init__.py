@@ -27,6 +27,7 @@ from weight_feedback.signals import (
     Zeros,
 )
 from weight_feedback.streams import stream
+from weight_feedback.subspace import Coordinates, Subspace
 from weight_feedback.summaries import (
     AvgPool,
     CountSketch,
@@ -46,6 +47,7 @@ __all__ = [
     "AvgPool",
     "Clock",
     "Constant",
+    "Coordinates",
     "CountSketch",
     "DenseProjection",
     "Diagnosis",
@@ -68,6 +70,7 @@ __all__ = [
     "Received",
     "Signal",
     "Stale",
+    "Subspace",
     "Summary",
     "Zeros",
     "advance",
