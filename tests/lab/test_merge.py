@@ -12,7 +12,7 @@ from safetensors.torch import save
 from madeup import STUDY, fill, record
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.merge import Merged, merge
-from weight_feedback.lab.store import Record, Store, StoreError
+from weight_feedback.lab.store import Damaged, Record, Store, StoreError
 from weight_feedback.lab.trial import weights_digest
 
 TRIALS = {(arm.name, trial.seed): trial for arm, trial in STUDY.trials()}
@@ -79,9 +79,41 @@ def test_damage_and_other_studies_are_refused(source, tmp_path) -> None:
     assert not target.exists()
     path = source.path(TRIALS["none", 0])
     path.write_bytes(path.read_bytes().replace(b'"parameters": 9950', b'"parameters": 9951'))
-    with pytest.raises(StoreError, match="the file is damaged"):
+    with pytest.raises(Damaged, match=f"{path.name}: .*the file is damaged"):
         merge(target, [source.folder])
     assert not target.exists()
+
+
+@pytest.mark.parametrize("name", ["renamed-seed-00000-{key}.json", "{file_name}-0.json", "0-{file_name}.json"])
+def test_a_result_under_another_name_is_refused(source, tmp_path, name) -> None:
+    for found in (TRIALS["none", 0], next(STUDY.swaps())[1]):
+        path = source.path(found)
+        other = path.with_name(name.format(file_name=found.file_name, key=found.key()))
+        path.rename(other)
+        with pytest.raises(
+            Damaged, match=f"{other.name}: expected the result that its name says.*{found.file_name};"
+        ):
+            merge(tmp_path / "target", [source.folder])
+        assert not (tmp_path / "target").exists()
+        other.rename(path)
+    merge(tmp_path / "target", [source.folder])
+
+
+def test_damage_in_the_target_is_named_and_not_overwritten(source, tmp_path) -> None:
+    target = Store(tmp_path / "target")
+    path = target.path(TRIALS["own", 0])
+    write_atomically(path, b"damaged")
+    with pytest.raises(Damaged, match=f"target/trials/{path.name}: .*sets it aside"):
+        merge(target.folder, [source.folder])
+    assert contents(target.folder) == {f"trials/{path.name}": b"damaged"}
+
+
+def test_what_was_set_aside_or_is_unfinished_is_left_behind(source, tmp_path) -> None:
+    for kind in ("damaged", "checkpoints"):
+        write_atomically(source.folder / kind / "x.json", b"{")
+        write_atomically(source.folder / kind / "x.safetensors", b"{")
+    merge(tmp_path / "target", [source.folder])
+    assert {path.name for path in (tmp_path / "target").iterdir()} == {"declaration.json", "trials", "swaps"}
 
 
 def test_weights_are_copied_if_they_are_the_trials(source, tmp_path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,7 +37,7 @@ def shares(projection: wf.Projection, cuts: list[list[int]]) -> list[torch.Tenso
     for index, (weight, places) in enumerate(zip(WEIGHTS.values(), cuts, strict=True)):
         rows = weight.reshape(weight.shape or 1)
         edges = [0, *sorted(min(place, len(rows)) for place in places), len(rows)]
-        found += [projection.partial(index, rows[a:b], a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        found += [projection.partial(index, rows[a:b], a) for a, b in itertools.pairwise(edges)]
     return found
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from weight_feedback.files import write_atomically
-from weight_feedback.lab.store import StoreError, read_record
+from weight_feedback.files import remove, write_atomically
+from weight_feedback.lab.store import StoreError, read_fields, read_record
 from weight_feedback.lab.trial import read_weights
 
 _RESULTS = ("trials", "swaps")
@@ -45,8 +43,8 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
         What was copied.
 
     Raises:
-        StoreError: a source holds no trials, studies were declared differently, a file is damaged, or the same
-            settings gave different results.
+        StoreError: a source holds no trials, studies were declared differently, a file is damaged or bears the
+            name of another trial, or the same settings gave different results.
     """
     for source in sources:
         if not (source / "trials").is_dir():
@@ -59,7 +57,7 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
         write_atomically(goal, path.read_bytes())
     for note in _files(target, ["failures"], "json"):
         if (target / "trials" / note.name).exists():
-            note.unlink()
+            remove(note)
     kinds = [goal.parent.name for goal in results]
     return Merged(kinds.count("trials"), kinds.count("swaps"), len(weights), already)
 
@@ -70,18 +68,10 @@ def _files(folder: Path, kinds: Sequence[str], ending: str) -> Iterator[Path]:
         yield from sorted(path for path in (folder / kind).glob(f"*.{ending}") if not path.name.startswith("."))
 
 
-def _field(path: Path, name: str) -> Any:
-    """Return a field of a file that has no checksum."""
-    try:
-        return json.loads(path.read_bytes())[name]
-    except (ValueError, KeyError, TypeError):
-        raise StoreError(f"{path}: expected JSON with {name!r} in it; the file is damaged") from None
-
-
 def _declaration(target: Path, sources: Sequence[Path]) -> dict[Path, Path]:
     """Return which declaration to copy, if any; all that there are must be the same, and the name is part of it."""
     paths = [path for folder in (target, *sources) if (path := folder / "declaration.json").exists()]
-    found = [_field(path, "declaration") for path in paths]
+    found = [read_fields(path, "declaration")["declaration"] for path in paths]
     for path, declaration in zip(paths, found, strict=True):
         if declaration != found[0]:
             raise StoreError(
@@ -131,7 +121,7 @@ def _notes(target: Path, sources: Sequence[Path], results: Mapping[Path, Path]) 
     for source in sources:
         for path in _files(source, ["failures"], "json"):
             goal, trial = target / path.relative_to(source), target / "trials" / path.name
-            _field(path, "reason")
+            read_fields(path, "reason")
             if not (goal.exists() or trial.exists() or trial in results):
                 found.setdefault(goal, path)
     return found

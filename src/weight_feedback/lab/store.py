@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weight_feedback.files import write_atomically
+from pydantic import ValidationError
+
+from weight_feedback import failpoints
+from weight_feedback.files import prepare, remove, write_atomically
 from weight_feedback.lab.settings import Swap, Trial
 from weight_feedback.lab.spec import Study
 
 FORMAT = 1
+_AGAIN = "`weight-feedback run` sets it aside and runs the trial again"
+#: Where a study's files are, in its folder.
+FOLDERS = ("trials", "swaps", "weights", "checkpoints", "failures", "figures", "damaged")
 
 
 class StoreError(ValueError):
     """A file of the store that can't be used; the message names it and says what to do."""
+
+
+class Damaged(StoreError):  # noqa: N818 - what is raised says what the file is
+    """A file of the store whose bytes aren't those that were written."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,29 @@ class Store:
         self.folder = folder
         self.trials = folder / "trials"
 
+    def probe(self, needed: int = 0) -> None:
+        """See that results can be written; make the folder if need be, and clear what killed writers left there.
+
+        Args:
+            needed: bytes that are going to be written.
+
+        Raises:
+            StoreError: the folder is read-only, full, or not a folder, or there is no permission.
+        """
+        try:
+            prepare(self.folder)
+            for folder in (self.folder / name for name in FOLDERS):
+                if folder.exists():
+                    prepare(folder)
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise StoreError(f"{self.folder}: results can't be kept here: {error}") from None
+        if free < needed:
+            raise StoreError(
+                f"{self.folder}: expected {needed / 1e6:,.1f} MB of free space for what is to be written, found "
+                f"{free / 1e6:,.1f} MB; free some, or choose another folder"
+            )
+
     def declare(self, study: Study) -> None:
         """Fix what a study is to decide, before its first trial; or check that it hasn't changed since.
 
@@ -50,21 +85,29 @@ class Store:
             study: arms × seeds, and what is declared of them; nothing happens where nothing is.
 
         Raises:
-            StoreError: the folder's study was declared otherwise.
+            StoreError: the folder's study was declared otherwise, or its declaration is damaged.
         """
         if study.declared is None:
             return
         path = self.folder / "declaration.json"
+        content = {"declaration": study.declaration(), "study": study.model_dump(mode="json")}
         if not path.exists():
-            content = {"declaration": study.declaration(), "study": study.model_dump(mode="json")}
             write_atomically(path, json.dumps(content, indent=1).encode())
             return
-        found = json.loads(path.read_bytes()).get("declaration")
-        if found != study.declaration():
-            raise StoreError(
-                f"{path}: this study was declared otherwise before it was first run (expected "
-                f"{study.declaration()}, found {found}); give the changed study a new name"
-            )
+        advice = "nothing may be decided anew: put back a copy of it, or run the study in another folder"
+        try:
+            known = read_fields(path, *content)
+        except Damaged as error:
+            raise Damaged(f"{error}; {advice}") from None
+        expected, found = content["declaration"], known["declaration"]
+        if expected == found:
+            return
+        if known["study"] == content["study"]:
+            raise Damaged(f"{path}: expected {expected} of the study in it, found {found}: damaged; {advice}")
+        raise StoreError(
+            f"{path}: this study was declared otherwise before it was first run (expected {expected}, found "
+            f"{found}); give the changed study a new name"
+        )
 
     def path(self, trial: Trial | Swap) -> Path:
         """Return where a trial or a swap is kept, whether it is there or not.
@@ -82,16 +125,27 @@ class Store:
         """
         return self.folder / "weights" / f"{trial.file_name}.safetensors"
 
+    def checkpoint(self, trial: Trial) -> Path:
+        """Return where training keeps how far it is, until it is finished.
+
+        Args:
+            trial: the settings; of a cohort, those of its first trial.
+        """
+        return self.folder / "checkpoints" / f"{trial.file_name}.safetensors"
+
     def finished(self, trial: Trial) -> bool:
-        """Say whether everything is there that is kept of a trial.
+        """Say whether everything is there that is kept of a trial, and undamaged.
 
         Args:
             trial: the settings.
 
         Raises:
-            StoreError: its file is damaged, or of another format.
+            StoreError: its file is of another format.
         """
-        return self.read(trial) is not None and (not trial.keeps_weights or self.weights(trial).is_file())
+        try:
+            return self.read(trial) is not None and (not trial.keeps_weights or self.weights(trial).is_file())
+        except Damaged:
+            return False
 
     def fail(self, trial: Trial, reason: str) -> None:
         """Note that a trial failed; the note goes when it is run again and finishes.
@@ -110,9 +164,11 @@ class Store:
             trial: the settings.
         """
         try:
-            return str(json.loads(self._failure(trial).read_bytes())["reason"])
+            return str(read_fields(self._failure(trial), "reason")["reason"])
         except FileNotFoundError:
             return None
+        except Damaged as error:  # that it failed is known all the same, and it is going to be run again
+            return f"unknown: {error}"
 
     def _failure(self, trial: Trial) -> Path:
         return self.folder / "failures" / f"{trial.file_name}.json"
@@ -120,7 +176,8 @@ class Store:
     def write(self, trial: Trial | Swap, record: Record) -> Path:
         """Keep a finished trial or swap.
 
-        After this returns, it survives a crash; before, nothing of it is visible.
+        After this returns, it survives a crash; before, nothing of it is visible. What is there already stays as it
+        is, unless it is damaged: then it is set aside.
 
         Args:
             trial: the settings.
@@ -132,23 +189,23 @@ class Store:
         Raises:
             StoreError: something else is known to have come out of the same settings.
         """
-        known = self.read(trial)
+        path = self.path(trial)
+        try:
+            known = self.read(trial)
+        except Damaged as error:
+            self.set_aside(path, str(error))
+            known = None
         if known is not None and known.result != record.result:
             raise StoreError(
-                f"{self.path(trial)}: the same settings gave another result here, on {known.provenance['host']} "
-                f"with torch {known.provenance['torch']}, than on {record.provenance['host']} with torch "
-                f"{record.provenance['torch']}; trials of one study must come from one kind of machine and software"
+                f"{path}: the same settings gave another result here, on {known.provenance.get('host')} "
+                f"with torch {known.provenance.get('torch')}, than on {record.provenance.get('host')} with torch "
+                f"{record.provenance.get('torch')}; trials of one study must come from one kind of machine and "
+                "software"
             )
-        content = {
-            "format": FORMAT,
-            "result": record.result,
-            "provenance": record.provenance,
-            "sha256": {"result": _checksum(record.result), "provenance": _checksum(record.provenance)},
-        }
-        path = self.path(trial)
-        write_atomically(path, json.dumps(content, allow_nan=False).encode())
         if isinstance(trial, Trial):
-            self._failure(trial).unlink(missing_ok=True)
+            remove(self._failure(trial))
+        if known is None:
+            write_atomically(path, _serialise(record))
         return path
 
     def read(self, trial: Trial | Swap) -> Record | None:
@@ -158,42 +215,120 @@ class Store:
             trial: the settings.
 
         Raises:
-            StoreError: the file is damaged, or of another format.
+            Damaged: the file isn't as it was written, or is that of another trial.
+            StoreError: the file is of another format.
         """
         try:
             return read_record(self.path(trial))
         except FileNotFoundError:
             return None
 
+    def set_aside(self, path: Path, reason: str) -> Path:
+        """Move a damaged file out of the way, into a folder of such files, and note why beside it.
+
+        Args:
+            path: of the file, in the store.
+            reason: for people.
+
+        Returns:
+            Where the file is now; the folder alone, if another process has moved it at the same time.
+        """
+        damaged = self.folder / "damaged"
+        damaged.mkdir(exist_ok=True)
+        failpoints.reach("aside-begin")
+        for number in itertools.count(1):
+            goal, note = (damaged / f"{path.stem}.{number}{ending}" for ending in (path.suffix, ".txt"))
+            try:
+                # Whoever makes the note has the number to itself.
+                with note.open("x", encoding="utf-8") as file:
+                    file.write(f"{path}\n{reason}\n")
+            except FileExistsError:
+                continue
+            failpoints.reach("aside-noted")
+            if not goal.exists():
+                break
+        try:
+            path.rename(goal)
+        except FileNotFoundError:
+            note.unlink()
+            return damaged
+        failpoints.reach("aside-moved")
+        return goal
+
 
 def read_record(path: Path) -> Record:
     """Read the file of a finished trial or swap.
 
     Args:
-        path: the file.
+        path: the file; its name says what it should hold.
 
     Raises:
         FileNotFoundError: there is none.
-        StoreError: it is damaged, or of another format.
+        Damaged: it isn't as it was written, or holds another trial.
+        StoreError: it is of another format.
     """
+    written = path.read_bytes()
+    content = _parse(written)
+    record = Record(content.get("result", {}), content.get("provenance", {}))
+    # Byte for byte: what parses to the same values, but isn't what was written, is damaged too.
+    if written != _serialise(record) or not isinstance(record.provenance, dict):
+        found = content.get("format")
+        # If all but the number is as in this format, it is the number that is damaged.
+        if type(found) is int and found > FORMAT and written != _serialise(record, found):
+            raise StoreError(f"{path}: expected format {FORMAT}, found {found}; this version can't read it")
+        raise Damaged(f"{path}: its bytes don't fit its checksums: the file is damaged; {_AGAIN}")
+    if (name := _file_name(record.result)) != path.stem:
+        holds = name or "settings that this version doesn't know"
+        raise Damaged(f"{path}: expected the result that its name says, found that of {holds}; {_AGAIN}")
+    return record
+
+
+def read_fields(path: Path, *names: str) -> dict[str, Any]:
+    """Read a file of JSON that has no checksum.
+
+    Args:
+        path: the file.
+        names: of the fields that it must have.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Damaged: it isn't JSON, or a field is missing.
+    """
+    content = _parse(path.read_bytes())
+    if not content.keys() >= set(names):
+        raise Damaged(f"{path}: expected JSON with {' and '.join(map(repr, names))} in it; the file is damaged")
+    return content
+
+
+def _parse(written: bytes) -> dict[str, Any]:
+    """Return an object of JSON; an empty one if that isn't what it is, or a number in it isn't finite."""
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise StoreError(f"{path} isn't readable JSON ({error}); delete it to run the trial again") from None
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise StoreError(f"{path}: expected format {FORMAT}, found {found!r}; this version can't read it")
-    checksums = content.get("sha256")
-    for part in ("result", "provenance"):
-        expected = checksums.get(part) if isinstance(checksums, dict) else None
-        actual = _checksum(content.get(part))
-        if expected != actual:
-            raise StoreError(
-                f"{path}: the checksum of its {part} is {actual}, expected {expected}: the file is damaged; "
-                "delete it to run the trial again"
-            )
-    return Record(content["result"], content["provenance"])
+        content = json.loads(written.decode())
+        json.dumps(content, allow_nan=False)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _serialise(record: Record, number: int = FORMAT) -> bytes:
+    content = {
+        "format": number,
+        "result": record.result,
+        "provenance": record.provenance,
+        "sha256": {"result": _checksum(record.result), "provenance": _checksum(record.provenance)},
+    }
+    return json.dumps(content, allow_nan=False).encode()
 
 
 def _checksum(part: Any) -> str:
     return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
+
+
+def _file_name(result: Any) -> str | None:
+    """Return what the file of a result is called, or None if this version doesn't know such settings."""
+    try:
+        if "swap" in result:
+            return Swap.model_validate(result["swap"]).file_name
+        return Trial.model_validate(result["trial"]).file_name
+    except (ValidationError, KeyError, TypeError):
+        return None
