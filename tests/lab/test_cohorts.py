@@ -8,14 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from weight_feedback.lab import datasets, runner
+from watched import Watched
+from weight_feedback.lab import datasets, runner, workers
 from weight_feedback.lab.cohorts import Cohort
 from weight_feedback.lab.controls import build_arm
+from weight_feedback.lab.evaluation import evaluate, evaluate_all
 from weight_feedback.lab.models import build
 from weight_feedback.lab.settings import Projected, Training, Trial
 from weight_feedback.lab.spec import Arm, Study
 from weight_feedback.lab.store import Store
-from weight_feedback.lab.training import Donor, evaluate, evaluate_cohort, train, train_cohort
+from weight_feedback.lab.training import Donor, train, train_cohort
 from weight_feedback.lab.trial import build_networks, run_cohort, run_trial
 
 SETTINGS = Training(epochs=2, batch_size=96, test_batch_size=50, lr=0.05)
@@ -101,7 +103,7 @@ def test_yoked_networks_hear_donors_of_their_own(data) -> None:
 
 def test_evaluation_is_that_of_each_alone(data) -> None:
     models = [ARMS["own"](seed) for seed in range(N)]
-    results = evaluate_cohort(Cohort(models), data, batch_size=70)
+    results = evaluate_all(Cohort(models), data, batch_size=70)
     for model, result in zip(models, results, strict=True):
         expected = evaluate(model, data)
         assert result.loss == pytest.approx(expected.loss, rel=1e-5)
@@ -146,10 +148,9 @@ STUDY = Study(
 def test_a_study_of_cohorts_gives_the_same_bits_in_any_order(tmp_path) -> None:
     results = []
     for jobs in (1, 2):
-        store = Store(tmp_path / str(jobs))
-        seen: list[int] = []
-        assert runner.run(STUDY, store, jobs=jobs, on_progress=seen.append) == 8
-        assert seen[-1] == 8
+        store, watcher = Store(tmp_path / str(jobs)), Watched()
+        assert runner.run(STUDY, store, jobs=jobs, watcher=watcher) == 8
+        assert watcher.seen[-1] == 8
         results.append({trial.key(): store.read(trial) for _, trial in STUDY.trials()})
     assert all(results[0][key].result == results[1][key].result for key in results[0])
 
@@ -173,12 +174,12 @@ def test_weights_and_failures_are_kept_for_each_network(tmp_path, monkeypatch) -
         assert record.result["weights"] == run_trial(trial, threads=1).result["weights"]
 
     def fail(*_: object, **__: object) -> None:
-        raise MemoryError("no room")
+        raise RuntimeError("no luck")
 
-    monkeypatch.setattr(runner, "run_cohort", fail)
+    monkeypatch.setattr(workers, "run_cohort", fail)
     store = Store(tmp_path / "study")
-    runner.run(STUDY, store, arms=["none"], jobs=1)
-    assert all(store.failure(trial).startswith("MemoryError: no room") for _, trial in STUDY.trials(["none"]))
+    runner.run(STUDY, store, arms=["none"], jobs=1, watcher=Watched())
+    assert all(store.failure(trial).startswith("RuntimeError: no luck") for _, trial in STUDY.trials(["none"]))
 
 
 def test_what_does_not_go_with_cohorts_is_refused(tmp_path) -> None:

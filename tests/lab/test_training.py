@@ -1,11 +1,8 @@
-"""Training and evaluation against a loop written the plain way, in another process, and on seeds."""
+"""Training and evaluation against a loop written the plain way, and on seeds."""
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -14,10 +11,10 @@ import torch.nn.functional as F
 
 import weight_feedback as wf
 from weight_feedback.lab import datasets, training
+from weight_feedback.lab.evaluation import Evaluation, evaluate
 from weight_feedback.lab.models import build
-from weight_feedback.lab.settings import Training, Trial
-from weight_feedback.lab.training import Evaluation, Progress, evaluate, train
-from weight_feedback.lab.trial import run_trial
+from weight_feedback.lab.settings import Training
+from weight_feedback.lab.training import Progress, train
 
 SETTINGS = Training(epochs=2, batch_size=96, test_batch_size=32, lr=0.05, momentum=0.5, log_interval=2)
 
@@ -111,25 +108,6 @@ def test_arms_of_one_seed_share_the_data_order_and_seeds_differ(data) -> None:
     assert orders.step_losses != train(build("mnist-plain", 5), data, SETTINGS, 5).step_losses
 
 
-TWICE = """
-import json, sys
-from weight_feedback.lab.settings import Training, Trial
-from weight_feedback.lab.trial import run_trial
-trial = Trial.model_validate_json(sys.argv[1])
-print(json.dumps(run_trial(trial, threads=1).result, sort_keys=True))
-"""
-
-
-@pytest.mark.parametrize("network", ["mnist-pooled", "mnist-projected"])
-def test_same_seed_gives_the_same_bits_in_fresh_processes(network) -> None:
-    trial = Trial(data="generated", training=SETTINGS, model=network, seed=7)
-    command = [sys.executable, "-c", TWICE, trial.model_dump_json()]
-    outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert outputs[0] == outputs[1]
-    # And in this process, after other work.
-    assert json.dumps(run_trial(trial, threads=1).result, sort_keys=True) == outputs[0].strip()
-
-
 def test_what_is_heard_is_measured_before_the_first_step_and_after_each_epoch(data) -> None:
     model = build("mnist-projected", 4)
     z0 = model.fc1.signal().detach().double()
@@ -157,10 +135,15 @@ def test_measuring_what_is_heard_changes_nothing(data, monkeypatch) -> None:
 
 def test_a_diverged_training_stops_at_the_end_of_its_epoch_and_says_at_which_step(data) -> None:
     model = build("mnist-plain", 0)
-    history = train(model, data, SETTINGS.model_copy(update={"lr": 1e30, "epochs": 3}), seed=0)
+    steps: list[Progress] = []
+    epochs: list[object] = []
+    settings = SETTINGS.model_copy(update={"lr": 1e30, "epochs": 3})
+    history = train(model, data, settings, 0, steps.append, lambda *seen: epochs.append(seen))
     # The first loss is finite; the first step makes weights so large that the second isn't.
     assert (history.diverged, len(history.step_losses), history.epochs) == (2, 1, [])
     assert all(map(math.isfinite, history.step_losses))
+    assert {step.epoch for step in steps} == {1}
+    assert epochs == []
     assert train(build("mnist-plain", 0), data, SETTINGS, seed=0).diverged is None
 
 
@@ -168,3 +151,17 @@ def test_weights_that_diverge_in_the_last_step_of_an_epoch_are_noticed(data) -> 
     settings = SETTINGS.model_copy(update={"lr": 1e30, "epochs": 2, "batch_size": 500})
     history = train(build("mnist-plain", 0), data, settings, seed=0)
     assert (history.diverged, len(history.step_losses), history.epochs) == (1, 1, [])
+
+
+def test_a_signal_too_large_to_be_measured_counts_as_diverged(data) -> None:
+    model = build("mnist-plain", 0)
+    wf.attach(model, "fc1", signal=wf.Received(4))
+    model.fc1.feedback_weight.requires_grad_(False)  # V stays 0: the loss doesn't notice
+
+    def shout(step: Progress) -> None:
+        if step.epoch == 2:
+            model.fc1.signal.receive(torch.full((4,), 1e30))
+
+    history = train(model, data, SETTINGS.model_copy(update={"epochs": 3}), seed=0, on_log=shout)
+    assert (history.diverged, len(history.step_losses)) == (12, 12)
+    assert (len(history.epochs), len(history.hearings)) == (1, 2)

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 import weight_feedback
 from weight_feedback.lab import datasets
+from weight_feedback.lab.evaluation import evaluate
 from weight_feedback.lab.models import build
 from weight_feedback.lab.settings import Training, Trial
-from weight_feedback.lab.training import evaluate
 from weight_feedback.lab.trial import choose_device, run_trial, thread_count, weights_digest
 
 

@@ -1,42 +1,38 @@
-"""The training loop and the evaluation, as the original notebook did them."""
+"""The training loop, as the original notebook did it, of one network or of many in lockstep."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from weight_feedback.attach import advance, fold
+from weight_feedback.attach import advance
 from weight_feedback.lab.cohorts import Cohort
 from weight_feedback.lab.datasets import Dataset, normalise
+from weight_feedback.lab.evaluation import Evaluation, Hearing, classify, evaluate, evaluate_all, hear, heard
 from weight_feedback.lab.models import ConvNet
 from weight_feedback.lab.settings import Training
-from weight_feedback.layers import FeedbackLayer
 from weight_feedback.streams import stream
 
-#: How many test images the share of the signal in fc1 is measured on.
-PROBE_IMAGES = 1000
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How a network does on a whole test set.
-
-    Attributes:
-        loss: mean negative log-likelihood, in nats.
-        correct: how many images are classified rightly.
-        accuracy: the same in percent.
-    """
-
-    loss: float
-    correct: int
-    accuracy: float
+__all__ = [
+    "Donor",
+    "Evaluation",
+    "Hearing",
+    "History",
+    "Lockstep",
+    "Progress",
+    "as_one",
+    "evaluate",
+    "evaluate_all",
+    "hear",
+    "heard",
+    "train",
+    "train_cohort",
+]
 
 
 @dataclass(frozen=True)
@@ -54,22 +50,6 @@ class Progress:
     seen: int
     images: int
     loss: float
-
-
-@dataclass(frozen=True)
-class Hearing:
-    """What a network hears at one moment, and how loud it is there.
-
-    Attributes:
-        norm: of ``z``.
-        drift: ``‖z − z₀‖ / ‖z₀‖``, with ``z₀`` at initialisation; 0 where the two are equal.
-        share: of what ``z`` adds to the pre-activation in all of it: the root mean square of the one, divided by
-            its sum with that of the rest, over the first `PROBE_IMAGES` test images.
-    """
-
-    norm: float
-    drift: float
-    share: float
 
 
 @dataclass
@@ -157,50 +137,227 @@ def train_cohort(
     Returns:
         What `train` returns for each of them.
     """
-    together = as_one(models)
-    steps = _lockstep(together, data, settings, seeds, donors)
-    images = len(data.train_labels)
-    batches = settings.epoch_steps(images)
-    histories = [History() for _ in models]
-    starts = [heard(model) for model in models]
-    listen = [partial(hear, model, data, z0) for model, z0 in zip(models, starts, strict=True)]
-    for history, now in zip(histories, listen, strict=True):
-        history.hearings += now()
-    for epoch in range(1, settings.epochs + 1):
+    return Lockstep(models, data, settings, seeds, donors).train(on_epoch, on_log)
+
+
+class Lockstep:
+    """Networks in training, their donors if they have any, and how far they are.
+
+    Args:
+        models: see `train_cohort`, here and below.
+        data: training and test set.
+        settings: of the optimiser and the batches.
+        seeds: of the data order.
+        donors: one for each of the models, or none.
+
+    Attributes:
+        epoch: how many are finished.
+        histories: what training has left behind so far, one a model.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[ConvNet],
+        data: Dataset,
+        settings: Training,
+        seeds: Sequence[int],
+        donors: Sequence[Donor] = (),
+    ) -> None:
+        self.epoch = 0
+        self.histories = [History() for _ in models]
+        self._data, self._settings, self._donors = data, settings, donors
+        self._learners = {"network": _Learner(models, data, settings, seeds)}
+        if donors:
+            others, their_seeds = [donor.model for donor in donors], [donor.seed for donor in donors]
+            self._learners["donor"] = _Learner(others, data, settings, their_seeds)
+        self._tell()
+        self._starts = [heard(model) for model in models]
+
+    def train(
+        self,
+        on_epoch: Callable[[int, Evaluation], None] | None = None,
+        on_log: Callable[[Progress], None] | None = None,
+        keep: Callable[[], None] | None = None,
+    ) -> list[History]:
+        """Train what is left of all epochs, or until every model has diverged.
+
+        Args:
+            on_epoch: see `train_cohort`.
+            on_log: see `train_cohort`.
+            keep: called after each epoch, before ``on_epoch``, when all that there is to keep is in `tensors`,
+                ``epoch`` and ``histories``.
+
+        Returns:
+            The histories.
+        """
+        if self.epoch == 0:
+            for i, history in enumerate(self.histories):
+                history.hearings += self._hear(i)
+        while self.epoch < self._settings.epochs and any(history.diverged is None for history in self.histories):
+            losses = self._steps(on_log)
+            self.epoch += 1
+            evaluations = evaluate_all(self._learners["network"].model, self._data, self._settings.test_batch_size)
+            for i, (step_losses, result) in enumerate(zip(losses, evaluations, strict=True)):
+                self._write_down(i, step_losses, result)
+            if keep:
+                keep()
+            live = [result for result, h in zip(evaluations, self.histories, strict=True) if h.diverged is None]
+            if on_epoch and live:
+                on_epoch(self.epoch, live[0])
+        return self.histories
+
+    def _steps(self, on_log: Callable[[Progress], None] | None) -> list[list[float]]:
+        """Train for an epoch; after each step of the models, their donors take one and tell of it."""
+        epoch, images = self.epoch + 1, len(self._data.train_labels)
         losses: list[Tensor] = []
-        for loss in itertools.islice(steps, batches):
-            if on_log and len(losses) % settings.log_interval == 0:
-                on_log(Progress(epoch, len(losses) * settings.batch_size, images, float(loss[0])))
+        for loss, *_ in zip(*(learner.steps(epoch) for learner in self._learners.values()), strict=True):
+            self._tell()
+            if on_log and len(losses) % self._settings.log_interval == 0:
+                on_log(Progress(epoch, len(losses) * self._settings.batch_size, images, float(loss[0])))
             losses.append(loss)
-        evaluations = evaluate_all(together, data, settings.test_batch_size)
-        for i, step_losses in enumerate(torch.stack(losses, dim=1).tolist()):
-            _write_down(histories[i], step_losses, evaluations[i], listen[i], epoch)
-        live = [result for result, history in zip(evaluations, histories, strict=True) if not history.diverged]
-        if not live:
-            break
-        if on_epoch:
-            on_epoch(epoch, live[0])
-    return histories
+        return torch.stack(losses, dim=1).tolist()
+
+    def _tell(self) -> None:
+        for donor in self._donors:
+            donor.tell()
+
+    def _hear(self, i: int) -> list[Hearing]:
+        return hear(self._learners["network"].networks[i], self._data, self._starts[i])
+
+    def _write_down(self, i: int, step_losses: list[float], result: Evaluation) -> None:
+        """Add an epoch to a history, unless training had diverged before it."""
+        history = self.histories[i]
+        if history.diverged is not None:
+            return
+        hearings = self._hear(i)
+        finite = list(itertools.takewhile(math.isfinite, step_losses))
+        history.step_losses.extend(finite)
+        measured = [result.loss, *(value for hearing in hearings for value in astuple(hearing))]
+        if len(finite) < len(step_losses) or not all(map(math.isfinite, measured)):
+            # After a last step that was finite, the weights may be finite no more, or too large to be measured.
+            history.diverged = min(len(history.step_losses) + 1, self.epoch * len(step_losses))
+        else:
+            history.epochs.append(result)
+            history.hearings += hearings
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return, by name, all tensors that further training depends on: live ones, not copies.
+
+        Seeds, and what is drawn from them, aren't among them: whoever builds the networks gives them.
+        """
+        starts = {f"network.{i}.start": z for i, z in enumerate(self._starts) if z is not None}
+        return starts | {
+            f"{who}.{name}": tensor
+            for who, learner in self._learners.items()
+            for name, tensor in learner.tensors().items()
+        }
+
+    def restore(self, epoch: int, histories: Sequence[History], tensors: Mapping[str, Tensor]) -> None:
+        """Go to where training was after an epoch; training goes on from there to the same bits.
+
+        Args:
+            epoch: how many were finished then.
+            histories: as they were then, one a model.
+            tensors: what `tensors` returned then, of networks that were built alike.
+
+        Raises:
+            ValueError: that can't have been; nothing is changed.
+        """
+        own = self.tensors()
+        for name in {**own, **tensors}:
+            expected, found = (_kind(named.get(name)) for named in (own, tensors))
+            if expected != found:
+                raise ValueError(f"{name}: expected {expected}, found {found}")
+        self._check_histories(epoch, histories)
+        for i, history in enumerate(histories):
+            for name in (name for name in own if name.split(".")[1] == str(i) and ".signal." not in name):
+                if history.diverged is None and tensors[name].isnan().any():
+                    raise ValueError(f"{name}: expected numbers, found NaN in training that hasn't diverged")
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+        self.epoch, self.histories = epoch, list(histories)
+
+    def _check_histories(self, epoch: int, histories: Sequence[History]) -> None:
+        if not 1 <= epoch <= self._settings.epochs or len(histories) != len(self.histories):
+            raise ValueError(
+                f"expected {len(self.histories)} histories of 1 to {self._settings.epochs} epochs, "
+                f"found {len(histories)} of {epoch}"
+            )
+        steps = self._settings.epoch_steps(len(self._data.train_labels))
+        for i, (history, start) in enumerate(zip(histories, self._starts, strict=True)):
+            _check_history(f"history {i}", history, epoch, steps, start is not None)
 
 
-def _write_down(
-    history: History,
-    step_losses: list[float],
-    result: Evaluation,
-    listen: Callable[[], list[Hearing]],
-    epoch: int,
-) -> None:
-    """Add an epoch to a history, unless training had diverged before it."""
+def _check_history(name: str, history: History, epochs: int, steps: int, hears: bool) -> None:
+    """Check that there is as much in a history as there must be after so many epochs of so many steps."""
+    last, possible = epochs * steps, {epochs * steps}
     if history.diverged is not None:
-        return
-    finite = list(itertools.takewhile(math.isfinite, step_losses))
-    history.step_losses.extend(finite)
-    if len(finite) < len(step_losses) or not math.isfinite(result.loss):
-        # After a last step that was finite, the weights may be finite no more.
-        history.diverged = min(len(history.step_losses) + 1, epoch * len(step_losses))
-    else:
-        history.epochs.append(result)
-        history.hearings += listen()
+        if not 1 <= history.diverged <= last:
+            raise ValueError(
+                f"{name}: expected a step from 1 to {last} at which it diverged, found {history.diverged}"
+            )
+        # The loss of that step is kept if it is finite, and what came of the step isn't.
+        epochs, possible = (history.diverged - 1) // steps, {history.diverged - 1, history.diverged}
+    expected = epochs, epochs + 1 if hears else 0
+    losses, found = len(history.step_losses), (len(history.epochs), len(history.hearings))
+    if losses not in possible or found != expected:
+        raise ValueError(
+            f"{name}: expected {max(possible)} losses and {expected} evaluations and hearings, found {losses} and "
+            f"{found}"
+        )
+
+
+def _kind(tensor: Tensor | None) -> str:
+    return "nothing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
+
+
+class _Learner:
+    """One network, or several as a cohort, with the optimiser and the data orders that train it."""
+
+    def __init__(
+        self, networks: Sequence[ConvNet], data: Dataset, settings: Training, seeds: Sequence[int]
+    ) -> None:
+        self.networks, self.model = networks, as_one(networks)
+        self._data, self._seeds, self._batch_size = data, seeds, settings.batch_size
+        # One kernel for all parameters, in place of a Python loop over them.
+        sgd = torch.optim.SGD(self.model.parameters(), lr=settings.lr, momentum=settings.momentum, fused=True)
+        self._optimiser = sgd
+        if settings.momentum:
+            # Zeros are what the first step starts from anyway; now there is a place to restore momentum to.
+            for parameter in self.model.parameters():
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+    def steps(self, epoch: int) -> Iterator[Tensor]:
+        """Train for an epoch, one step for each vector of losses, one a network, that is taken."""
+        data, images = self._data, len(self._data.train_labels)
+        orders = [
+            torch.randperm(images, generator=stream(seed, "data order", epoch), device="cpu")
+            for seed in self._seeds
+        ]
+        for batch in torch.stack(orders).to(data.train_images.device).split(self._batch_size, dim=1):
+            self.model.train()
+            x = normalise(data.train_images[batch.flatten()], data.mean, data.std).unflatten(0, batch.shape)
+            _, losses = classify(self.model, x, data.train_labels[batch], "mean")
+            self._optimiser.zero_grad()
+            losses.sum().backward()
+            self._optimiser.step()
+            for network in self.networks:
+                advance(network)
+            yield losses.detach()  # not .item(), which would wait for the device at every step
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return weights, momentum and the buffers of signals; of a cohort, each network's part of the stacks."""
+        tensors = {
+            f"{i}.{name}": value
+            for i, network in enumerate(self.networks)
+            for name, value in network.state_dict().items()
+            if not name.endswith("_extra_state")  # a seed
+        }
+        for name, parameter in self.model.named_parameters():
+            for kind, value in self._optimiser.state[parameter].items():
+                parts = value if isinstance(self.model, Cohort) else [value]
+                tensors |= {f"{i}.{kind}.{name}": part for i, part in enumerate(parts)}
+        return tensors
 
 
 def as_one(models: Sequence[ConvNet]) -> ConvNet | Cohort:
@@ -210,160 +367,3 @@ def as_one(models: Sequence[ConvNet]) -> ConvNet | Cohort:
         models: of one architecture.
     """
     return Cohort(models) if len(models) > 1 else models[0]
-
-
-def _lockstep(
-    model: ConvNet | Cohort, data: Dataset, settings: Training, seeds: Sequence[int], donors: Sequence[Donor]
-) -> Iterator[Tensor]:
-    """Train without end; after each step of the models, their donors take one and tell of it."""
-    counted = _steps(model, data, settings, seeds)
-    if not donors:
-        return counted
-    for donor in donors:
-        donor.tell()
-    others = as_one([donor.model for donor in donors])
-    told = _steps(others, data, settings, [donor.seed for donor in donors])
-
-    def both() -> Iterator[Tensor]:
-        for losses, _ in zip(counted, told, strict=True):
-            for donor in donors:
-                donor.tell()
-            yield losses
-
-    return both()
-
-
-def _steps(model: ConvNet | Cohort, data: Dataset, settings: Training, seeds: Sequence[int]) -> Iterator[Tensor]:
-    """Train without end, one step for each vector of losses, one a network, that is taken."""
-    # One kernel for all parameters, in place of a Python loop over them.
-    optimiser = torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=settings.momentum, fused=True)
-    networks = model.networks if isinstance(model, Cohort) else (model,)
-    images = len(data.train_labels)
-    for epoch in itertools.count(1):
-        orders = [
-            torch.randperm(images, generator=stream(seed, "data order", epoch), device="cpu") for seed in seeds
-        ]
-        for batch in torch.stack(orders).to(data.train_images.device).split(settings.batch_size, dim=1):
-            model.train()
-            losses = _losses(model, data, batch)
-            optimiser.zero_grad()
-            losses.sum().backward()
-            optimiser.step()
-            for network in networks:
-                advance(network)
-            yield losses.detach()  # not .item(), which would wait for the device at every step
-
-
-def _losses(model: ConvNet | Cohort, data: Dataset, batch: Tensor) -> Tensor:
-    """Return the loss of each network on its own batch of image numbers, shape ``[n]``."""
-    x = normalise(data.train_images[batch.flatten()], data.mean, data.std)
-    labels = data.train_labels[batch]
-    if not isinstance(model, Cohort):
-        return F.nll_loss(model(x), labels[0])[None]
-    output = model(x.unflatten(0, batch.shape))
-    return F.nll_loss(output.flatten(0, 1), labels.flatten(), reduction="none").view(batch.shape).mean(dim=1)
-
-
-@torch.no_grad()
-def heard(model: ConvNet) -> Tensor | None:
-    """Return a copy of what fc1 hears now, shape ``[k]``; None without feedback.
-
-    Args:
-        model: a network.
-    """
-    return model.fc1.signal().clone() if isinstance(model.fc1, FeedbackLayer) else None
-
-
-@torch.no_grad()
-def hear(model: ConvNet, data: Dataset, z0: Tensor | None) -> list[Hearing]:
-    """Measure what fc1 hears now.
-
-    Args:
-        model: a network.
-        data: with the test set, on the model's device.
-        z0: what fc1 heard at initialisation, shape ``[k]``; None without feedback.
-
-    Returns:
-        Size, drift and share; nothing without feedback.
-    """
-    if z0 is None or not isinstance(model.fc1, FeedbackLayer):
-        return []
-    z = model.fc1.signal()
-    features = model.features(normalise(data.test_images[:PROBE_IMAGES], data.mean, data.std))
-    rest = F.linear(features, model.fc1.weight, model.fc1.bias)
-    whole = F.linear(features, *model.fc1.plain_parameters(z))
-    added, remaining = (x.square().mean().sqrt() for x in (whole - rest, rest))
-    moved = (z - z0).norm()
-    drift = moved / z0.norm() if moved > 0 else moved
-    return [Hearing(float(z.norm()), float(drift), float(added / (added + remaining)))]
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, data: Dataset, batch_size: int = 1000) -> Evaluation:
-    """Evaluate a classifier on the whole test set.
-
-    Feedback is folded first: it is computed once, and the output is the same, bit for bit.
-
-    Args:
-        model: returns log-probabilities ``[n, classes]``.
-        data: with the test set, on the model's device.
-        batch_size: images a batch.
-
-    Returns:
-        Mean loss, correct count and accuracy.
-    """
-    plain = fold(model).eval()
-    images = len(data.test_labels)
-    loss = torch.zeros((), device=data.test_images.device)
-    correct = torch.zeros((), dtype=torch.int64, device=data.test_images.device)
-    for start in range(0, images, batch_size):
-        labels = data.test_labels[start : start + batch_size]
-        x = normalise(data.test_images[start : start + batch_size], data.mean, data.std)
-        output = plain(x)
-        loss += F.nll_loss(output, labels, reduction="sum")
-        correct += (output.argmax(dim=1) == labels).sum()
-    return Evaluation(float(loss) / images, int(correct), 100 * int(correct) / images)
-
-
-def evaluate_all(model: ConvNet | Cohort, data: Dataset, batch_size: int = 1000) -> list[Evaluation]:
-    """Evaluate one network or a cohort; see `evaluate` and `evaluate_cohort`.
-
-    Args:
-        model: the network, or the cohort.
-        data: see `evaluate`.
-        batch_size: see `evaluate`.
-
-    Returns:
-        One evaluation a network.
-    """
-    if isinstance(model, Cohort):
-        return evaluate_cohort(model, data, batch_size)
-    return [evaluate(model, data, batch_size)]
-
-
-@torch.no_grad()
-def evaluate_cohort(cohort: Cohort, data: Dataset, batch_size: int = 1000) -> list[Evaluation]:
-    """Evaluate the networks of a cohort on the whole test set.
-
-    Args:
-        cohort: the networks.
-        data: with the test set, on their device.
-        batch_size: images a batch, of all networks together.
-
-    Returns:
-        What `evaluate` returns for each of them.
-    """
-    n, images = len(cohort.networks), len(data.test_labels)
-    loss = torch.zeros(n, device=data.test_images.device)
-    correct = torch.zeros(n, dtype=torch.int64, device=data.test_images.device)
-    size = max(batch_size // n, 1)
-    for start in range(0, images, size):
-        x = normalise(data.test_images[start : start + size], data.mean, data.std)
-        labels = data.test_labels[start : start + size].expand(n, -1)
-        output = cohort(x.expand(n, *x.shape))
-        loss += F.nll_loss(output.flatten(0, 1), labels.flatten(), reduction="none").view(n, -1).sum(dim=1)
-        correct += (output.argmax(dim=2) == labels).sum(dim=1)
-    return [
-        Evaluation(total / images, right, 100 * right / images)
-        for total, right in zip(loss.tolist(), correct.tolist(), strict=True)
-    ]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import platform
+import re
 import socket
 import sys
-import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 import weight_feedback
-from weight_feedback.files import write_atomically
+from weight_feedback.files import prepare, write_atomically
 from weight_feedback.lab import datasets
+from weight_feedback.lab.checkpoints import Checkpointer
 from weight_feedback.lab.controls import build_arm, build_donor, tell
 from weight_feedback.lab.models import ConvNet, count_parameters, find_network
-from weight_feedback.lab.settings import Trial
+from weight_feedback.lab.settings import Trial, digest
 from weight_feedback.lab.store import Record, StoreError
-from weight_feedback.lab.training import Donor, Evaluation, History, Progress, train_cohort
+from weight_feedback.lab.training import Donor, Evaluation, History, Lockstep, Progress
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -65,10 +67,14 @@ def run_trial(
     weights: Path | None = None,
     on_log: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[int, Evaluation], None] | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    on_note: Callable[[str], None] | None = None,
 ) -> Record:
     """Run one trial, with the others of its cohort if it has one; its result depends on ``trial`` alone.
 
-    Bit for bit, that holds on one kind of machine, device and thread count, and one version of PyTorch.
+    Bit for bit, that holds on one kind of machine, device and thread count, and one version of PyTorch; whether
+    training was interrupted or not.
 
     Args:
         trial: the settings.
@@ -77,15 +83,22 @@ def run_trial(
         threads: of PyTorch within this trial; default: as it is.
         weights: a file for the trained weights, in the safetensors format; default: they aren't kept.
         on_log: called while training; see `train_cohort`.
-        on_epoch: called after each epoch; see `train_cohort`.
+        on_epoch: called after each epoch that is trained here; see `train_cohort`.
+        checkpoint: a file that keeps how far training is. If it is there, training goes on from it; if it can't
+            be used, being damaged or of other settings, data, machine or software, it is moved aside. Removing it
+            is the caller's, once the record is safe. Default: training that is interrupted starts over.
+        checkpoint_seconds: at the end of an epoch, the checkpoint is written if it is that long since it last was,
+            or since the start.
+        on_note: called with a line for people when a checkpoint can't be used or written; default: a warning.
 
     Returns:
         The record of the trial.
 
     Raises:
         DataError: the data are missing or damaged.
-        ValueError: network and data don't fit together, or there is no such network or device.
-        OSError: the weights can't be written there.
+        ValueError: network and data don't fit together, there is no such network or device, or
+            ``checkpoint_seconds`` isn't at least 0.
+        OSError: weights or checkpoint can't be written there, which is said before training, or read.
     """
     trials = trial.cohort()
     records = run_cohort(
@@ -96,6 +109,9 @@ def run_trial(
         weights={trial: weights} if weights else {},
         on_log=on_log,
         on_epoch=on_epoch,
+        checkpoint=checkpoint,
+        checkpoint_seconds=checkpoint_seconds,
+        on_note=on_note,
     )
     return records[trials.index(trial)]
 
@@ -109,6 +125,9 @@ def run_cohort(
     weights: Mapping[Trial, Path] | None = None,
     on_log: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[int, Evaluation], None] | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    on_note: Callable[[str], None] | None = None,
 ) -> list[Record]:
     """Run the trials of one cohort, as `Trial.cohort` returns them; see `run_trial`.
 
@@ -120,6 +139,9 @@ def run_cohort(
         weights: a file for the trained weights of any of the trials.
         on_log: see `run_trial`.
         on_epoch: see `run_trial`.
+        checkpoint: see `run_trial`; one file for all of them.
+        checkpoint_seconds: see `run_trial`.
+        on_note: see `run_trial`.
 
     Returns:
         The records, one a trial.
@@ -132,23 +154,20 @@ def run_cohort(
     trial, weights = trials[0], weights or {}
     where = choose_device(device)
     keep_freed_memory()
-    started, clock = datetime.now(UTC), time.perf_counter()
+    kept = Checkpointer(checkpoint, checkpoint_seconds, on_note or _warn)
     data = datasets.load(trial.data, data_dir)
     check_fit(trial, data)
-    for file in weights.values():
-        _check_writable(file)
+    _check_writable([*weights.values(), *([checkpoint] if checkpoint else [])])
     epoch_steps = trial.training.epoch_steps(len(data.train_labels))
-    models, donors = build_cohort(trials, epoch_steps, where)
-    with thread_count(threads):
-        seeds = [one.seed for one in trials]
-        histories = train_cohort(models, data.to(where), trial.training, seeds, on_epoch, donors, on_log)
-        used_threads = torch.get_num_threads()
-    about = {
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round((time.perf_counter() - clock) / len(trials), 3),  # each trial's share
-        **provenance(where),
-        "threads": used_threads,
-    }
+    with thread_count(threads):  # building as well: there, projections are calibrated
+        about = provenance(where)
+        models, donors = build_cohort(trials, epoch_steps, where)
+        lockstep = Lockstep(models, data.to(where), trial.training, [one.seed for one in trials], donors)
+        settings = digest([one.settings() for one in trials])
+        kept.resume(lockstep, {"settings": settings, "data": data.fingerprint, **surroundings(where)})
+        histories = lockstep.train(on_epoch, on_log, kept.keep)
+    seconds = round(kept.seconds / len(trials), 3)  # each trial's share
+    about = {"started": kept.started, "seconds": seconds, "resumed": kept.resumed, **about}
     states = [{name: value.contiguous() for name, value in model.state_dict().items()} for model in models]
     for one, state in zip(trials, states, strict=True):
         if one in weights:
@@ -173,13 +192,17 @@ def _result(
     }
 
 
-def _check_writable(path: Path) -> None:
-    """Raise now what writing this file would raise after hours of training."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        empty = file.tell() == 0
-    if empty:
-        path.unlink()
+def _check_writable(files: Sequence[Path]) -> None:
+    """Raise now what writing these files would raise after hours of training."""
+    for file in files:
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "expected a file, found a directory", str(file))
+    for folder in {file.parent for file in files}:
+        prepare(folder)
+
+
+def _warn(note: str) -> None:
+    warnings.warn(note, stacklevel=2)
 
 
 def keep_freed_memory() -> None:
@@ -263,14 +286,38 @@ def provenance(device: torch.device) -> dict[str, Any]:
     """
     return {
         "host": socket.gethostname(),
+        **surroundings(device),
+        "python": sys.version.split()[0],
+        "numpy": np.__version__,
+    }
+
+
+def surroundings(device: torch.device) -> dict[str, str | int]:
+    """Return what bits depend on besides settings and data: kind of machine, device, threads and software.
+
+    Args:
+        device: of the computation.
+    """
+    return {
         "machine": platform.machine(),
+        "processor": _processor(device),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": str(device),
         "threads": torch.get_num_threads(),
-        "python": sys.version.split()[0],
         "torch": torch.__version__,
-        "numpy": np.__version__,
         "weight_feedback": weight_feedback.__version__,
     }
+
+
+def _processor(device: torch.device) -> str:
+    """Return the name of the model of GPU or CPU; empty where the system doesn't tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        names = []
+    return names[0] if names else platform.processor()
 
 
 def check_fit(trial: Trial, data: datasets.Dataset) -> None:
