@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from weight_feedback.lab import runner
+from children import DiesOnce
+from watched import Watched
+from weight_feedback.lab import workers
 from weight_feedback.lab.runner import cores, missing, run
 from weight_feedback.lab.settings import Training
 from weight_feedback.lab.sources import ENVIRONMENT
 from weight_feedback.lab.spec import Arm, Study
-from weight_feedback.lab.store import Store, StoreError
+from weight_feedback.lab.store import Store
 from weight_feedback.lab.trial import run_cohort, run_trial
 
 STUDY = Study(
@@ -25,16 +27,18 @@ STUDY = Study(
 )
 
 
-def test_results_do_not_depend_on_the_number_of_workers(tmp_path) -> None:
+def test_results_do_not_depend_on_workers_nor_on_their_deaths(tmp_path) -> None:
     results = []
-    for jobs in (1, 2):
-        store = Store(tmp_path / str(jobs))
-        seen: list[int] = []
-        assert run(STUDY, store, jobs=jobs, on_progress=seen.append) == 4
-        assert seen[-1] == 8  # all epochs of all trials, at the latest when the run ends
-        assert seen == sorted(seen)
+    for jobs, tracker in ((1, None), (2, DiesOnce(tmp_path / "died"))):
+        store, watcher = Store(tmp_path / str(jobs)), Watched()
+        assert run(STUDY, store, jobs=jobs, tracker=tracker, watcher=watcher) == 4
+        assert watcher.begun == [(4, 4, 8)]
+        assert watcher.seen[-1] == 8  # all epochs of all trials, at the latest when the run ends
+        assert bool(watcher.notes) == (tracker is not None)
+        assert all("its process died" in note and "tried again, alone" in note for note in watcher.notes)
         assert not (store.folder / "progress").exists()
         results.append({(arm.name, trial.seed): store.read(trial).result for arm, trial in STUDY.trials()})
+    assert (tmp_path / "died").exists()
     assert results[0] == results[1]
     # Alone is the same as among others.
     _, *_, (_, last) = STUDY.trials()
@@ -74,18 +78,25 @@ def test_some_arms_or_more_seeds_can_be_run(tmp_path) -> None:
 
 
 def test_a_trial_that_fails_is_noted_and_the_others_go_on(tmp_path, monkeypatch) -> None:
+    tried = []
+
     def failing(trials, **kwargs):
         if (trials[0].model, trials[0].seed) == ("mnist-pooled", 0):
-            raise MemoryError("no room")
+            tried.append(trials[0])
+            raise RuntimeError("no luck\nat all")
         return run_cohort(trials, **kwargs)
 
-    store = Store(tmp_path)
-    monkeypatch.setattr(runner, "run_cohort", failing)
-    run(STUDY, store, jobs=1)
+    store, watcher = Store(tmp_path), Watched()
+    monkeypatch.setattr(workers, "run_cohort", failing)
+    run(STUDY, store, jobs=1, watcher=watcher)
     ((arm, trial),) = missing(STUDY, store)
     assert (arm.name, trial.seed) == ("pooled", 0)
-    assert store.failure(trial).splitlines()[0] == "MemoryError: no room"
+    assert tried == [trial]  # what would fail again isn't tried again
+    assert watcher.notes == [f"failed: {trial.file_name}: RuntimeError: no luck at all"]
+    assert store.failure(trial).splitlines()[0] == "RuntimeError: no luck at all"
     assert "Traceback" in store.failure(trial)
+    with pytest.warns(UserWarning, match=f"^failed: {trial.file_name}: RuntimeError"):
+        run(STUDY, store, jobs=1)  # nobody watches: then it is a warning
 
     monkeypatch.undo()
     assert run(STUDY, store, jobs=1) == 1
@@ -111,19 +122,11 @@ def test_a_tracker_that_fails_stops_nothing(tmp_path) -> None:
         def log(self, *_: object) -> None:
             raise OSError("no server")
 
-    store = Store(tmp_path)
-    with pytest.warns(UserWarning, match="the tracker failed: no server"):
-        run(STUDY, store, jobs=1, tracker=Tracker())
+    store, watcher = Store(tmp_path), Watched()
+    run(STUDY, store, jobs=1, tracker=Tracker(), watcher=watcher)
     assert missing(STUDY, store) == []
-
-
-def test_damage_is_an_error_not_a_rerun(tmp_path) -> None:
-    store = Store(tmp_path)
-    run(STUDY.model_copy(update={"seeds": 1}), store, jobs=1)
-    damaged = next(store.trials.iterdir())
-    damaged.write_bytes(damaged.read_bytes()[:-20])
-    with pytest.raises(StoreError, match=damaged.name):
-        run(STUDY, store, jobs=1)
+    assert len(watcher.notes) == 4
+    assert all("the tracker failed: no server" in note for note in watcher.notes)
 
 
 @pytest.mark.parametrize(
@@ -142,9 +145,19 @@ def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, monkeyp
     assert not (tmp_path / "out").exists()
 
 
-def test_an_error_in_a_trial_reaches_the_caller(tmp_path) -> None:
-    with pytest.raises(ValueError, match="device: expected"):
-        run(STUDY, Store(tmp_path), jobs=1, device="nope")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "nope"}, "device: expected"),
+        ({"jobs": 0}, "jobs: expected at least 1, got 0"),
+        ({"retries": -1}, "retries: expected at least 0, got -1"),
+        ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds: expected at least 0, got nan"),
+    ],
+)
+def test_options_are_checked_before_anything_is_written(tmp_path, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(STUDY, Store(tmp_path / "out"), **{"jobs": 1, **options})
+    assert not (tmp_path / "out").exists()
 
 
 def test_cores() -> None:

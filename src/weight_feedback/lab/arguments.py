@@ -24,6 +24,10 @@ DataDir = Annotated[
     ),
 ]
 Out = Annotated[Path, arg(metavar="DIR", help="Folder that holds the results, one folder a study.")]
+To = Annotated[
+    Path | None,
+    arg(metavar="DIR", help="Folder for report and pictures; default: the study's, among the results."),
+]
 Arms = Annotated[tuple[str, ...] | None, arg(metavar="ARM [ARM …]", help="Names of some arms; default: all.")]
 Jobs = Annotated[int | None, arg(metavar="INT", help="Trials side by side; default: one a core.")]
 Device = Annotated[str, arg(metavar="NAME", help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]

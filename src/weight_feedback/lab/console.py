@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -13,20 +13,21 @@ from rich.table import Table
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab import datasets
-from weight_feedback.lab.analysis import Analysis, analyse, study_outcome
+from weight_feedback.lab.analysis import Analysis, ArmResult, analyse, study_outcome
 from weight_feedback.lab.figures import figures, save
+from weight_feedback.lab.inputs import printable
+from weight_feedback.lab.mixing import mixed_surroundings
 from weight_feedback.lab.page import page
 from weight_feedback.lab.plan import PlannedArm, Sensitivity
 from weight_feedback.lab.plots import plot_accuracy
+from weight_feedback.lab.reading import Readable
 from weight_feedback.lab.report import arm_cells, failures, markdown, swap_cells
-from weight_feedback.lab.runner import OnProgress, cores, missing, run
 from weight_feedback.lab.spec import Study
 from weight_feedback.lab.store import Store
-from weight_feedback.lab.trackers import Tracker
 
 
 @contextmanager
-def progress(console: Console, name: str, epochs: int) -> Iterator[OnProgress]:
+def progress(console: Console, name: str, epochs: int) -> Iterator[Callable[[int], None]]:
     """Show progress: a bar in a terminal, a line for each tenth in a log file.
 
     Args:
@@ -61,116 +62,176 @@ def progress(console: Console, name: str, epochs: int) -> Iterator[OnProgress]:
         yield lambda done: bar.update(task, completed=done)
 
 
-def run_with_progress(
-    console: Console,
-    study: Study,
-    store: Store,
-    *,
-    arms: Sequence[str] | None = None,
-    seeds: int | None = None,
-    jobs: int | None = None,
-    data_dir: Path | None = None,
-    device: str = "auto",
-    tracker: Tracker | None = None,
-) -> None:
-    """Run what is missing of a study, and show how far it is; say which trials failed.
+class Shown:
+    """Shows a run: what there is to do, progress, and notes; see `runner.Watcher`. A context, which ends the bar.
 
     Args:
         console: where to.
-        study: arms × seeds.
-        store: what is finished, and where to keep what is run.
-        arms: see `run`, here and below.
-        seeds: of each arm.
+        name: of the study.
         jobs: trials side by side.
-        data_dir: where data files are.
-        device: to train on.
-        tracker: told of finished trials.
     """
-    total = len(list(study.trials(arms, seeds)))
-    todo = missing(study, store, arms, seeds)
-    jobs = jobs or cores()
-    console.print(
-        f"{study.name}: {total} trials, {total - len(todo)} finished, {len(todo)} to run, {jobs} side by side"
-    )
-    with progress(console, study.name, len(todo) * study.training.epochs) as on_progress:
-        run(
-            study,
-            store,
-            arms=arms,
-            seeds=seeds,
-            jobs=jobs,
-            data_dir=data_dir,
-            device=device,
-            tracker=tracker,
-            on_progress=on_progress,
+
+    def __init__(self, console: Console, name: str, jobs: int) -> None:
+        self._console, self._name, self._jobs = console, name, jobs
+        self._ends = ExitStack()
+
+    def __enter__(self) -> Shown:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.close()
+
+    def begin(self, trials: int, todo: int, epochs: int) -> None:
+        """Say what there is to do, and show progress from now on.
+
+        Args:
+            trials: all that were asked for.
+            todo: those that are going to be run.
+            epochs: of these.
+        """
+        self._console.print(
+            f"{self._name}: {trials} trials, {trials - todo} finished, {todo} to run, {self._jobs} side by side"
         )
-    for _, trial in todo:
-        if (reason := store.failure(trial)) is not None:
-            console.print(f"failed: {trial.file_name}: {reason.splitlines()[0]}", markup=False, style="bold red")
+        self._show = self._ends.enter_context(progress(self._console, self._name, epochs))
+
+    def progress(self, epochs: int) -> None:
+        """Show how many epochs are done.
+
+        Args:
+            epochs: of all trials that are run.
+        """
+        self._show(epochs)
+
+    def note(self, line: str) -> None:
+        """Print a note.
+
+        Args:
+            line: what people should know.
+        """
+        self._console.print(
+            printable(line), markup=False, style="bold red" if line.startswith("failed: ") else None
+        )
 
 
-def draw(console: Console, study: Study, store: Store, command: str, arms: Sequence[str] | None = None) -> Analysis:
-    """Draw accuracy per epoch, and print the table of arms.
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print text as it is, but for characters that would do something to a terminal.
+
+    Args:
+        console: where to.
+        text: of one line or several.
+        style: see rich.
+    """
+    console.print("\n".join(map(printable, text.splitlines())), markup=False, highlight=style is None, style=style)
+
+
+def readable(console: Console, folder: Path) -> Store:
+    """Return a study's store, to look at: what is damaged in it is left out, and that is said.
+
+    Args:
+        console: where to.
+        folder: of the study.
+    """
+    return Readable(folder, lambda line: say(console, line, "bold red"))
+
+
+def draw(
+    console: Console,
+    study: Study,
+    store: Store,
+    command: str,
+    arms: Sequence[str] | None = None,
+    folder: Path | None = None,
+) -> None:
+    """Print the table of arms, and draw accuracy per epoch.
 
     Args:
         console: where to print.
         study: arms × seeds.
-        store: what is finished, and where the pictures go.
+        store: what is finished.
         command: that makes the results.
         arms: names of the arms to draw, in this order; default: all.
-
-    Returns:
-        What was found, of all arms.
+        folder: where the pictures go; default: the study's.
 
     Raises:
-        ValueError: an arm is unknown, or nothing is finished.
+        ValueError: an arm is unknown, nothing is finished, or the pictures can't be written there.
     """
-    analysis = analyse(study, store)
-    results = {result.arm.name: result for result in analysis.arms if result.seeds}
     known = [arm.name for arm in study.arms]
     for name in arms or ():
         if name not in known:
             raise ValueError(f"--arms: expected names among {', '.join(known)}, got {name!r}")
+    analysis = analyse(study, store)
+    results = {result.arm.name: result for result in _finished(analysis, store, command)}
     shown = [results[name] for name in arms or known if name in results]
     if not shown:
-        raise ValueError(f"no finished trials in {store.folder}; expected some: {command} makes them")
-    suffix = "" if arms is None else "-" + "-".join(result.arm.name for result in shown)
-    pictures = [store.folder / f"accuracy{suffix}.{kind}" for kind in ("png", "svg")]
-    plot_accuracy({result.arm.label: result.accuracy for result in shown}, study.title, pictures)
+        raise ValueError(_nothing(store, command))
     print_table(console, study.title, *arm_cells(shown))
-    console.print("pictures: " + ", ".join(map(str, pictures)), markup=False)
-    return analysis
+    suffix = "" if arms is None else "-" + "-".join(result.arm.name for result in shown)
+    with _written_to(folder or store.folder) as goal:
+        _draw(console, study, shown, goal / f"accuracy{suffix}")
 
 
-def present(console: Console, study: Study, store: Store, command: str) -> None:
-    """Draw a study's pictures, write its report, and print its table and verdicts.
+def _draw(console: Console, study: Study, shown: Sequence[ArmResult], stem: Path) -> None:
+    pictures = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    plot_accuracy({result.arm.label: result.accuracy for result in shown}, study.title, pictures)
+    say(console, "pictures: " + ", ".join(map(str, pictures)))
+
+
+def _finished(analysis: Analysis, store: Store, command: str) -> list[ArmResult]:
+    finished = [result for result in analysis.arms if result.seeds]
+    if not finished:
+        raise ValueError(_nothing(store, command))
+    return finished
+
+
+def _nothing(store: Store, command: str) -> str:
+    return f"no finished trials in {store.folder}; expected some: {command} makes them"
+
+
+@contextmanager
+def _written_to(folder: Path) -> Iterator[Path]:
+    try:
+        yield folder
+    except OSError as error:
+        raise ValueError(
+            f"{error}\nThe results themselves are as they were; `weight-feedback report` and `plot` write to "
+            "another folder with --to DIR"
+        ) from error
+
+
+def present(console: Console, study: Study, store: Store, command: str, folder: Path | None = None) -> None:
+    """Print a study's tables and verdicts, draw its pictures, and write its report.
 
     Args:
         console: where to print.
         study: arms × seeds.
-        store: what is finished, and where pictures and report go.
+        store: what is finished.
         command: that makes the results of all arms, for the report.
+        folder: where pictures and report go; default: the study's.
 
     Raises:
-        ValueError: nothing is finished.
+        ValueError: nothing is finished, or pictures and report can't be written there.
     """
-    analysis = draw(console, study, store, command)
+    analysis = analyse(study, store)
+    shown = _finished(analysis, store, command)
     if len(analysis.arms) < len(study.arms):
         command += " --arms " + " ".join(result.arm.name for result in analysis.arms)
     if analysis.extended > study.seeds:
         command += f" --seeds {analysis.extended}"
-    made = figures(analysis)
-    for figure in made:
-        save(figure, store.folder / "figures")
-    names = {"accuracy": "accuracy.png"} | {figure.name: f"figures/{figure.name}.png" for figure in made}
-    report, html = store.folder / "report.md", store.folder / "report.html"
-    write_atomically(report, markdown(analysis, command, names).encode())
-    write_atomically(html, page(analysis, made, command).encode())
+    print_table(console, study.title, *arm_cells(shown))
     if analysis.swaps:
         print_table(console, "in evaluation alone", *swap_cells(analysis.swaps))
-    for sentence in (*failures(analysis.arms), *analysis.sentences):
-        console.print(sentence, markup=False)
-    console.print(f"report:   {html}, {report}\ntrials:   {store.trials}", markup=False)
+    for sentence in (*failures(analysis.arms), *mixed_surroundings(analysis.provenance), *analysis.sentences):
+        say(console, sentence)
+    with _written_to(folder or store.folder) as goal:
+        _draw(console, study, shown, goal / "accuracy")
+        made = figures(analysis)
+        for figure in made:
+            save(figure, goal / "figures")
+        names = {"accuracy": "accuracy.png"} | {figure.name: f"figures/{figure.name}.png" for figure in made}
+        report, html = goal / "report.md", goal / "report.html"
+        write_atomically(report, markdown(analysis, command, names).encode())
+        write_atomically(html, page(analysis, made, command).encode())
+    say(console, f"report:   {html}, {report}\ntrials:   {store.trials}")
 
 
 def print_plan(

@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
-import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-from joblib import Parallel, delayed
+from typing import Protocol
 
 from weight_feedback.lab import datasets
+from weight_feedback.lab.marks import Marks, clear_dead, marks
+from weight_feedback.lab.pool import Task, run_all
 from weight_feedback.lab.settings import Swap, Trial
 from weight_feedback.lab.spec import Arm, Study
-from weight_feedback.lab.store import Record, Store
-from weight_feedback.lab.swaps import possible, run_swap
+from weight_feedback.lab.store import Store
+from weight_feedback.lab.survey import clean, refuse_to_mix, room, survey
+from weight_feedback.lab.swaps import possible
 from weight_feedback.lab.trackers import Tracker
-from weight_feedback.lab.trial import check_fit, choose_device, run_cohort, thread_count
+from weight_feedback.lab.trial import check_fit, choose_device, surroundings
+from weight_feedback.lab.workers import THREADS, Worker
 
-#: Called with how many epochs are done, of all the trials that are run.
-OnProgress = Callable[[int], None]
+
+class Watcher(Protocol):
+    """Told how a run goes, from several threads."""
+
+    def begin(self, trials: int, todo: int, epochs: int) -> None:
+        """Hear what there is to do, once, before anything is trained.
+
+        Args:
+            trials: all that were asked for.
+            todo: those of them that are going to be run.
+            epochs: of these, all together.
+        """
+
+    def progress(self, epochs: int) -> None:
+        """Hear how many epochs are done, about twice a second, and when the run ends.
+
+        Args:
+            epochs: of all trials that are run, together.
+        """
+
+    def note(self, line: str) -> None:
+        """Hear what people should know: what failed, was damaged, or is tried again.
+
+        Args:
+            line: a sentence or two.
+        """
 
 
 def missing(
@@ -39,7 +63,7 @@ def missing(
         seeds: see `Study.trials`.
 
     Raises:
-        StoreError: a finished trial is damaged.
+        StoreError: a finished trial is of another format.
         ValueError: there is no such arm, or no seed.
     """
     return [(arm, trial) for arm, trial in study.trials(arms, seeds) if not store.finished(trial)]
@@ -55,11 +79,16 @@ def run(
     data_dir: Path | None = None,
     device: str = "auto",
     tracker: Tracker | None = None,
-    on_progress: OnProgress | None = None,
+    retries: int = 2,
+    mixed: bool = False,
+    checkpoint_seconds: float = 60.0,
+    watcher: Watcher | None = None,
 ) -> int:
     """Run the missing trials of a study, then its missing swaps; each is kept the moment it finishes.
 
-    A trial that raises an error is noted as failed, and the others go on; the next run tries it again.
+    A trial that raises an error is noted as failed, and the others go on; the next run tries it again. So is one
+    whose process dies, or whose memory runs out, once that has happened while it ran alone, ``retries`` times and
+    once more. Damaged results are set aside and made again. Several runs of one study at once do no harm.
 
     Args:
         study: arms × seeds.
@@ -70,63 +99,77 @@ def run(
         data_dir: where data files are looked for.
         device: see `choose_device`.
         tracker: told of each trial that finishes.
-        on_progress: called about twice a second, from another thread.
+        retries: see above.
+        mixed: whether trials may be added to an arm whose finished ones come from another machine, device or
+            software, where equal settings needn't give equal bits.
+        checkpoint_seconds: see `run_trial`.
+        watcher: told how it goes; default: its notes become warnings when the run ends.
 
     Returns:
         How many trials were run.
 
     Raises:
-        DataError: the data are missing or damaged; said before anything is trained.
-        ValueError: an arm can't be run on these data, or there is none of that name; said before anything is
-            trained.
-        StoreError: a finished trial is damaged.
+        DataError: the data are missing or damaged; this and what follows is said before anything is trained.
+        ValueError: an arm can't be run on these data, there is none of that name, or a number is too small.
+        StoreError: results can't be kept, come from another version or other surroundings, or the study was
+            declared otherwise. While it runs: a trial gave another result than the known one, or a failure can't
+            be noted.
+        ChildProcessError: worker processes die before they begin a trial.
     """
-    todo = missing(study, store, arms, seeds)
-    choose_device(device)
+    for name, value, least in (
+        ("jobs", jobs, 1),
+        ("retries", retries, 0),
+        ("checkpoint_seconds", checkpoint_seconds, 0),
+    ):
+        if value is not None and not value >= least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+    asked = list(study.trials(arms, seeds))
+    where = choose_device(device)
     data = datasets.load(study.data, data_dir)
-    for _, trial in study.trials():
-        check_fit(trial, data)
+    for arm in study.arms:
+        check_fit(study.trial(arm, 0), data)
+    found = survey(study, store, seeds)
+    todo = [(arm, trial) for arm, trial in asked if trial not in found.whole]
+    if not mixed:
+        refuse_to_mix(found, [arm for arm, _ in todo], surroundings(where) | {"threads": THREADS})
+    if todo or found.damaged:
+        store.probe(room([trial for _, trial in todo], len(data.train_labels)))
     store.declare(study)
-    worker = _Worker(study, store, data_dir, device, tracker)
-    with _watched(store.folder / "progress", [trial for _, trial in todo], on_progress) as progress:
-        work = [delayed(worker.run_cohort)(arm, trials, progress) for arm, trials in _cohorts(todo)]
-        _in_parallel(work, jobs or cores())
-    left = [swap for _, swap in study.swaps() if store.read(swap) is None and possible(swap, store)]
-    _in_parallel([delayed(worker.run_swap)(swap) for swap in left], jobs or cores())
+    clean(found, store, watcher.note if watcher else warnings.warn)
+    clear_dead(store.folder / "progress")
+    if watcher:
+        watcher.begin(len(asked), len(todo), len(todo) * study.training.epochs)
+    if not todo and not any(possible(swap, store) for swap in found.swaps):
+        return 0
+    with _watched(store.folder / "progress", watcher) as shared:
+        worker = Worker(study, store, shared, data_dir, device, tracker, checkpoint_seconds)
+        run_all(_trials(worker, todo), jobs or cores(), retries, shared)
+        run_all(_swaps(worker, found.swaps), jobs or cores(), retries, shared)
     return len(todo)
 
 
-@contextmanager
-def _watched(progress: Path, todo: Sequence[Trial], on_progress: OnProgress | None) -> Iterator[Path]:
-    """Make a folder for marks of progress, and watch it meanwhile."""
-    if not todo:
-        yield progress
-        return
-    shutil.rmtree(progress, ignore_errors=True)
-    progress.mkdir(parents=True)
-    stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(progress, todo, on_progress, stop), daemon=True)
-    watcher.start()
-    try:
-        yield progress
-    finally:
-        stop.set()
-        watcher.join()
-        shutil.rmtree(progress, ignore_errors=True)
-
-
-def _cohorts(todo: Sequence[tuple[Arm, Trial]]) -> list[tuple[Arm, list[Trial]]]:
-    """Bring together the trials that are trained as one; most are a cohort of their own."""
+def _trials(worker: Worker, todo: Sequence[tuple[Arm, Trial]]) -> list[Task]:
+    """Return one task a cohort, for those of its trials that are to be run; most are a cohort of their own."""
     cohorts: dict[Trial, tuple[Arm, list[Trial]]] = {}
     for arm, trial in todo:
         cohorts.setdefault(trial.cohort()[0], (arm, []))[1].append(trial)
-    return list(cohorts.values())
+    return [
+        Task(
+            trials[0].key(),
+            trials[0].file_name,
+            partial(worker.run_cohort, arm, trials),
+            partial(worker.fail, trials),
+        )
+        for arm, trials in cohorts.values()
+    ]
 
 
-def _in_parallel(work: Sequence[Any], jobs: int) -> None:
-    # Results travel through files, not through the pool: joblib returns nothing that could be lost.
-    for _ in Parallel(n_jobs=jobs, return_as="generator_unordered")(work):
-        pass
+def _swaps(worker: Worker, swaps: Sequence[Swap]) -> list[Task]:
+    return [
+        Task(swap.key(), swap.file_name, partial(worker.run_swap, swap), partial(worker.fail_swap, swap))
+        for swap in swaps
+        if possible(swap, worker.store)
+    ]
 
 
 def cores() -> int:
@@ -134,57 +177,30 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
-class _Worker:
-    """What every process needs to run any trial or swap of a study, and to keep it."""
-
-    study: Study
-    store: Store
-    data_dir: Path | None
-    device: str
-    tracker: Tracker | None
-
-    def run_cohort(self, arm: Arm, missing: Sequence[Trial], progress: Path) -> None:
-        """Run the missing trials of one cohort, with the finished ones: only as a whole it gives the same bits."""
-        trials = missing[0].cohort()
-        for trial in missing:
-            (progress / trial.key()).write_bytes(b"")
-
-        def count(*_: object) -> None:
-            for trial in missing:
-                with (progress / trial.key()).open("ab") as file:  # one byte an epoch: the size is the count
-                    file.write(b".")
-
-        weights = {trial: self.store.weights(trial) for trial in missing if trial.keeps_weights}
+@contextmanager
+def _watched(progress: Path, watcher: Watcher | None) -> Iterator[Marks]:
+    """Make a folder for marks, and watch them meanwhile."""
+    with marks(progress) as shared:
+        stop = threading.Event()
+        thread = threading.Thread(target=_watch, args=(shared, watcher, stop), daemon=True)
+        if watcher:
+            thread.start()
         try:
-            records = run_cohort(
-                trials, data_dir=self.data_dir, device=self.device, threads=1, weights=weights, on_epoch=count
-            )
-        except Exception as error:  # whatever it is, the other trials go on
-            for trial in missing:
-                self.store.fail(trial, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
-            return
-        for trial, record in zip(trials, records, strict=True):
-            if trial in missing:
-                self.store.write(trial, record)
-                self._track(arm, trial, record)
-
-    def _track(self, arm: Arm, trial: Trial, record: Record) -> None:
-        if self.tracker:
-            try:
-                self.tracker.log(self.study, arm, trial, record)
-            except Exception as error:  # the trial is kept; a tracker that is down must not stop the study
-                warnings.warn(f"{trial.file_name}: the tracker failed: {error}", stacklevel=1)
-
-    def run_swap(self, swap: Swap) -> None:
-        with thread_count(1):
-            self.store.write(swap, run_swap(swap, self.store, data_dir=self.data_dir, device=self.device))
+            yield shared
+        finally:
+            stop.set()
+            if watcher:
+                thread.join()
+            else:
+                for line in shared.notes(0)[0]:
+                    warnings.warn(line, stacklevel=3)
 
 
-def _watch(progress: Path, todo: Sequence[Trial], on_progress: OnProgress | None, stop: threading.Event) -> None:
-    while on_progress:
+def _watch(shared: Marks, watcher: Watcher, stop: threading.Event) -> None:
+    said, last = 0, False
+    while not last:
         last = stop.wait(0.5)
-        marks = (progress / trial.key() for trial in todo)
-        on_progress(sum(mark.stat().st_size for mark in marks if mark.exists()))
-        if last:
-            return
+        lines, said = shared.notes(said)
+        for line in lines:
+            watcher.note(line)
+        watcher.progress(shared.epochs())

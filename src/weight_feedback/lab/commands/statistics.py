@@ -11,7 +11,8 @@ from tyro.conf import arg
 from weight_feedback.lab.analysis import analyse
 from weight_feedback.lab.arguments import OUT, DataDir, Jobs, Out
 from weight_feedback.lab.calibration import Calibration, calibrate, measure
-from weight_feedback.lab.console import print_table, run_with_progress
+from weight_feedback.lab.console import Shown, print_table
+from weight_feedback.lab.runner import cores, run
 from weight_feedback.lab.settings import Frozen
 from weight_feedback.lab.spec import load_study
 from weight_feedback.lab.store import Store
@@ -68,7 +69,8 @@ class Calibrate(Frozen):
                 f"{self.contrast_seeds}"
             )
         store = Store(self.out / study.name)
-        run_with_progress(console, study, store, jobs=self.jobs, data_dir=self.data_dir)
+        with Shown(console, study.name, self.jobs or cores()) as shown:
+            run(study, store, jobs=self.jobs, data_dir=self.data_dir, watcher=shown)
         first, second = (result.accuracy[:, -1] for result in analyse(study, store).arms)
         if not len(first) == len(second) == study.seeds:
             raise ValueError(f"calibrate: some trials of {study.name} failed; run it again, all are needed")

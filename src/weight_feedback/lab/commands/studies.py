@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from weight_feedback.lab.arguments import OUT, Arms, Cuda, DataDir, Device, Jobs, Out, StudyName, choose
-from weight_feedback.lab.console import draw, present, print_plan, run_with_progress
+from weight_feedback.lab.arguments import OUT, Arms, Cuda, DataDir, Device, Jobs, Out, StudyName, To, choose
+from weight_feedback.lab.console import Shown, draw, present, print_plan, readable, say
 from weight_feedback.lab.export import export
 from weight_feedback.lab.merge import merge
 from weight_feedback.lab.plan import plan, sensitivity
-from weight_feedback.lab.runner import cores
+from weight_feedback.lab.runner import cores, run
 from weight_feedback.lab.settings import Frozen
 from weight_feedback.lab.spec import load_study
 from weight_feedback.lab.store import Store
@@ -51,13 +51,16 @@ class Plan(Frozen):
 class Run(Frozen):
     """Run a study: its missing trials, one on each core; then draw its pictures and write its report.
 
-    Each trial is kept the moment it finishes. Running again runs what is missing.
+    Each trial is kept the moment it finishes, and a long one's training after a minute's worth of epochs, so a
+    run can be stopped at any time (Ctrl-C; a second one stops at once). Running again runs what is missing, goes on
+    with what was broken off, and makes again what is damaged.
 
     For example:
         weight-feedback run quick
         weight-feedback run notebook-mnist --data-dir ~/data
         weight-feedback run controls-fashion --arms none constant yoked own
         weight-feedback run my-study.toml --jobs 1 --device cuda
+        weight-feedback run my-study.toml --retries 0 --checkpoint-seconds 600
     """
 
     study: StudyName
@@ -75,24 +78,47 @@ class Run(Frozen):
         TrackerName | None,
         arg(metavar="TRACKER", help="Also log each finished trial to tensorboard, mlflow or wandb."),
     ] = None
+    retries: Annotated[
+        int,
+        arg(
+            metavar="N",
+            help="Try a trial this many times more, alone, if its process dies or its memory runs out; then it "
+            "counts as failed.",
+        ),
+    ] = 2
+    checkpoint_seconds: Annotated[
+        float,
+        arg(metavar="S", help="Keep how far a trial is at the end of an epoch, if it is this long since the last."),
+    ] = 60.0
+    mixed: Annotated[
+        bool,
+        arg(
+            help="Also add trials to arms whose finished ones come from another machine, device, thread count or "
+            "software, where bits may differ; the report says so."
+        ),
+    ] = False
 
     def __call__(self, console: Console) -> None:
         """Run, draw and report."""
         study = load_study(self.study)
         store = Store(self.out / study.name)
         tracker = make_tracker(self.track, store.folder / self.track) if self.track else None
-        run_with_progress(
-            console,
-            study,
-            store,
-            arms=self.arms,
-            seeds=self.seeds,
-            jobs=self.jobs,
-            data_dir=self.data_dir,
-            device=choose(self.device, self.cuda),
-            tracker=tracker,
-        )
-        present(console, study, store, f"weight-feedback run {self.study}")
+        with Shown(console, study.name, self.jobs or cores()) as shown:
+            run(
+                study,
+                store,
+                arms=self.arms,
+                seeds=self.seeds,
+                jobs=self.jobs,
+                data_dir=self.data_dir,
+                device=choose(self.device, self.cuda),
+                tracker=tracker,
+                retries=self.retries,
+                mixed=self.mixed,
+                checkpoint_seconds=self.checkpoint_seconds,
+                watcher=shown,
+            )
+        present(console, study, readable(console, store.folder), f"weight-feedback run {self.study}")
 
 
 class Report(Frozen):
@@ -101,15 +127,18 @@ class Report(Frozen):
     For example:
         weight-feedback report quick
         weight-feedback report controls-mnist-5k --out ~/results
+        weight-feedback report quick --out /read-only/results --to .
     """
 
     study: StudyName
     out: Out = OUT
+    to: To = None
 
     def __call__(self, console: Console) -> None:
         """Write and print."""
         study = load_study(self.study)
-        present(console, study, Store(self.out / study.name), f"weight-feedback run {self.study}")
+        store = readable(console, self.out / study.name)
+        present(console, study, store, f"weight-feedback run {self.study}", self.to)
 
 
 class Plot(Frozen):
@@ -123,11 +152,13 @@ class Plot(Frozen):
     study: StudyName
     arms: Arms = None
     out: Out = OUT
+    to: To = None
 
     def __call__(self, console: Console) -> None:
-        """Draw, and print the table."""
+        """Print the table, and draw."""
         study = load_study(self.study)
-        draw(console, study, Store(self.out / study.name), f"weight-feedback run {self.study}", self.arms)
+        store = readable(console, self.out / study.name)
+        draw(console, study, store, f"weight-feedback run {self.study}", self.arms, self.to)
 
 
 class Merge(Frozen):
@@ -145,10 +176,10 @@ class Merge(Frozen):
     def __call__(self, console: Console) -> None:
         """Merge, and print what was copied."""
         merged = merge(self.target, self.sources)
-        console.print(
+        say(
+            console,
             f"{self.target}: {merged.trials} trials, {merged.swaps} swaps and {merged.weights} weights copied, "
             f"{merged.already} were there already",
-            markup=False,
         )
 
 
@@ -170,6 +201,12 @@ class Export(Frozen):
     def __call__(self, console: Console) -> None:
         """Export, and print where to."""
         study = load_study(self.study)
-        store = Store(self.out / study.name)
+        store = readable(console, self.out / study.name)
         path = self.file or store.folder / f"trials.{self.format}"
-        console.print(f"{path}: {export(study, store, path, self.format)} rows", markup=False)
+        try:
+            rows = export(study, store, path, self.format)
+        except OSError as error:
+            raise ValueError(
+                f"{error}\nThe results themselves are as they were; --file writes elsewhere"
+            ) from error
+        say(console, f"{path}: {rows} rows")

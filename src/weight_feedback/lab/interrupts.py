@@ -1,0 +1,76 @@
+"""Ctrl-C and SIGTERM: the first asks a command to end, the second ends it at once; workers are left to neither."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM.
+
+    Attributes:
+        code: what the process exits with, as shells count it: 128 and the number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise `Interrupted`; a second one ends the process at once, and its workers with it.
+
+    Signals that are ignored or handled already stay so: a shell, for one, starts background jobs with SIGINT
+    ignored. Outside the main thread, which alone can handle signals, nothing happens.
+    """
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    main = threading.current_thread() is threading.main_thread()
+    ours = {number: usual for number, usual in defaults.items() if main and signal.getsignal(number) == usual}
+
+    def first(number: int, _: FrameType | None) -> NoReturn:
+        for each in ours:
+            signal.signal(each, _end_at_once)
+        raise Interrupted(number)
+
+    for number in ours:
+        signal.signal(number, first)
+    try:
+        yield
+    finally:
+        for number, usual in ours.items():
+            # After a first signal the process is about to end, and a second one still counts.
+            if signal.getsignal(number) is first:
+                signal.signal(number, usual)
+
+
+@contextmanager
+def deafening() -> Iterator[None]:
+    """Keep SIGINT from the processes that are started meanwhile.
+
+    A terminal sends Ctrl-C to all processes of a command. Workers are ended by the one that started them, and would
+    only print where they were.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_at_once(number: int, _: FrameType | None) -> NoReturn:
+    try:
+        for child in multiprocessing.active_children():
+            child.kill()
+    finally:  # whatever the state that they are in
+        os._exit(128 + number)

@@ -1,0 +1,150 @@
+"""Marks: what the processes of one run tell each other, as files, in a folder that goes when the run ends.
+
+Nothing that counts is in them: how far a run is, which trials are under way, and lines for people.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The marks of one run; picklable, for workers.
+
+    Args:
+        folder: of this run alone.
+    """
+
+    folder: Path
+
+    def count(self, key: str, epochs: int) -> None:
+        """Say how far a task is.
+
+        Args:
+            key: of the task.
+            epochs: done, of all its trials together.
+        """
+        # A full disk must not stop training for a progress bar.
+        with suppress(OSError), (self.folder / "epochs" / key).open("ab") as file:
+            file.truncate(epochs)  # its size is the count; a file without content takes no room
+
+    def epochs(self) -> int:
+        """Return how many epochs are done, of all tasks."""
+        with suppress(FileNotFoundError):
+            return sum(mark.stat().st_size for mark in os.scandir(self.folder / "epochs"))
+        return 0
+
+    @contextmanager
+    def under_way(self, key: str) -> Iterator[None]:
+        """Mark a task as under way; if the process dies, the mark stays.
+
+        Args:
+            key: of the task.
+        """
+        mark = self.folder / "under-way" / key
+        mark.touch()
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
+
+    def take_left(self) -> set[str]:
+        """Return the keys of tasks that are marked as under way, and remove the marks."""
+        left = list((self.folder / "under-way").iterdir())
+        for mark in left:
+            mark.unlink(missing_ok=True)
+        return {mark.name for mark in left}
+
+    def note(self, line: str) -> None:
+        """Say something to people.
+
+        Args:
+            line: becomes one line.
+        """
+        content = " ".join(line.split()).encode(errors="backslashreplace") + b"\n"
+        file = os.open(self.folder / "notes", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(file, content)  # at once, so that lines of several processes don't mix
+        finally:
+            os.close(file)
+
+    def notes(self, start: int) -> tuple[list[str], int]:
+        """Return the whole lines that were said, from a position on, and the next position.
+
+        Args:
+            start: 0, or what was returned last.
+        """
+        with suppress(FileNotFoundError):
+            with (self.folder / "notes").open("rb") as file:
+                file.seek(start)
+                content = file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            return whole.decode().splitlines(), start + len(whole)
+        return [], start
+
+
+@contextmanager
+def marks(progress: Path) -> Iterator[Marks]:
+    """Make a folder for the marks of a run, and remove it afterwards.
+
+    The run holds a lock in it, which goes with the process, however it ends.
+
+    Args:
+        progress: holds one folder a run.
+    """
+    folder, lock = _make(progress)
+    try:
+        yield Marks(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
+        _remove_if_empty(progress)
+
+
+def clear_dead(progress: Path) -> None:
+    """Remove the marks of runs that are dead; where locks don't work, they stay.
+
+    Args:
+        progress: holds one folder a run.
+    """
+    if sys.platform == "win32":
+        return
+    with suppress(FileNotFoundError):
+        for folder in progress.iterdir():
+            # What can't be opened is gone, or not a run's; what can't be locked is a living one's.
+            with suppress(OSError), (folder / "lock").open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+    _remove_if_empty(progress)
+
+
+def _make(progress: Path) -> tuple[Path, BinaryIO]:
+    while True:
+        folder = progress / uuid.uuid4().hex
+        # Another run may take it for a dead one's before it is locked, or remove the folder above as it ends.
+        with suppress(FileNotFoundError, FileExistsError):
+            for part in ("", "epochs", "under-way"):
+                (folder / part).mkdir(parents=not part)
+            lock = (folder / "lock").open("xb")
+            if sys.platform != "win32":
+                with suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+            if (folder / "lock").exists():
+                return folder, lock
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # it is in use, or gone
+        folder.rmdir()

@@ -1,0 +1,192 @@
+"""What a process does for a run: train the missing trials of a cohort, or evaluate a swap, and keep the result."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from weight_feedback.files import remove
+from weight_feedback.lab.marks import Marks
+from weight_feedback.lab.settings import Swap, Trial
+from weight_feedback.lab.spec import Arm, Study
+from weight_feedback.lab.store import Record, Store, StoreError
+from weight_feedback.lab.swaps import run_swap
+from weight_feedback.lab.trackers import Tracker
+from weight_feedback.lab.trial import run_cohort, thread_count
+
+#: Of PyTorch in each trial and swap.
+THREADS = 1
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What every process needs to run any trial or swap of a study, and to keep it; picklable.
+
+    Args:
+        study: whose trials they are.
+        store: where results go.
+        marks: of the run.
+        data_dir: where data files are looked for; see `datasets.load`.
+        device: see `choose_device`.
+        tracker: told of each trial that is finished.
+        checkpoint_seconds: see `run_trial`.
+    """
+
+    study: Study
+    store: Store
+    marks: Marks
+    data_dir: Path | None
+    device: str
+    tracker: Tracker | None
+    checkpoint_seconds: float
+    driver: int = field(default_factory=os.getpid)
+    """The process that all others work for."""
+
+    def run_cohort(self, arm: Arm, missing: Sequence[Trial]) -> str | None:
+        """Run the missing trials of one cohort, with the finished ones: only as a whole it gives the same bits.
+
+        An error is noted in the store as the trials' failure.
+
+        Args:
+            arm: of the trials.
+            missing: those to keep.
+
+        Returns:
+            None, or, if memory ran out, a reason to try again.
+
+        Raises:
+            StoreError: another result of the same settings is known, or a failure can't be noted.
+        """
+        trials, key = missing[0].cohort(), missing[0].key()
+        # Another run may have finished some of them by now.
+        left = [trial for trial in missing if not self.store.finished(trial)]
+        try:
+            if left:
+                self._train(arm, trials, left, self._counter(key, len(missing)))
+        except StoreError:
+            raise
+        except Exception as error:  # whatever it is, the other trials go on
+            if out_of_memory(error):
+                return describe(error)
+            self.fail(left, describe(error))
+        else:
+            remove(self.store.checkpoint(trials[0]))
+        self.marks.count(key, self.study.training.epochs * len(missing))
+        return None
+
+    def _train(self, arm: Arm, trials: Sequence[Trial], left: Sequence[Trial], count: Callable[..., None]) -> None:
+        records = run_cohort(
+            trials,
+            data_dir=self.data_dir,
+            device=self.device,
+            threads=THREADS,
+            weights={trial: self.store.weights(trial) for trial in left if trial.keeps_weights},
+            on_epoch=count,
+            checkpoint=self.store.checkpoint(trials[0]),
+            checkpoint_seconds=self.checkpoint_seconds,
+            on_note=self.marks.note,
+        )
+        for trial, record in zip(trials, records, strict=True):
+            if trial in left:
+                self.store.write(trial, record)
+                self._track(arm, trial, record)
+
+    def _counter(self, key: str, trials: int) -> Callable[..., None]:
+        parent = os.getppid()
+
+        def count(epoch: int, *_: object) -> None:
+            self.marks.count(key, epoch * trials)
+            if os.getpid() != self.driver and os.getppid() != parent:
+                os._exit(1)  # the run is dead, and nobody waits for this any more
+
+        return count
+
+    def fail(self, trials: Sequence[Trial], reason: str) -> None:
+        """Note that trials failed, in the store and for people.
+
+        Args:
+            trials: those of them that are finished aren't noted.
+            reason: its first line is shown.
+
+        Raises:
+            StoreError: that can't be noted.
+        """
+        first = reason.partition("\n")[0]
+        for trial in trials:
+            if self.store.finished(trial):
+                continue
+            try:
+                self.store.fail(trial, reason)
+            except OSError as error:
+                raise StoreError(f"{trial.file_name} failed ({first}), and that can't be noted: {error}") from None
+            self.marks.note(f"failed: {trial.file_name}: {first}")
+
+    def _track(self, arm: Arm, trial: Trial, record: Record) -> None:
+        if self.tracker:
+            try:
+                self.tracker.log(self.study, arm, trial, record)
+            except Exception as error:  # the trial is kept; a tracker that is down must not stop the study
+                self.marks.note(f"{trial.file_name}: the tracker failed: {error}")
+
+    def run_swap(self, swap: Swap) -> str | None:
+        """Run a swap.
+
+        Args:
+            swap: the settings.
+
+        Returns:
+            None, or, if memory ran out, a reason to try again.
+
+        Raises:
+            StoreError: weights are damaged, or another result of the same settings is known.
+        """
+        try:
+            if self.store.read(swap) is None:
+                with thread_count(THREADS):
+                    self.store.write(swap, run_swap(swap, self.store, data_dir=self.data_dir, device=self.device))
+        except StoreError:
+            raise
+        except Exception as error:  # whatever it is, the other swaps go on
+            if out_of_memory(error):
+                return describe(error)
+            self.fail_swap(swap, describe(error))
+        return None
+
+    def fail_swap(self, swap: Swap, reason: str) -> None:
+        """Say that a swap failed; the next run tries it again.
+
+        Args:
+            swap: the settings.
+            reason: its first line is shown.
+        """
+        first = reason.partition("\n")[0]
+        self.marks.note(f"failed: {swap.file_name}: {first}")
+
+
+def describe(error: Exception) -> str:
+    """Return the type and message of an error on one line, and its traceback on those that follow.
+
+    Args:
+        error: that was raised.
+    """
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}\n{''.join(traceback.format_exception(error))}"
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Say whether an error is for want of memory, so that trying again may help.
+
+    Args:
+        error: that was raised.
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # PyTorch has a type for it on GPUs alone; on a CPU its message has the system's own words.
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )

@@ -1,0 +1,174 @@
+"""Ctrl-C and SIGTERM: what is finished is kept, how to go on is said, and no process is left."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from children import Forking, ended, fork_command, living, wait_until
+from weight_feedback.lab import cli, pool, workers
+from weight_feedback.lab.interrupts import Interrupted, interruptible
+from weight_feedback.lab.runner import missing
+from weight_feedback.lab.spec import load_study
+from weight_feedback.lab.store import Store
+from weight_feedback.lab.trial import run_cohort
+
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sends signals, and looks at /proc"),
+    pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning"),
+]
+
+STUDY = """
+name = "tiny"
+title = "Tiny"
+data = "generated"
+seeds = 2
+training = {epochs = 1, batch_size = 250}
+arms = [
+  {name = "plain", model = "mnist-plain", label = "w/o"},
+  {name = "pooled", model = "mnist-pooled", label = "w/"},
+]
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / "a study's.toml"  # a command line must quote it
+    path.write_text(STUDY)
+    return path
+
+
+def hold_all_but_the_first(monkeypatch) -> None:
+    def held(trials, **options):
+        if (trials[0].model, trials[0].seed) != ("mnist-plain", 0):
+            threading.Event().wait()
+        return run_cohort(trials, **options)
+
+    monkeypatch.setattr(workers, "run_cohort", held)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_finished_is_kept_and_how_to_go_on_is_said(tmp_path, monkeypatch, study, number) -> None:
+    hold_all_but_the_first(monkeypatch)
+    store, output = Store(tmp_path / "tiny"), tmp_path / "output"
+    pid = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"], output)
+    wait_until(lambda: list(store.trials.glob("[!.]*")), "a finished trial")
+    wait_until(lambda: len(list(store.folder.glob("progress/*/under-way/*"))) == 2, "two trials under way")
+    os.kill(pid, number)
+    assert ended(pid) == 128 + number
+    wait_until(lambda: not living(pid), "no process of the run")
+    assert not (store.folder / "progress").exists()
+
+    line = output.read_text().splitlines()[-1]
+    said, command = line.split(" To go on: ")
+    assert said == "stopped; what is finished is kept."
+    assert len(missing(load_study(str(study)), store)) == 3
+    monkeypatch.undo()
+    program, *args = shlex.split(command)
+    assert program == "weight-feedback"
+    cli.main([*args, "--jobs", "1"])
+    assert missing(load_study(str(study)), store) == []
+
+
+def test_a_second_one_ends_it_at_once_whatever_it_waits_for(tmp_path, monkeypatch, study) -> None:
+    hold_all_but_the_first(monkeypatch)
+    waiting = tmp_path / "waiting"
+
+    def wait(*_: object, **__: object) -> None:
+        waiting.touch()
+        threading.Event().wait()
+
+    monkeypatch.setattr(Forking, "abort_everything", wait)
+    store = Store(tmp_path / "tiny")
+    pid = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"], tmp_path / "output")
+    wait_until(lambda: len(list(store.folder.glob("progress/*/under-way/*"))) == 2, "two trials under way")
+    os.kill(pid, signal.SIGINT)
+    wait_until(waiting.exists, "an end that is waited for")
+    assert len(living(pid)) == 3
+    os.kill(pid, signal.SIGINT)
+    assert ended(pid) == 130
+    wait_until(lambda: not living(pid), "no process of the run")
+
+
+def test_one_that_comes_between_the_results_of_workers_leaves_none(tmp_path, monkeypatch, study) -> None:
+    hold_all_but_the_first(monkeypatch)
+
+    @contextmanager
+    def interrupted():
+        yield
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(pool, "deafening", interrupted)
+    pid = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"], tmp_path / "output")
+    assert ended(pid) == 130
+    wait_until(lambda: not living(pid), "no process of the run")
+    assert "To go on: " in (tmp_path / "output").read_text().splitlines()[-1]
+
+
+def test_ctrl_c_in_a_terminal_reaches_workers_that_are_starting(tmp_path, study) -> None:
+    """It is sent to all processes at once; the real workers of joblib must neither print nor stay."""
+    # A shell starts background jobs with this signal ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from weight_feedback.lab.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", str(study), "--out", str(tmp_path), "--jobs", "2", "--no-cuda"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        # The run, two workers, and joblib's process that cleans up after them.
+        wait_until(lambda: process.poll() is not None or len(living(process.pid)) == 4, "two workers")
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert len(err.splitlines()) == 1
+    wait_until(lambda: not living(process.pid), "no process of the run")
+
+
+def test_other_commands_keep_nothing(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("weight_feedback.lab.commands.networks.run_trial", lambda *_, **__: terminate())
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train", "mnist-plain", "--data", "generated"])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert caught.value.code == 143
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait()
+
+
+def test_signals_are_handled_only_where_nobody_else_does() -> None:
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+            with pytest.raises(Interrupted, match="SIGTERM"):
+                terminate()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with interruptible():
+            pass
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def test_another_thread_handles_no_signals() -> None:
+    found = []
+
+    def work() -> None:
+        with interruptible():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [signal.SIG_DFL]

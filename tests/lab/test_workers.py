@@ -1,0 +1,224 @@
+"""Workers that die or run out of memory: what is theirs alone is tried again, then given up; the rest goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import Future
+
+import joblib
+import pytest
+import torch
+
+from children import Forking, living, wait_until
+from weight_feedback.lab import workers
+from weight_feedback.lab.runner import missing, run
+from weight_feedback.lab.settings import Projected, Training
+from weight_feedback.lab.spec import Arm, Declared, Study
+from weight_feedback.lab.store import Store, StoreError
+from weight_feedback.lab.trial import run_cohort
+
+# From Python 3.12 on, a process that has threads, as pytest-xdist's have, warns when it forks.
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="forks"),
+    pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning"),
+]
+
+STUDY = Study(
+    name="tiny",
+    title="Tiny",
+    data="generated",
+    seeds=2,
+    training=Training(epochs=1, batch_size=250),
+    arms=tuple(Arm(name=name, model=f"mnist-{name}", label=name) for name in ("plain", "pooled")),
+)
+LAST = STUDY.trial(STUDY.arms[1], 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet(tmp_path_factory) -> Store:
+    """The study, undisturbed; what PyTorch does when it is first used, forked processes needn't do again."""
+    store = Store(tmp_path_factory.mktemp("quiet"))
+    run(STUDY, store, jobs=1)
+    return store
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave() -> None:
+    os._exit(3)
+
+
+def no_memory() -> None:
+    raise MemoryError("no room")
+
+
+def no_memory_in_torch() -> None:
+    torch.empty(2**50)  # a pebibyte
+
+
+def disturb(monkeypatch, tmp_path, troubles, times=10**9) -> None:
+    """Let trials get into trouble when they are run, so many times; each time that one is run is written down."""
+
+    def disturbed(trials, **options):
+        with (tmp_path / "tried").open("a") as file:
+            file.write(f"{trials[0].file_name}\n")
+        if trials[0] in troubles and tried(tmp_path, trials[0]) <= times:
+            troubles[trials[0]]()
+        return run_cohort(trials, **options)
+
+    monkeypatch.setattr(workers, "run_cohort", disturbed)
+
+
+def tried(tmp_path, trial) -> int:
+    return (tmp_path / "tried").read_text().splitlines().count(trial.file_name)
+
+
+def forked(study, store, **options) -> list[str]:
+    """Run a study with two forked workers, and return the notes."""
+    with joblib.parallel_config(backend=Forking()), pytest.warns() as noted:
+        run(study, store, jobs=2, **options)
+    assert not (store.folder / "progress").exists()
+    return [str(warning.message) for warning in noted]
+
+
+def test_trials_in_trouble_are_tried_again_and_given_up_and_the_rest_goes_on(tmp_path, monkeypatch) -> None:
+    died = "its process died, killed from outside or for want of memory, 2 times"
+    reasons = {
+        STUDY.trial(STUDY.arms[0], 0): (kill, died),
+        STUDY.trial(STUDY.arms[1], 0): (leave, died),
+        LAST: (no_memory_in_torch, "RuntimeError: [enforce fail"),
+    }
+    disturb(monkeypatch, tmp_path, {trial: trouble for trial, (trouble, _) in reasons.items()})
+    store = Store(tmp_path / "out")
+    notes = forked(STUDY, store, retries=1)
+    assert {trial for _, trial in missing(STUDY, store)} == set(reasons)
+    for trial, (_, reason) in reasons.items():
+        first = store.failure(trial).partition("\n")[0]
+        assert first.startswith(reason)
+        assert first.endswith(", 2 times")
+        assert any(note.startswith(f"failed: {trial.file_name}: {reason}") for note in notes)
+        assert tried(tmp_path, trial) == 1 + 2  # beside others, and then alone
+
+
+def test_trouble_that_passes_leaves_no_trace(tmp_path, monkeypatch, quiet) -> None:
+    disturb(monkeypatch, tmp_path, {LAST: kill}, times=2)
+    store = Store(tmp_path / "out")
+    forked(STUDY, store)
+    for _, trial in STUDY.trials():
+        assert store.read(trial).result == quiet.read(trial).result
+        assert store.failure(trial) is None
+    assert not list((store.folder / "checkpoints").glob("[!.]*"))
+
+
+def test_a_neighbour_is_never_blamed(tmp_path, monkeypatch) -> None:
+    store = Store(tmp_path / "out")
+
+    def kill_both() -> None:
+        if tried(tmp_path, LAST) == 1:
+            wait_until(lambda: len(list(store.folder.glob("progress/*/under-way/*"))) == 2, "two trials under way")
+        kill()
+
+    study = STUDY.model_copy(update={"seeds": 3})
+    neighbours = {trial.file_name for _, trial in study.trials()} - {LAST.file_name}
+    disturb(monkeypatch, tmp_path, {LAST: kill_both})
+    notes = forked(study, store, retries=0)
+    suspects = {note.partition(":")[0] for note in notes if "tried again, alone" in note}
+    assert len(suspects) == 2
+    assert suspects - {LAST.file_name} <= neighbours
+    assert [trial for _, trial in missing(study, store)] == [LAST]
+    assert len(list((store.folder / "failures").iterdir())) == 1
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_memory_can_run_out_in_a_single_process(tmp_path, monkeypatch, retries) -> None:
+    disturb(monkeypatch, tmp_path, {LAST: no_memory})
+    store = Store(tmp_path / "out")
+    with pytest.warns() as noted:
+        run(STUDY, store, jobs=1, retries=retries)
+    assert len(noted) == 1 + retries
+    assert str(noted[-1].message).startswith(f"failed: {LAST.file_name}: MemoryError: no room")
+    assert tried(tmp_path, LAST) == 1 + retries
+    assert store.failure(LAST).startswith(f"MemoryError: no room, {1 + retries} times\nTraceback")
+
+
+def test_a_swap_in_trouble_is_named(tmp_path, monkeypatch) -> None:
+    study = Study(
+        name="own",
+        title="Own",
+        data="generated",
+        seeds=1,
+        training=Training(epochs=1, batch_size=250),
+        summary=Projected(k=4),
+        arms=tuple(Arm(name=name, model="mnist-plain", label=name, signal=name) for name in ("none", "own")),
+        declared=Declared(primary=(("own", "none"),), margin=1.0),
+    )
+    swap_run = workers.run_swap
+
+    def swapped(swap, store, **options):
+        if swap.heard == "zeros":
+            kill()
+        if swap.heard == "initial":
+            raise ValueError("no luck")
+        return swap_run(swap, store, **options)
+
+    monkeypatch.setattr(workers, "run_swap", swapped)
+    store = Store(tmp_path)
+    notes = forked(study, store, retries=0)
+    assert any(note.startswith("failed: ") and "hears-zeros" in note and "process died" in note for note in notes)
+    assert any(note.startswith("failed: ") and "hears-initial" in note and "no luck" in note for note in notes)
+    monkeypatch.undo()
+    assert run(study, store, jobs=1) == 0
+    assert all(store.read(swap) for _, swap in study.swaps())
+
+
+def test_a_pool_that_never_begins_is_an_error(tmp_path) -> None:
+    class Broken(Forking):
+        def submit(self, *_: object, **__: object) -> Future:
+            raise RuntimeError("no process can be started")
+
+    with (
+        joblib.parallel_config(backend=Broken()),
+        pytest.raises(ChildProcessError, match=r"before any of them began a trial, 2 times; .*no process can be"),
+    ):
+        run(STUDY, Store(tmp_path), jobs=2, retries=1)
+    assert len(missing(STUDY, Store(tmp_path))) == 4
+
+
+def test_another_result_of_the_same_settings_ends_the_run(tmp_path, monkeypatch) -> None:
+    """Two runs of one trial that disagree are an error, whoever comes first."""
+    store = Store(tmp_path / "out")
+
+    def raced(trials, **options):
+        records = run_cohort(trials, **options)
+        if trials[0] == LAST:
+            other = records[0].result | {"parameters": 1}
+            Store(tmp_path / "out").write(LAST, type(records[0])(other, records[0].provenance))
+        return records
+
+    monkeypatch.setattr(workers, "run_cohort", raced)
+    with joblib.parallel_config(backend=Forking()), pytest.raises(StoreError, match="gave another result here"):
+        run(STUDY, store, jobs=2)
+
+
+def test_an_orphan_ends_itself(tmp_path, monkeypatch) -> None:
+    """A worker whose run was killed stops after the epoch it is at."""
+    long = STUDY.model_copy(update={"training": Training(epochs=100_000, batch_size=250)})
+    store = Store(tmp_path / "out")
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        with joblib.parallel_config(backend=Forking()):
+            run(long, store, jobs=2)
+        os._exit(0)
+    wait_until(lambda: len(list(store.folder.glob("progress/*/epochs/*"))) == 2, "two trials with an epoch")
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    wait_until(lambda: not living(pid), "no process of the run")
+    assert len(missing(long, store)) == 4
+    # What the dead run left behind goes with the next run.
+    assert list(store.folder.glob("progress/*/lock"))
+    run(STUDY, store, jobs=1)
+    assert not (store.folder / "progress").exists()
