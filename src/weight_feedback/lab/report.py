@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from weight_feedback.lab.analysis import HEARD, Analysis, ArmResult, Compared, Swapped
 from weight_feedback.lab.estimates import Interval
+from weight_feedback.lab.inputs import printable
 
 
 def arm_cells(arms: Sequence[ArmResult]) -> tuple[list[str], list[list[str]]]:
@@ -130,7 +132,7 @@ def failures(arms: Sequence[ArmResult]) -> list[str]:
         for seed, step in result.diverged.items():
             sentences.append(f"{result.arm.name}, seed {seed}: diverged at step {step}; counted as chance.")
         for seed, reason in result.failed.items():
-            first = reason.partition("\n")[0]
+            first = printable(reason.partition("\n")[0])
             sentences.append(f"{result.arm.name}, seed {seed}: failed ({first}); missing from all estimates.")
     return sentences
 
@@ -159,8 +161,8 @@ def markdown(analysis: Analysis, command: str, pictures: Mapping[str, str]) -> s
         *(f"- {_escape(sentence)}" for sentence in failures(analysis.arms)),
         f"- Data: {study.data}; {study.training.epochs} epochs, batches of {study.training.batch_size}, "
         f"SGD with learning rate {study.training.lr:g} and momentum {study.training.momentum:g}.",
-        f"- Made by: `{command}`",
-        f"- With: {made_with(analysis)}.",
+        f"- Made by: {_code(command)}",
+        f"- With: {_escape(made_with(analysis))}.",
         "",
     ]
     return "\n".join(lines)
@@ -174,7 +176,7 @@ def made_with(analysis: Analysis) -> str:
     """
 
     def values(name: str) -> str:
-        return " and ".join(analysis.made_with(name))
+        return printable(" and ".join(analysis.made_with(name)))
 
     return (
         f"weight-feedback {values('weight_feedback')}, torch {values('torch')}, Python {values('python')}, "
@@ -232,7 +234,14 @@ def _table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 def _escape(text: str) -> str:
     """Return text that is one line of Markdown without markup: no cells, tags, code, links or pictures."""
-    text = " ".join(text.split())
-    for character, harmless in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("`", "\\`"), ("](", "]\\(")):
-        text = text.replace(character, harmless)
-    return text
+    return " ".join(text.split()).translate(_ESCAPES).replace("](", "]\\(")
+
+
+_ESCAPES = str.maketrans({"\\": "\\\\", "&": "&amp;", "|": "\\|", "<": "&lt;", "`": "\\`"})
+
+
+def _code(text: str) -> str:
+    """Return text as code in a line of Markdown, between more backticks than it has in a row."""
+    text = printable(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"

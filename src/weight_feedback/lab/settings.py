@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 # Names become parts of file names and URLs.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=64)]
+
+
+# Without an upper bound, a slip of the finger keeps a machine busy for ever, or takes all of its memory.
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+#: Numbers that a stored projection may have: 4 GiB of them.
+MOST_STORED = 2**30
+
+
+def _one_line(text: str) -> str:
+    """Refuse what can't be shown without harm: line ends, escape sequences, marks that turn writing around."""
+    turns = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    for place, character in enumerate(text, start=1):
+        control = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+        # U+FFFE and U+FFFF are no characters: XML, and so SVG, has no room for them.
+        if control or unicodedata.bidirectional(character) in turns or ord(character) & 0xFFFE == 0xFFFE:
+            raise ValueError(
+                "expected one line of text, without control characters and marks that turn the direction of "
+                f"writing; got {character!a} as character {place}"
+            )
+    return text
+
+
+# Of titles and labels, which are text to people and to no program.
+ONE_LINE = AfterValidator(_one_line)
 
 
 class Frozen(BaseModel):
@@ -25,17 +50,17 @@ class Training(Frozen):
     evaluation on the whole test set after each epoch.
     """
 
-    epochs: Annotated[int, Field(ge=1)] = 6
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 6
     """Passes over the training set."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Count = 64
     """Examples a step."""
     lr: Annotated[float, Field(gt=0)] = 0.01
     """Learning rate of SGD."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Momentum of SGD."""
-    test_batch_size: Annotated[int, Field(ge=1)] = 1000
+    test_batch_size: Count = 1000
     """Examples a batch in evaluation."""
-    log_interval: Annotated[int, Field(ge=1)] = 40
+    log_interval: Count = 40
     """Steps between two log lines."""
     cohort: Annotated[int, Field(ge=1, le=1024)] = 1
     """Seeds that are trained as one vectorised network; 1: each on its own.
@@ -63,36 +88,66 @@ SignalName = Literal[
 ]
 
 
-class Projected(Frozen):
+class _Summary(Frozen):
+    k: Count
+    """How many numbers fc1 hears."""
+
+    def check_fit(self, weights: int) -> None:
+        """Check what depends on the network, before anything is made.
+
+        Args:
+            weights: how many numbers the summary reads.
+
+        Raises:
+            ValueError: it would give more numbers than it reads, or be too large to be stored.
+        """
+        if self.k > weights:
+            raise ValueError(f"summary.k: must be at most the {weights} weights that are read, got {self.k}")
+
+
+class Projected(_Summary):
     """The summary of a controlled study: a dense random projection of the weights of fc1 and fc2."""
 
-    k: Annotated[int, Field(ge=1)]
-    """How many numbers fc1 hears."""
     distribution: Literal["uniform", "gaussian", "rademacher"] = "gaussian"
     """Of the entries of the projection."""
     scale: Literal["isometry", "xavier", "adjoint-isometry", "calibrated"] = "calibrated"
     """Of the projection; calibrated gives the initial z a root mean square of 1."""
 
+    def check_fit(self, weights: int) -> None:
+        """See `_Summary`; the matrix is stored, too.
 
-class Sketched(Frozen):
+        Args:
+            weights: how many numbers the summary reads.
+
+        Raises:
+            ValueError: see `_Summary`.
+        """
+        super().check_fit(weights)
+        if self.k * weights > MOST_STORED:
+            raise ValueError(
+                f"summary.k: must be at most {MOST_STORED // weights}, for a matrix of {MOST_STORED} numbers over "
+                f"{weights} weights, got {self.k}; give summary.sketch, which stores no matrix"
+            )
+
+
+class Sketched(_Summary):
     """A random projection without a stored matrix, for what a dense one is too slow or too large for."""
 
-    k: Annotated[int, Field(ge=1)]
-    """How many numbers fc1 hears."""
     sketch: Literal["count", "kronecker"]
     """The map: `CountSketch` or `KroneckerProjection`."""
     scale: Literal["isometry", "xavier", "adjoint-isometry", "calibrated"] = "calibrated"
     """As for `Projected`."""
 
 
-Kernel = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], Field(strict=False)]
+Kernel = Annotated[tuple[Count, Count], Field(strict=False)]
 
 
-class Pooled(Frozen):
-    """The other summary of a controlled study: the weights of fc1 and fc2, max-pooled as in the notebook."""
+class Pooled(_Summary):
+    """The other summary of a controlled study: the weights of fc1 and fc2, max-pooled as in the notebook.
 
-    k: Annotated[int, Field(ge=1)]
-    """How many numbers fc1 hears; ones fill up what pooling leaves."""
+    Ones fill up what pooling leaves of ``k``.
+    """
+
     kernels: Annotated[tuple[Kernel, Kernel], Field(strict=False)]
     """Height and width of the kernels of fc1 and fc2, as `weight-feedback match-dimensions` finds them."""
 
@@ -123,7 +178,8 @@ class Trial(Frozen):
     summary: Summarised | None = None
     conditioning: Literal["concat", "film"] = "concat"
     salt: Annotated[int, Field(ge=0, le=1000)] = 0
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    """Donors' seeds begin where these end."""
 
     def settings(self) -> dict[str, Any]:
         """Return all settings as plain values.

@@ -11,7 +11,8 @@ import pooch
 from rich.console import Console
 from rich.progress import Progress
 
-from weight_feedback.lab.formats import CIFAR_BATCHES, CIFAR_BINARY_FOLDER, CIFAR_PICKLE_FOLDER, DataError
+from weight_feedback.lab.formats import CIFAR_BATCHES, CIFAR_BINARY_FOLDER, CIFAR_PICKLE_FOLDER
+from weight_feedback.lab.inputs import DataError, unreadable
 
 ENVIRONMENT = "WEIGHT_FEEDBACK_DATA"
 IDX_FILES = (
@@ -117,7 +118,7 @@ NAMES = "mnist-5k", *SOURCES, "generated"
 def source_of(name: str) -> Source:
     """Return the source of a data set; ValueError, with the known names, if it has none."""
     if name not in SOURCES:
-        raise ValueError(f"expected a data set among {', '.join(NAMES)}, found {name!r}")
+        raise ValueError(f"data: expected a data set among {', '.join(NAMES)}, found {name!r}")
     return SOURCES[name]
 
 
@@ -127,8 +128,11 @@ def cache_root() -> Path:
 
 
 def absolute(path: Path | str) -> Path:
-    """Return a path that stays the same when the current folder changes."""
-    return Path(path).expanduser().resolve()
+    """Return a path that stays the same when the current folder changes; DataError if it is none."""
+    try:
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a zero byte
+        raise DataError(path, None, "the path of a folder", f"{error}", "give another") from error
 
 
 def _roots(data_dir: Path | None) -> list[Path]:
@@ -136,6 +140,13 @@ def _roots(data_dir: Path | None) -> list[Path]:
         return [absolute(data_dir)]
     named = os.environ.get(ENVIRONMENT)
     return [*([absolute(named)] if named else []), cache_root()]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # no permission, or a name that is too long
+        raise unreadable(path, error) from error
 
 
 def find(name: str, data_dir: Path | None) -> Found:
@@ -147,7 +158,7 @@ def find(name: str, data_dir: Path | None) -> Found:
         for layout, wanted in source.layouts.items():
             place = root / layout
             candidates = [(place / file, place / f"{file}.gz") for file in wanted]
-            files = [next((path for path in pair if path.is_file()), None) for pair in candidates]
+            files = [next(filter(_is_file, pair), None) for pair in candidates]
             present = tuple(file for file in files if file is not None)
             if len(present) == len(wanted):
                 return Found(place, present)

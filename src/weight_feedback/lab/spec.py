@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -10,7 +11,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from weight_feedback.lab.settings import Frozen, Name, SignalName, Summarised, Swap, Training, Trial, digest
+from weight_feedback.lab.inputs import open_plain, printable, shown
+from weight_feedback.lab.settings import (
+    ONE_LINE,
+    Frozen,
+    Name,
+    SignalName,
+    Summarised,
+    Swap,
+    Training,
+    Trial,
+    digest,
+)
+
+#: Trials of a study; their list alone takes 100 MB.
+MOST_TRIALS = 100_000
+#: Bytes of a study file, and characters of one of its lines: Python's parser takes minutes over keys of many parts.
+LONGEST_FILE, LONGEST_LINE = 100_000, 1000
+#: Wrong fields that a message lists.
+MOST_WRONG = 20
 
 
 class SpecError(ValueError):
@@ -24,7 +43,7 @@ class Arm(Frozen):
     """Unique in the study; part of file names."""
     model: Name
     """A network, as listed by `weight-feedback train --help`."""
-    label: Annotated[str, Field(min_length=1, max_length=80)]
+    label: Annotated[str, Field(min_length=1, max_length=80), ONE_LINE]
     """How plots and tables call it."""
     signal: SignalName | None = None
     """What fc1 of a plain network hears; left out for the notebook's networks, which have feedback built in."""
@@ -53,15 +72,15 @@ OutcomeName = Literal["final-accuracy", "area-under-curve", "epochs-to-threshold
 class Declared(Frozen):
     """What a study is to decide, fixed before it runs."""
 
-    primary: Annotated[tuple[Contrast, ...], Field(min_length=1, strict=False)]
+    primary: Annotated[tuple[Contrast, ...], Field(min_length=1, max_length=100, strict=False)]
     """The contrasts that get a verdict, each the name of an arm minus that of another."""
     outcome: OutcomeName = "final-accuracy"
     """What is compared."""
     threshold: Annotated[float, Field(gt=0, le=100)] | None = None
     """Accuracy in percent whose first epoch is counted; for `epochs-to-threshold` alone."""
-    margin: Annotated[float, Field(gt=0)]
+    margin: Annotated[float, Field(gt=0, le=1e6)]
     """Differences within ± this count as equivalent, in the outcome's unit: percentage points, epochs or nats."""
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    confidence: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
     """Of intervals; one minus it is the error rate of the whole family of verdicts."""
 
     @model_validator(mode="after")
@@ -79,7 +98,7 @@ class Study(Frozen):
 
     name: Name
     """Names the folder of the results."""
-    title: Annotated[str, Field(min_length=1, max_length=200)]
+    title: Annotated[str, Field(min_length=1, max_length=200), ONE_LINE]
     """Heading of plots."""
     data: Name
     """A data set, as listed by `weight-feedback data list`."""
@@ -89,7 +108,7 @@ class Study(Frozen):
     """Shared by all arms."""
     summary: Summarised | None = None
     """Shared by all arms that have a signal."""
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1, strict=False)]
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1, max_length=1000, strict=False)]
     """The conditions to compare."""
     declared: Declared | None = None
     """What is to be decided, fixed before the study runs; left out by studies that only show."""
@@ -102,23 +121,42 @@ class Study(Frozen):
             "condition": [arm.condition for arm in self.arms],
         }
         for field, values in keys.items():
-            for value in values:
-                if values.count(value) > 1:
-                    raise ValueError(
-                        f"arms: each {field} must be unique, got {value!r} {values.count(value)} times"
-                    )
+            for value, count in Counter(values).items():
+                if count > 1:
+                    raise ValueError(f"arms: each {field} must be unique, got {value!r} {count} times")
         return self
 
     @model_validator(mode="after")
     def _contrasts_are_of_arms(self) -> Study:
         names = [arm.name for arm in self.arms]
-        for contrast in self.declared.primary if self.declared else ():
+        for contrast, count in Counter(self.declared.primary if self.declared else ()).items():
             for name in contrast:
                 if name not in names:
-                    raise ValueError(f"declared.primary: expected arms among {', '.join(names)}, got {name!r}")
+                    raise ValueError(
+                        f"declared.primary: expected arms among {', '.join(names[:MOST_WRONG])}, got {name!r}"
+                    )
             if contrast[0] == contrast[1]:
                 raise ValueError(f"declared.primary: expected two different arms, got {contrast[0]!r} twice")
+            if count > 1:
+                raise ValueError(f"declared.primary: each must be unique, got {list(contrast)} {count} times")
         return self
+
+    @model_validator(mode="after")
+    def _trials_can_be_counted(self) -> Study:
+        self._check_seeds(self.seeds)
+        return self
+
+    def _check_seeds(self, seeds: int) -> None:
+        """Refuse a number of seeds that this study can't have."""
+        most, size = MOST_TRIALS // len(self.arms), self.training.cohort
+        if seeds < 1:
+            raise ValueError(f"seeds: expected at least 1, got {seeds}")
+        if seeds > most:
+            raise ValueError(
+                f"seeds: expected at most {most} for {len(self.arms)} arms, {MOST_TRIALS} trials, got {seeds}"
+            )
+        if seeds % size:
+            raise ValueError(f"seeds: expected a multiple of training.cohort, {size}, got {seeds}")
 
     @property
     def declared_arms(self) -> set[str]:
@@ -141,12 +179,9 @@ class Study(Frozen):
         return digest(settings)
 
     @model_validator(mode="after")
-    def _cohorts_are_whole(self) -> Study:
-        size = self.training.cohort
-        if self.seeds % size:
-            raise ValueError(f"seeds: expected a multiple of training.cohort, {size}, got {self.seeds}")
+    def _cohorts_need_no_gradients(self) -> Study:
         for arm in self.arms:
-            if size > 1 and arm.signal == "own-gradient":
+            if self.training.cohort > 1 and arm.signal == "own-gradient":
                 raise ValueError(
                     f"arms: {arm.name!r} needs gradients through what is heard, which a cohort doesn't compute; "
                     "leave out training.cohort"
@@ -163,6 +198,11 @@ class Study(Frozen):
             raise ValueError(f"summary: needed by arms with a signal, here {', '.join(signals)}; got none")
         if self.summary is not None and not signals:
             raise ValueError("summary: must be left out where no arm has a signal")
+        if self.summary is not None and self.summary.k == 1 and "clock" in signals:
+            raise ValueError(
+                "summary.k: must be at least 2 for the signal clock, whose first number begins at 0, which no "
+                "drift can be related to; got 1"
+            )
         return self
 
     def trials(self, arms: Sequence[str] | None = None, seeds: int | None = None) -> Iterator[tuple[Arm, Trial]]:
@@ -173,16 +213,14 @@ class Study(Frozen):
             seeds: another number of them than the study's.
 
         Raises:
-            ValueError: the study has no arm of a name, or there are less than one seeds, or no whole cohorts.
+            ValueError: the study has no arm of a name, or there are too few or too many seeds, or no whole cohorts.
         """
         known = [arm.name for arm in self.arms]
         for name in arms or ():
             if name not in known:
                 raise ValueError(f"arms: expected names among {', '.join(known)}, got {name!r}")
-        if seeds is not None and seeds < 1:
-            raise ValueError(f"seeds: expected at least 1, got {seeds}")
-        if seeds is not None and seeds % self.training.cohort:
-            raise ValueError(f"seeds: expected a multiple of training.cohort, {self.training.cohort}, got {seeds}")
+        if seeds is not None:
+            self._check_seeds(seeds)
         for seed in range(self.seeds if seeds is None else seeds):
             for arm in self.arms:
                 if arms is None or arm.name in arms:
@@ -238,22 +276,46 @@ def load_study(name_or_path: str) -> Study:
     Raises:
         SpecError: there is no such study, it isn't TOML, or a field is wrong.
     """
-    path = Path(name_or_path)
-    if path.is_file():
-        text = path.read_text(encoding="utf-8")
+    where = printable(name_or_path)
+    try:
+        text = _read_study(name_or_path)
+        return Study.model_validate(tomllib.loads(text))
+    except ValidationError as error:
+        raise SpecError(f"{where}: {explain(error)}") from None
+    except OSError as error:
+        raise SpecError(f"{where} can't be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{where} isn't valid TOML: it must be UTF-8, but isn't at byte {error.start}") from None
+    except RecursionError:
+        raise SpecError(f"{where}: expected tables within tables, found brackets nested too deeply") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{where} isn't valid TOML: {error}") from None
+
+
+def _read_study(name_or_path: str) -> str:
+    """Return the text of a study, with bounds that keep its parsing short."""
+    path, where = Path(name_or_path), printable(name_or_path)
+    if path.is_file() or (path.exists() and name_or_path not in builtin_studies()):
+        with open_plain(path) as file:
+            content = file.read(LONGEST_FILE + 1)
     elif name_or_path in builtin_studies():
-        text = (resources.files("weight_feedback.lab") / "studies" / f"{name_or_path}.toml").read_text("utf-8")
+        content = (resources.files("weight_feedback.lab") / "studies" / f"{name_or_path}.toml").read_bytes()
     else:
         raise SpecError(
-            f"no study {name_or_path!r}: expected the path of a TOML file, or one of the built-in studies: "
+            f"no study {shown(name_or_path)}: expected the path of a TOML file, or one of the built-in studies: "
             f"{', '.join(builtin_studies())}"
         )
-    try:
-        return Study.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{name_or_path} isn't valid TOML: {error}") from None
-    except ValidationError as error:
-        raise SpecError(f"{name_or_path}: {explain(error)}") from None
+    if len(content) > LONGEST_FILE:
+        raise SpecError(f"{where}: expected a study file of at most {LONGEST_FILE} bytes, found more")
+    # Some editors put a mark of the byte order in front, and carriage returns at the ends of lines.
+    text = content.decode("utf-8-sig").replace("\r\n", "\n")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(line) > LONGEST_LINE:
+            raise SpecError(
+                f"{where}, line {number}: expected at most {LONGEST_LINE} characters, found {len(line)}; lists can "
+                "go over several lines"
+            )
+    return text
 
 
 def explain(error: ValidationError) -> str:
@@ -262,10 +324,14 @@ def explain(error: ValidationError) -> str:
     Args:
         error: what pydantic raised.
     """
-    lines = []
+    lines, places = [], [item["loc"] for item in error.errors()]
     for item in error.errors():
+        size = len(item["loc"])
+        if item["type"] == "too_short" and any(place[:size] == item["loc"] != place for place in places):
+            continue  # it is short only of what is wrong itself
         where = ".".join(str(part) for part in item["loc"] if part not in ("projected", "sketched", "pooled"))
-        came = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
+        came = "" if item["type"] in ("missing", "value_error") else f", got {shown(item['input'])}"
         message = item["msg"].removeprefix("Value error, ") + came
-        lines.append(f"{where}: {message}" if where else message)
-    return "\n".join(lines)
+        lines.append(printable(f"{where}: {message}" if where else message))
+    more = len(lines) - MOST_WRONG
+    return "\n".join([*lines[:MOST_WRONG], *([f"and {more} more"] if more > 0 else [])])

@@ -1,0 +1,303 @@
+"""Titles, labels and other texts that try to be more than text: refused where they can't be made harmless, and
+harmless in every place where they are shown. What a browser makes of them, `test_browser.py` sees."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from madeup import PROVENANCE, STUDY, fill, record
+from tomls import BASE, document
+from weight_feedback.lab.analysis import Analysis, analyse
+from weight_feedback.lab.console import print_table
+from weight_feedback.lab.export import export
+from weight_feedback.lab.figures import figures, save
+from weight_feedback.lab.page import page
+from weight_feedback.lab.plots import plot_accuracy
+from weight_feedback.lab.report import arm_cells, failures, markdown
+from weight_feedback.lab.settings import Projected, Swap, Training, Trial
+from weight_feedback.lab.spec import SpecError, Study, load_study
+from weight_feedback.lab.store import Record, Store
+
+HARMLESS = [
+    "<script>window.canary=1</script><img src=x onerror=window.canary=1>",
+    "</script></title></style><!-- --> ]]> &lt;b&gt; & <?xml?>",
+    '"onmouseover="window.canary=1" x=\'{{7*7}}\' ${canary} #{x} %s {0}',
+    r"$\frac{1}{0}$ \alpha $$ \[x\] $\oops{",
+    "=1+1+cmd|' /C calc'!A0",
+    "+1",
+    "-1+1",
+    "@SUM(1)",
+    "\uff1d1+1",
+    "../../etc/passwd",
+    r"..\..\x:y|nul",
+    "_hidden",
+    "| a | b | `code` ](http://x) ![x](y) [x][y] **b** # <http://x>",
+    "[bold red]x[/] [/bold] [link=http://x]",
+    "🧠👩‍🔬 e\u0301 重み\u200b\u00ad",
+    "עברית اللغة العربية",
+    "\\n \\x1b[31m \\",
+    "x" * 80,
+]
+REFUSED = {
+    "a line end": "a\nb",
+    "a carriage return": "a\rb",
+    "a tab": "\ta",
+    "a zero": "a\0",
+    "an escape": "\x1b]0;title\x07",
+    "a C1 control": "\x9b31m",
+    "a delete": "\x7f",
+    "a line separator": "a\u2028b",
+    "a right-to-left override": "abc\u202egpj.exe",
+    "an isolate": "\u2067a",
+    "no character": "a\uffff",
+}
+
+
+# The study file
+
+
+def with_texts(title: str, label: str) -> str:
+    return document({**BASE, "title": title, "arms": [{**BASE["arms"][0], "label": label}, BASE["arms"][1]]})
+
+
+@pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_made_harmless_is_refused(tmp_path, text) -> None:
+    path = tmp_path / "study.toml"
+    for field, content in (("title", with_texts(text, "a")), ("arms.0.label", with_texts("a", text))):
+        path.write_text(content)
+        with pytest.raises(SpecError) as caught:
+            load_study(str(path))
+        message = str(caught.value)
+        assert f"{field}: expected one line of text, without control characters and marks that turn " in message
+        assert re.search(r"got '\\\S+' as character \d+$", message)
+        assert message.isprintable()
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_every_other_text_is_allowed(tmp_path, text) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(with_texts(text, text), encoding="utf-8")
+    study = load_study(str(path))
+    assert (study.title, study.arms[0].label) == (text, text)
+
+
+def test_half_characters_are_refused() -> None:
+    with pytest.raises(ValueError, match="title"):
+        Study.model_validate({**BASE, "title": "\ud800"})
+
+
+def test_long_texts_are_refused_in_short(tmp_path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(with_texts("a", "x" * 900))
+    with pytest.raises(
+        SpecError, match=r"arms.0.label: String should have at most 80 characters, got 'x+\.\.\.x+'$"
+    ):
+        load_study(str(path))
+
+
+@given(
+    st.from_regex(r"[a-z0-9][a-z0-9.-]{0,63}", fullmatch=True),
+    st.from_regex(r"[a-z0-9][a-z0-9.-]{0,63}", fullmatch=True),
+)
+def test_names_make_files_of_the_store_and_no_others(name, model) -> None:
+    trial = Trial(data=name, training=Training(), model=model, signal="own-gradient", summary=Projected(k=2),
+                  conditioning="film", salt=1000, seed=2**31 - 1)  # fmt: skip
+    store = Store(Path("results") / name)
+    swap = Swap(trial=trial, heard="initial")
+    for path in (store.path(trial), store.path(swap), store.weights(trial)):
+        assert path.parent.parent == store.folder
+        assert ".." not in path.parts
+        # A temporary file has 38 characters more.
+        assert len(path.name.encode()) + 38 < 255
+
+
+# Where texts are shown
+
+
+@pytest.fixture(scope="module", params=range(0, len(HARMLESS), 4))
+def found(request, tmp_path_factory) -> Analysis:
+    """Four of the texts at once: as labels, and one as the title."""
+    texts = (HARMLESS + HARMLESS)[request.param : request.param + 4]
+    arms = tuple(arm.model_copy(update={"label": text}) for arm, text in zip(STUDY.arms, texts, strict=True))
+    study = STUDY.model_copy(update={"arms": arms, "title": texts[0]})
+    store = Store(tmp_path_factory.mktemp("study"))
+    return analyse(study, fill(store, study))
+
+
+def labels(found: Analysis) -> list[str]:
+    return [arm.label for arm in found.study.arms]
+
+
+def test_pictures_of_the_first_kind(found, tmp_path, recwarn) -> None:
+    svg, png = tmp_path / "a.svg", tmp_path / "a.png"
+    plot_accuracy({result.arm.label: result.accuracy for result in found.arms}, found.study.title, [svg, png])
+    assert png.read_bytes().startswith(b"\x89PNG")
+    root = ET.fromstring(svg.read_text("utf-8"))
+    assert {element.tag.rpartition("}")[2] for element in root.iter()}.isdisjoint(
+        {"script", "image", "a", "foreignObject"}
+    )
+    # Each text is drawn as it is, letter by letter, and kept in a comment, in which XML allows no two hyphens.
+    comments = re.findall(r"<!-- (.*?) -->", svg.read_text("utf-8"), re.DOTALL)
+    for text in (*labels(found), found.study.title):
+        assert any(loose(text) == loose(html.unescape(comment)) for comment in comments), text
+    # Letters that the font lacks are drawn as boxes, and nothing else is worth a warning.
+    assert {str(warning.message)[:6] for warning in recwarn} <= {"Glyph "}
+
+
+def loose(text: str) -> str:
+    """Leave out what XML's comments can't hold."""
+    return re.sub(r"[^\w]", "", text)
+
+
+def test_pictures_of_the_second_kind(found, tmp_path) -> None:
+    for figure in figures(found):
+        png, svg, table = save(figure, tmp_path)
+        assert {path.parent for path in (png, svg, table)} == {tmp_path}
+        tree = ET.fromstring(svg.read_text("utf-8"))
+        assert {element.tag.rpartition("}")[2] for element in tree.iter()} <= {
+            "svg",
+            "g",
+            "path",
+            "text",
+            "rect",
+            "title",
+            "style",
+            "line",
+            "defs",
+            "clipPath",
+        }
+        for row in csv.reader(table.open(newline="", encoding="utf-8")):
+            for cell in row:
+                assert not cell.startswith(("=", "+", "@", "\t", "-")) or is_number(cell), cell
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def cells(text: str) -> tuple[list[list[str]], set[str]]:
+    """Return the text of the tables' cells, and the kinds of all parts, of a report in Markdown."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    rows: list[list[str]] = []
+    kinds = set()
+    for token in tokens:
+        kinds.add(token.type)
+        if token.type == "tr_open":
+            rows.append([])
+        if token.type == "inline":
+            kinds |= {child.type for child in token.children or ()}
+            if token.level == 4 + 0 * token.level and rows:
+                pass
+    inside = False
+    rows = []
+    for token in tokens:
+        if token.type == "tr_open":
+            rows.append([])
+        inside = inside or token.type in ("td_open", "th_open")
+        if token.type == "inline" and inside:
+            rows[-1].append("".join(child.content for child in token.children or ()))
+            inside = False
+    return rows, kinds
+
+
+def test_the_report_in_markdown(found) -> None:
+    rows, kinds = cells(markdown(found, "command", {}))
+    shown = [row[0] for row in rows]
+    for text in labels(found):
+        assert " ".join(text.split()) in shown
+    assert {len(row) for row in rows} == {5, 6, 9}
+    assert kinds.isdisjoint({"html_inline", "html_block", "link_open", "image", "fence"})
+
+
+def test_the_page(found) -> None:
+    text = page(found, figures(found), "command")
+    text.encode()
+    for label in labels(found):
+        assert (
+            f'<th scope="row">{html.escape(label).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")}</th>'
+            in text
+        )
+    assert text.count("<script") == 3
+    assert "<img" not in text
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_exports(found, tmp_path, kind) -> None:
+    store = fill(Store(tmp_path / "store"), found.study)
+    export(found.study, store, tmp_path / "table", kind)
+    if kind == "parquet":
+        assert set(pd.read_parquet(tmp_path / "table")["label"]) == set(labels(found))
+        return
+    rows = list(csv.DictReader((tmp_path / "table").open(newline="", encoding="utf-8")))
+    assert {row["label"].removeprefix("'") for row in rows} == set(labels(found))
+    for row in rows:
+        assert not any(cell.startswith(tuple("=+-@\t\r\n\uff1d")) for cell in row.values() if not is_number(cell))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_terminal(found, terminal) -> None:
+    buffer = io.StringIO()
+    console = Console(file=buffer, force_terminal=terminal, width=4000, legacy_windows=False)
+    print_table(console, found.study.title, *arm_cells(found.arms))
+    printed = buffer.getvalue()
+    # Colours and bold alone.
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", printed) if terminal else printed
+    assert "\x1b" not in plain
+    for text in labels(found):
+        assert text in plain
+
+
+# Texts from elsewhere: why a trial failed, and what other people's results say of their origin
+
+FOREIGN = "\x1b[2J <b>|x|</b> \udcff\u202e=1"
+
+
+@pytest.fixture
+def strange(tmp_path) -> Analysis:
+    store = Store(tmp_path)
+    for arm, trial in STUDY.trials():
+        made = record(trial, arm.name)
+        if (arm.name, trial.seed) == ("own", 0):
+            store.fail(trial, f"OSError: {FOREIGN}\nand more")
+        else:
+            strings = {name: f"{value} {FOREIGN}" for name, value in PROVENANCE.items() if isinstance(value, str)}
+            store.write(trial, Record(made.result, {**made.provenance, **strings, "host": f"={FOREIGN}"}))
+    return analyse(STUDY, store)
+
+
+def test_reasons_and_origins_are_text(strange, tmp_path) -> None:
+    (reason,) = (sentence for sentence in failures(strange.arms) if "OSError" in sentence)
+    assert reason.isprintable()
+    text = markdown(strange, "command", {})
+    assert text.replace("\n", "").isprintable()
+    assert cells(text)[1].isdisjoint({"html_inline", "html_block"})
+    html_text = page(strange, figures(strange), "command")
+    html_text.encode()
+    assert "\x1b" not in html_text
+    assert "<b>" not in html_text
+    export(STUDY, Store(tmp_path), tmp_path / "t.csv", "csv")
+    assert set(pd.read_csv(tmp_path / "t.csv")["host"].str[:2]) == {"'="}
+    export(STUDY, Store(tmp_path), tmp_path / "t.parquet", "parquet")
+
+
+@pytest.mark.parametrize("command", ["run a`b`.toml", "run ``` <b>|", "run `", "run a\nb", "run \x1b[2J\udcff"])
+def test_a_command_is_code_whatever_it_is(strange, command) -> None:
+    tokens = MarkdownIt("commonmark").parse(markdown(strange, command, {}))
+    codes = [child.content for token in tokens for child in token.children or () if child.type == "code_inline"]
+    assert command.encode("unicode_escape").decode() in codes

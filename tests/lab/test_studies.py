@@ -1,0 +1,295 @@
+"""Study files at every limit: each is run, or refused with one message that names field, bound and value."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import limits
+from tomls import BASE, OWN, PLAIN, document
+from weight_feedback.lab.inputs import LONGEST
+from weight_feedback.lab.settings import Pooled, Projected, Sketched
+from weight_feedback.lab.spec import (
+    LONGEST_FILE,
+    LONGEST_LINE,
+    MOST_TRIALS,
+    MOST_WRONG,
+    SpecError,
+    Study,
+    load_study,
+)
+
+
+def changed(place: str, value: Any) -> dict[str, Any]:
+    """Return the base study with another value at a place such as ``arms.1.label``."""
+    study = json.loads(json.dumps(BASE))
+    *path, last = place.split(".")
+    inner: Any = study
+    for name in path:
+        inner = inner[int(name) if name.isdigit() else name]
+    inner[int(last) if last.isdigit() else last] = value
+    return study
+
+
+@pytest.fixture
+def load(tmp_path) -> Callable[[str | bytes], Study]:
+    def load_text(content: str | bytes) -> Study:
+        path = tmp_path / "study.toml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with limits.seconds(60):
+            return load_study(str(path))
+
+    return load_text
+
+
+@pytest.fixture
+def refused(load, tmp_path) -> Callable[[str | bytes], str]:
+    """Return what is said of a file that is refused, without its name."""
+
+    def message(content: str | bytes) -> str:
+        with pytest.raises(SpecError) as caught:
+            load(content)
+        text = str(caught.value)
+        assert text.startswith(str(tmp_path / "study.toml"))
+        return text.removeprefix(str(tmp_path / "study.toml"))
+
+    return message
+
+
+@pytest.mark.parametrize(
+    ("place", "least", "most"),
+    [
+        ("training.epochs", 1, 100_000),
+        ("training.batch_size", 1, 10**6),
+        ("training.test_batch_size", 1, 10**6),
+        ("training.log_interval", 1, 10**6),
+        ("training.cohort", 1, 1024),
+        ("seeds", 1, 50_000),
+        ("summary.k", 1, 10**6),
+        ("arms.1.salt", 0, 1000),
+    ],
+)
+def test_whole_numbers_have_bounds(load, refused, place, least, most) -> None:
+    load(document(changed(place, least)))
+    if place != "training.cohort":
+        load(document(changed(place, most)))
+    for value in (least - 1, -1, -(10**30), most + 1, 10**9, 10**30):
+        message = refused(document(changed(place, value)))
+        assert message.startswith(f": {place}: ")
+        assert (
+            "greater than or equal to " if value < least else "most" if value == 50_001 else "less than"
+        ) in message
+        assert message.endswith(f", got {value}")
+    for value in (True, 1.0, float(10**6), "1", [1], {"one": 1}, math.inf, math.nan):
+        message = refused(document(changed(place, value)))
+        assert message.startswith(f": {place}: Input should be a valid integer, got ")
+
+
+@pytest.mark.parametrize(
+    ("place", "right", "wrong"),
+    [
+        ("training.lr", [5e-324, 0.01, 1, 1e308], [0.0, -0.1, -5e-324]),
+        ("training.momentum", [0.0, 0, 0.9999999999999999], [-1e-9, 1.0, 2]),
+        ("declared.margin", [5e-324, 1e6], [0.0, -1.0, 1e308]),
+        ("declared.confidence", [0.5, 0.999], [0.0, 0.4999, 0.9999, 0.9999999999999, 1.0, 95]),
+    ],
+)
+def test_numbers_have_bounds(load, refused, place, right, wrong) -> None:
+    for value in right:
+        load(document(changed(place, value)))
+    for value in [*wrong, math.nan, math.inf, -math.inf, True, "0.5", [0.5]]:
+        message = refused(document(changed(place, value)))
+        assert message.startswith(f": {place}: Input should be ")
+        assert message.endswith(f", got {value!r}" if value != 95 else ", got 95")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("name", "", "name: String should match pattern"),
+        ("name", "x" * 65, "name: String should have at most 64 characters"),
+        ("name", "a/b", "name: String should match pattern"),
+        ("name", "a\n", "name: String should match pattern"),
+        ("name", "..", "name: String should match pattern"),
+        ("name", "ä", "name: String should match pattern"),
+        ("arms.0.name", "../x", "arms.0.name: String should match pattern"),
+        ("arms.0.model", "../x", "arms.0.model: String should match pattern"),
+        ("data", "../x", "data: String should match pattern"),
+        ("title", "", "title: String should have at least 1 character"),
+        ("title", "x" * 201, "title: String should have at most 200 characters"),
+        ("arms.1.label", "x" * 81, "arms.1.label: String should have at most 80 characters"),
+        ("arms", [], "arms: Tuple should have at least 1 item"),
+        ("arms", {}, "arms: Input should be a valid tuple"),
+        ("arms", [PLAIN, PLAIN], "arms: each name must be unique, got 'plain' 2 times"),
+        ("arms", [PLAIN, {**PLAIN, "name": "b"}], "arms: each label must be unique, got 'w/o' 2 times"),
+        ("arms", [PLAIN, {**PLAIN, "name": "b", "label": "b"}], "arms: each condition must be unique"),
+        ("arms", [PLAIN, {**OWN, "signal": "owm"}], "arms.1.signal: Input should be 'none', 'zeros'"),
+        ("arms.1.conditioning", "cat", "arms.1.conditioning: Input should be 'concat' or 'film'"),
+        ("arms.0.conditioning", "film", "arms: 'plain' has conditioning 'film', but hears nothing"),
+        ("arms.1.extra", 1, "arms.1.extra: Extra inputs are not permitted, got 1"),
+        ("summary.kernel", 1, "summary.kernel: Extra inputs are not permitted, got 1"),
+        ("summary.kernels", [[1, 1]], "summary.kernels.1: Field required"),
+        (
+            "summary.k",
+            2**3000,
+            "summary.k: Input should be less than or equal to 1000000, got a whole number of 3001 bits",
+        ),
+        ("seeds", 10**9, "seeds: Input should be less than or equal to 100000, got 1000000000"),
+        ("training.epochs", 10**30, f"training.epochs: Input should be less than or equal to 100000, got {10**30}"),
+        ("summary.kernels", [[0, 1], [1, 1]], "summary.kernels.0.0: Input should be greater than or equal to 1"),
+        (
+            "summary.kernels",
+            [[10**7, 1], [1, 1]],
+            "summary.kernels.0.0: Input should be less than or equal to 1000",
+        ),
+        ("summary.sketch", "dense", "summary.sketch: Input should be 'count' or 'kronecker', got 'dense'"),
+        ("summary.scale", "large", "summary.scale: Input should be 'isometry'"),
+        ("training.cohort", 3, "seeds: expected a multiple of training.cohort, 3, got 2"),
+        (
+            "declared.primary",
+            [["own", "plain"]] * 2,
+            "declared.primary: each must be unique, got ['own', 'plain'] 2",
+        ),
+        ("declared.primary", [["own"]], ": declared.primary.0.1: Field required"),
+        ("arms", [{"name": "x"}], ": arms.0.model: Field required\narms.0.label: Field required"),
+        ("declared.primary", [["own", "plain"]] * 101, "declared.primary: Tuple should have at most 100 items"),
+        ("declared.threshold", 0.0, "declared.threshold: Input should be greater than 0"),
+        ("declared.threshold", 101, "declared.threshold: Input should be less than or equal to 100"),
+    ],
+)
+def test_what_else_is_refused(refused, place, value, message) -> None:
+    said = refused(document(changed(place, value)).replace("], [", "],\n["))
+    assert said.endswith(message) if message.startswith(": ") else message in said
+
+
+def test_a_clock_needs_two_numbers(load, refused) -> None:
+    study = changed("arms.1.signal", "clock")
+    load(document(study))
+    assert "summary.k: must be at least 2 for the signal clock" in refused(document(study | {"summary": {"k": 1}}))
+
+
+# What no list of trials could hold
+
+
+def test_trials_can_be_counted(load, refused) -> None:
+    arms = [{**PLAIN, "name": f"a{i}", "label": f"{i}", "model": f"m{i}"} for i in range(400)]
+    study = {**BASE, "arms": arms, "seeds": 250}
+    del study["summary"], study["declared"]
+    text = document(study).replace("}, {", "},\n{")
+    loaded = load(text)
+    assert sum(1 for _ in loaded.trials()) == MOST_TRIALS
+    assert "seeds: expected at most 250 for 400 arms, 100000 trials, got 251" in refused(
+        text.replace("= 250", "= 251")
+    )
+    for seeds in (251, 10**30):
+        with pytest.raises(ValueError, match=rf"seeds: expected at most 250 for 400 arms.*got {seeds}"):
+            next(loaded.trials(seeds=seeds))
+
+
+# The file itself
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'title = "\xff"', " isn't valid TOML: it must be UTF-8, but isn't at byte 9"),
+        (document(BASE).encode("utf-16"), " isn't valid TOML: it must be UTF-8, but isn't at byte 0"),
+        ("#" * (LONGEST_FILE + 1), f": expected a study file of at most {LONGEST_FILE} bytes, found more"),
+        (
+            "#" * (LONGEST_LINE + 1),
+            f", line 1: expected at most {LONGEST_LINE} characters, found {LONGEST_LINE + 1};",
+        ),
+        # Python's parser takes minutes over one of these.
+        ("\na" + ".a" * 20_000 + " = 1", ", line 2: expected at most "),
+        ("\n[" + "a." * 20_000 + "a]", ", line 2: expected at most "),
+        ("x = " + "[" * 900 + "\n" + "[" * 900, ": expected tables within tables, found brackets nested too deep"),
+        ("seeds = " + "9" * 900 + "_9" * 20 + "9", ": name: Field required"),
+        ("x = 1\nx = 2", " isn't valid TOML: Cannot overwrite a value"),
+        ("\0", " isn't valid TOML: "),
+        ("x = 2026-13-01", " isn't valid TOML: "),
+        ('title = "\\ud800"', " isn't valid TOML: "),
+        ("", ": name: Field required"),
+    ],
+    ids=[
+        "latin",
+        "utf-16",
+        "file",
+        "line",
+        "key",
+        "table",
+        "deep",
+        "digits",
+        "twice",
+        "zero",
+        "date",
+        "half",
+        "empty",
+    ],
+)
+def test_a_file_that_is_no_study_is_refused(refused, content, message) -> None:
+    assert refused(content).startswith(message)
+
+
+def test_marks_and_line_ends_of_other_systems_are_allowed(load) -> None:
+    study = load(document(BASE))
+    assert load(b"\xef\xbb\xbf" + document(BASE).encode()) == study
+    assert load(document(BASE).replace("\n", "\r\n")) == study
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_refused(tmp_path, make) -> None:
+    path = tmp_path / "study.toml"
+    make(path)
+    with (
+        limits.seconds(30),
+        pytest.raises(SpecError, match=r"can't be read: expected a plain file, found a folder, a"),
+    ):
+        load_study(str(path))
+
+
+def test_a_folder_does_not_hide_a_built_in_study(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("quick").mkdir()
+    assert load_study("quick").name == "quick"
+
+
+@pytest.mark.parametrize("name", ["", "\0", "x" * 10_000, "a/" * 5000, "\x1b[2J", "\udcff", "~nobody"])
+def test_a_name_that_is_no_path_is_refused(name) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_study(name)
+    assert str(caught.value).replace("\n", "").isprintable()
+
+
+def test_messages_stay_short(refused) -> None:
+    arms = [{"name": "x" * 300, "model": "\x1b[2J", "label": 10**300} for _ in range(100)]
+    message = refused(document({**BASE, "arms": arms}).replace("}, {", "},\n{"))
+    lines = message.split("\n")
+    assert len(lines) == MOST_WRONG + 1
+    assert lines[-1] == "and 280 more"
+    assert max(map(len, lines)) < LONGEST + 200
+    assert all(map(str.isprintable, lines))
+
+
+# Summaries that don't fit their network
+
+
+@pytest.mark.parametrize(
+    "summary", [Projected(k=101), Sketched(k=101, sketch="count"), Pooled(k=101, kernels=((1, 1), (1, 1)))]
+)
+def test_a_summary_is_no_longer_than_what_it_reads(summary) -> None:
+    summary.check_fit(101)
+    with pytest.raises(ValueError, match=r"summary.k: must be at most the 100 weights that are read, got 101"):
+        summary.check_fit(100)
+
+
+def test_a_stored_projection_is_bounded() -> None:
+    Projected(k=2**15).check_fit(2**15)
+    with pytest.raises(ValueError, match=r"summary.k: must be at most 1024, .* got 2000; give summary.sketch"):
+        Projected(k=2000).check_fit(2**20)
+    Sketched(k=2000, sketch="kronecker").check_fit(2**20)

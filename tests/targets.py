@@ -1,0 +1,259 @@
+"""Every parser of what comes from outside, with valid inputs to start from.
+
+Where a checksum would turn every change away at the door, a target says how to make it right again, so that what
+lies behind is reached too.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import weight_feedback as wf
+from fuzzing import Target
+from madeup import STUDY, record
+from saved import CONFIG, WEIGHTS
+from tomls import BASE, document
+from weight_feedback.lab import formats
+from weight_feedback.lab.checkpoints import CheckpointError, Header, decode, encode
+from weight_feedback.lab.evaluation import Evaluation, Hearing
+from weight_feedback.lab.inputs import DataError
+from weight_feedback.lab.spec import SpecError, load_study
+from weight_feedback.lab.store import Store, StoreError, read_record
+from weight_feedback.lab.training import History
+from weight_feedback.pretrained import PretrainedError, load_pretrained, save_pretrained
+
+_JSON = [b"NaN", b"1e999", b"9" * 5000, b"[" * 100_000, b"{}", b"[]", b"null", b"true", b'"\\ud800"', b"-0.0", b"2"]
+_SAFETENSORS = [
+    b"F32",
+    b"F64",
+    b"I64",
+    b"BF16",
+    b"[0,0]",
+    b"[1099511627776]",
+    b"-1",
+    b"data_offsets",
+    b"__metadata__",
+]
+
+
+def targets(folder: Path) -> dict[str, Target]:
+    """Return all targets by name.
+
+    Args:
+        folder: empty; for files, which some parsers read.
+    """
+    makers = {
+        "idx": _idx,
+        "idx-files": _idx_files,
+        "cifar": _cifar,
+        "archive": _archive,
+        "pickle": _pickle,
+        "record": _record,
+        "study": _study,
+        "config": _config,
+        "weights": _weights,
+        "checkpoint": _checkpoint,
+    }
+    made = {}
+    for name, make in makers.items():
+        (folder / name).mkdir(parents=True)
+        made[name] = make(folder / name)
+    return made
+
+
+def _xz(data: bytes) -> bytes:
+    return lzma.compress(data, preset=0)  # with a small dictionary, which each reading allocates
+
+
+def _idx(folder: Path) -> Target:
+    whole = struct.pack(">4I", 0x0803, 2, 3, 4) + bytes(24)
+    return Target([whole], lambda data: formats.parse_idx(data, "idx", (2, 3, 4)), DataError)
+
+
+def _idx_files(folder: Path) -> Target:
+    images = struct.pack(">4I", 0x0803, 2, 3, 4) + bytes(range(24))
+    labels = struct.pack(">2I", 0x0801, 2) + bytes([3, 9])
+    (folder / "images").write_bytes(images)
+    (folder / "labels").write_bytes(labels)
+
+    def parse(data: bytes) -> object:
+        (folder / "data").write_bytes(data)
+        try:
+            return formats.read_idx(folder / "data", folder / "labels", 2, (3, 4))
+        except DataError:
+            return formats.read_idx(folder / "images", folder / "data", 2, (3, 4))
+
+    packed = [pack(kind) for kind in (images, labels) for pack in (bytes, gzip.compress, _xz)]
+    return Target(packed, parse, DataError)
+
+
+def _cifar(folder: Path) -> Target:
+    whole = b"".join(bytes([label]) + bytes(3072) for label in (0, 9))
+    return Target([whole], lambda data: formats.parse_cifar(data, "cifar", 2), DataError)
+
+
+def _archive(folder: Path) -> Target:
+    def pack(kind: int) -> bytes:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=kind) as archive:
+            for label, name in enumerate(formats.CIFAR_BATCHES):
+                info = tarfile.TarInfo(f"{formats.CIFAR_BINARY_FOLDER}/{name}.bin")
+                info.size, info.mtime = 3073, 1.5
+                archive.addfile(info, io.BytesIO(bytes([label]) + bytes(3072)))
+        return buffer.getvalue()
+
+    def mend(data: bytes) -> bytes:
+        blocks = bytearray(data)
+        for start in range(0, len(blocks) - 511, 512):
+            if blocks[start + 257 : start + 262] == b"ustar":
+                blocks[start + 148 : start + 156] = 8 * b" "
+                blocks[start + 148 : start + 156] = b"%06o\0 " % sum(blocks[start : start + 512])
+        return bytes(blocks)
+
+    def parse(data: bytes) -> object:
+        (folder / "archive").write_bytes(data)
+        return formats.read_cifar_archive(folder / "archive", 1)
+
+    plain = [pack(kind) for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)]
+    words = [b"../", b"/", b"x", b"g", b"L", b"S", b"2", b"ustar\x0000", b"\xff" * 12, b"77777777777", bytes(512)]
+    return Target([*plain, gzip.compress(plain[0]), _xz(plain[0])], parse, DataError, words, mend)
+
+
+def _pickle(folder: Path) -> Target:
+    # As Python 2 wrote it, by hand: numpy has changed since.
+    pixels = bytes(2 * 3072)
+    whole = (
+        b"\x80\x02}q\x01(U\x06labelsq\x02](K\x03K\x09eU\x04data"
+        b"cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b\x87Rq\x05"
+        b"(K\x01K\x02M\x00\x0c\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01\x87Rq\x07"
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        b"T" + struct.pack("<i", len(pixels)) + pixels + b"tbu."
+    )
+    codes = b"(.012BCFGIJKLMNPQRSTUVX]abcdeghijloqrstu}"
+    codes += b"\x80\x82\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8e\x8f\x90\x91\x93\x94\x95\x96"
+    words = [
+        b"cos\nsystem\n",
+        b"cnumpy\nndarray\n",
+        b"q\x01",
+        b"h\x01",
+        b"r\xff\xff\xff\x7f",
+        b"q\x01h\x01\x86" * 40,
+    ]
+    words += [bytes([code]) for code in codes]
+    return Target([whole], lambda data: formats.parse_cifar_pickle(data, "pickle", 2), DataError, words)
+
+
+def _record(folder: Path) -> Target:
+    trial = STUDY.trial(STUDY.arms[3], 0)
+    path = Store(folder).write(trial, record(trial, "own"))
+
+    def mend(data: bytes) -> bytes:
+        try:
+            content = json.loads(data)
+            for part in content["sha256"]:
+                text = json.dumps(content[part], sort_keys=True)
+                content["sha256"][part] = hashlib.sha256(text.encode()).hexdigest()
+            return json.dumps(content).encode()
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return data
+
+    def parse(data: bytes) -> object:
+        path.write_bytes(data)
+        return read_record(path)
+
+    return Target([path.read_bytes()], parse, StoreError, _JSON, mend)
+
+
+def _study(folder: Path) -> Target:
+    path = folder / "study.toml"
+
+    def parse(data: bytes) -> object:
+        path.write_bytes(data)
+        return load_study(str(path)).declaration()
+
+    words = [b"nan", b"1e999", b"0x" + b"f" * 900, b"9" * 900, b"[" * 900, b"a" + b".a" * 450, b"\xef\xbb\xbf"]
+    words += [b'"""', b"'''", b"\\u202e", b"\\U00110000", b"2026-01-01T00:00:00Z", b"[[arms]]", b"{}", b"[]", b"\r"]
+    return Target([document(BASE).encode()], parse, SpecError, words)
+
+
+class _Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(3, 2), nn.Linear(2, 2)
+
+
+def _saved(folder: Path) -> tuple[bytes, bytes, Callable[[], object]]:
+    """Save a model with feedback; return its two files, and what loads them."""
+    model = wf.attach(_Tiny(), "fc1", signal=wf.Stale(wf.Noise(torch.ones(3)), lag=2))
+    wf.attach(model, "fc2", reads=["fc1"], summary=wf.MaxPool([(1, 2)], 3))
+    save_pretrained(model, folder)
+    base = _Tiny()
+    return (
+        (folder / CONFIG).read_bytes(),
+        (folder / WEIGHTS).read_bytes(),
+        lambda: wf.remove(load_pretrained(base, folder)),
+    )
+
+
+def _described(content: Any, weights: bytes) -> bytes:
+    """Return a description whose checksums are right."""
+    content["weights"] = {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
+    content.pop("sha256", None)
+    text = json.dumps(content, sort_keys=True)
+    return json.dumps({**content, "sha256": hashlib.sha256(text.encode()).hexdigest()}).encode()
+
+
+def _config(folder: Path) -> Target:
+    config, weights, load = _saved(folder)
+
+    def mend(data: bytes) -> bytes:
+        try:
+            return _described(json.loads(data), weights)
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return data
+
+    def parse(data: bytes) -> object:
+        (folder / CONFIG).write_bytes(data)
+        return load()
+
+    return Target([config], parse, PretrainedError, _JSON, mend)
+
+
+def _weights(folder: Path) -> Target:
+    config, weights, load = _saved(folder)
+    content = json.loads(config)
+
+    def parse(data: bytes) -> object:
+        (folder / WEIGHTS).write_bytes(data)
+        # The checksum is in the other file.
+        (folder / CONFIG).write_bytes(_described(content, data))
+        return load()
+
+    return Target([weights], parse, PretrainedError, [*_SAFETENSORS, *_JSON])
+
+
+def _checkpoint(folder: Path) -> Target:
+    history = History(
+        [2.0, 1.5], [Evaluation(1.5, 1, 10.0)], [Hearing(1.0, 0.0, 0.5), Hearing(1.0, 0.1, 0.5)], None
+    )
+    header = Header(same={"torch": "2"}, epoch=1, histories=(history,), started="now", seconds=1.0, resumed=0)
+    whole = encode(header, {"network.0.fc1.weight": torch.zeros(2, 3), "network.0.step": torch.tensor(3)})
+
+    def mend(data: bytes) -> bytes:
+        before, mark, after = data.partition(b'"sha256":"')
+        blank = before + mark + b"0" * 64 + after[64:]
+        return before + mark + hashlib.sha256(blank).hexdigest().encode() + after[64:] if mark else data
+
+    return Target([whole], decode, CheckpointError, [b"checkpoint", *_SAFETENSORS, *_JSON], mend)
