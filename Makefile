@@ -1,15 +1,19 @@
 # `make demo` runs the main job, `make test` checks everything. Both make .venv at their first run and reuse it.
+# What needs timm has .venv-integrations: timm imports torchvision, of which there is none for .venv's PyTorch.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+TIMM := .venv-integrations
+TIMM_PIP := $(TIMM)/bin/pip install --quiet --disable-pip-version-check \
+	--constraint constraints-integrations.txt --constraint <(grep -v '^torch==' constraints.txt)
 SOURCES := pyproject.toml README.md LICENSE $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test test-integrations torture fuzz mutants lint docs bench bench-models clean
 
 help:  ## Say what can be made.
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
 
 demo: .venv/lab .venv/wheel  ## Run the built-in study `quick`: three networks, eight seeds, 5,000 real digits.
 	@$(BIN)/weight-feedback run quick
@@ -19,6 +23,19 @@ test: lint .venv/wheel  ## Check lint, types and import contracts; run all tests
 	@echo "Branch coverage of the library (at least 95 %) and of the lab (at least 90 %):"
 	$(BIN)/coverage report --omit '*/lab/*' --fail-under 95
 	$(BIN)/coverage report --include '*/lab/*' --fail-under 90
+
+test-integrations: $(TIMM)/wheel  ## Run all tests, timm's networks among them, with another PyTorch (downloads several GB).
+	$(TIMM)/bin/python -P -m pytest --numprocesses 2 $(PYTEST_ARGS)
+
+torture: .venv/test .venv/wheel  ## Kill a study 3,000 times, and at every failpoint: nothing may be lost (an hour).
+	$(BIN)/python tests/torture.py $(ARGS)
+
+fuzz: .venv/test .venv/wheel  ## Fire a million inputs at every parser, and 200,000 led by coverage (an hour).
+	@$(PIP) '.[fuzz]'
+	$(BIN)/python benchmarks/fuzz.py $(ARGS)
+
+mutants: .venv/test .venv/wheel  ## Break what guards results, line by line: some test must fail each time (an hour).
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 lint: .venv/test
 	$(BIN)/ruff format --check
@@ -31,13 +48,17 @@ docs: .venv/test .venv/wheel  ## Run the documentation's examples and build it; 
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: .venv/bench .venv/wheel  ## Time projections, steps and training against targets (ten minutes); draw how cost grows.
+bench: .venv/bench .venv/wheel $(TIMM)/wheel  ## Time everything against targets, and draw how cost grows (downloads several GB).
 	@status=0; for name in projections training; do \
 		$(BIN)/python benchmarks/$$name.py || status=1; done; \
+	$(TIMM)/bin/python benchmarks/models.py || status=1; \
 	$(BIN)/python benchmarks/growth.py; exit $$status
 
+bench-models: $(TIMM)/wheel  ## Of these, time steps of timm's networks and of a large transformer alone.
+	$(TIMM)/bin/python benchmarks/models.py
+
 clean:  ## Remove the environment and everything that was built.
-	rm -rf .venv build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf .venv $(TIMM) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 
 # The first pip command names torch alone, so that the version in constraints.txt is the one that is looked for.
 $(BIN)/python: | constraints.txt
@@ -64,4 +85,18 @@ $(BIN)/python: | constraints.txt
 # Not editable: what runs is what a user would get, without src/ on the path.
 .venv/wheel: $(SOURCES) | $(BIN)/python
 	@$(PIP) --no-deps --force-reinstall .
+	@touch $@
+
+$(TIMM)/bin/python: | constraints.txt constraints-integrations.txt
+	@echo "Making $(TIMM) and installing PyTorch and torchvision …"
+	@$(PYTHON) -m venv $(TIMM)
+	@$(TIMM_PIP) torch torchvision
+
+$(TIMM)/test: pyproject.toml constraints.txt constraints-integrations.txt | $(TIMM)/bin/python
+	@echo "Installing timm, and what the tests need …"
+	@$(TIMM_PIP) '.[integrations]'
+	@touch $@
+
+$(TIMM)/wheel: $(SOURCES) | $(TIMM)/test
+	@$(TIMM_PIP) --no-deps --force-reinstall .
 	@touch $@

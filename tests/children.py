@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import joblib
+import pytest
+import vl_convert
 from joblib.parallel import ParallelBackendBase
 
 from weight_feedback.lab import cli
 
 SECONDS = 20
+
+
+@contextmanager
+def stand_ins() -> Iterator[None]:
+    """Have a report's pictures made at once; what makes them takes long to start, and can't be forked."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("vegalite_to_png", "vegalite_to_svg", "javascript_bundle"):
+            kind = bytes if name.endswith("png") else str
+            patch.setattr(vl_convert, name, lambda *_, kind=kind, **__: kind())
+        yield
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
@@ -74,14 +89,44 @@ class Forking(ParallelBackendBase):
         self.terminate()
 
 
-def fork(work: Callable[[], object], output: Path) -> int:
-    """Do something in a process and a process group of its own, and return its number.
+@dataclass(frozen=True)
+class Child:
+    """A process that was forked, in a session of its own.
 
-    It exits with 0, or as what it does says, or with 70 after an error. What it prints goes to a file.
+    Attributes:
+        pid: its number, and that of its group.
+        output: a pipe, to read what it prints.
     """
+
+    pid: int
+    output: int
+
+    def end(self) -> tuple[int, str]:
+        """Wait until it ends; return its exit code, or minus the signal that killed it, and what it printed."""
+        found: list[int] = []
+
+        def reap() -> bool:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            found.append(status)
+            return bool(done)
+
+        wait_until(reap, "the end of a process")
+        os.set_blocking(self.output, False)  # workers that it left, if any, have the pipe as well
+        printed = os.read(self.output, 2**20).decode()
+        os.close(self.output)
+        return os.waitstatus_to_exitcode(found[-1]), printed
+
+
+def fork(work: Callable[[], object]) -> Child:
+    """Do something in a process of its own, which exits with 0, or as it says, or with 70 after an error.
+
+    What it prints must fit into a pipe.
+    """
+    output, end = os.pipe()
     pid = os.fork()
     if pid:
-        return pid
+        os.close(end)
+        return Child(pid, output)
     code = 70
     try:
         os.setsid()
@@ -90,15 +135,13 @@ def fork(work: Callable[[], object], output: Path) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         warnings.simplefilter("default")
         warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)  # noqa: T201
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        os.closerange(3, 100)  # of the test runner, which would wait for them
+        os.dup2(end, 1)
+        os.dup2(end, 2)
         sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115
         work()
         code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 0
     except BaseException:
         traceback.print_exc()
     finally:
@@ -107,27 +150,22 @@ def fork(work: Callable[[], object], output: Path) -> int:
         os._exit(code)
 
 
-def fork_command(args: Sequence[object], output: Path) -> int:
-    """Give a command in a process of its own, with forked workers; see `fork`."""
+def fork_command(args: Sequence[object], before: Callable[[], object] = lambda: None) -> Child:
+    """Give a command in a process of its own, with forked workers, after something else; see `fork`."""
 
     def work() -> None:
+        before()
         with joblib.parallel_config(backend=Forking()):
             cli.main([str(arg) for arg in args])
 
-    return fork(work, output)
+    return fork(work)
 
 
-def ended(pid: int) -> int:
-    """Wait until a forked process ends, and return its exit code; if it was killed, its signal, negative."""
-    found: list[int] = []
-
-    def reap() -> bool:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        found.append(status)
-        return bool(done)
-
-    wait_until(reap, "the end of a process")
-    return os.waitstatus_to_exitcode(found[-1])
+def drop_privileges() -> None:
+    """Let permissions bind this process even if it is root's, for good."""
+    if os.geteuid() == 0:
+        header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+        assert ctypes.CDLL(None).capset(header, none) == 0
 
 
 class DiesOnce:

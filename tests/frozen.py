@@ -12,8 +12,11 @@ import torch
 
 import weight_feedback as wf
 from weight_feedback.lab import runner
+from weight_feedback.lab.checkpoints import Header, encode
+from weight_feedback.lab.evaluation import Evaluation, Hearing
 from weight_feedback.lab.spec import load_study
 from weight_feedback.lab.store import Store
+from weight_feedback.lab.training import History
 from weight_feedback.pretrained import save_pretrained
 
 STUDY = """name = "frozen"
@@ -67,6 +70,23 @@ def model(folder: Path) -> None:
     save_pretrained(network, folder)
 
 
+def checkpoint(file: Path) -> None:
+    """Write a checkpoint of two networks, of which one has diverged."""
+    whole = History(
+        [2.5, 2.25], [Evaluation(2.0, 1, 10.0)], [Hearing(1.0, 0.0, 0.5), Hearing(1.5, 0.25, 0.75)], None
+    )
+    header = Header(
+        same={"torch": "2.13.0", "threads": 1},
+        epoch=1,
+        histories=(whole, History([2.5], [], [Hearing(1.0, 0.0, 0.5)], 2)),
+        started="2026-11-24T09:00:00+00:00",
+        seconds=1.5,
+        resumed=3,
+    )
+    tensors = {"network.0.fc1.weight": torch.arange(6.0).view(2, 3), "network.0.fc1.signal.step": torch.tensor(2)}
+    file.write_bytes(encode(header, tensors))
+
+
 def main(folder: Path) -> None:
     """Write all that isn't there.
 
@@ -74,7 +94,7 @@ def main(folder: Path) -> None:
         folder: where to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, write in {"store": store, "model": model}.items():
+    for name, write in {"store": store, "model": model, "checkpoint.safetensors": checkpoint}.items():
         if not (folder / name).exists():
             write(folder / name)
 

@@ -92,8 +92,7 @@ def survives(name: str, target: Target, data: bytes, kept: Path, seconds: float 
         with limits.seconds(seconds) if seconds else nullcontext():
             target.parse(data)
     except target.refusals as error:
-        str(error).encode()
-        if not starved(error):
+        if not starved(error) and can_be_printed(error):
             return False
         failure: BaseException = error
     except (Exception, limits.Endless) as error:
@@ -104,6 +103,15 @@ def survives(name: str, target: Target, data: bytes, kept: Path, seconds: float 
     path = kept / f"{name}-{hashlib.sha256(data).hexdigest()[:16]}"
     path.write_bytes(data)
     raise AssertionError(f"python benchmarks/fuzz.py {name} --again {path} raises {failure!r}") from failure
+
+
+def can_be_printed(error: Exception) -> bool:
+    """Say whether a message has an encoding: halves of characters have none."""
+    try:
+        str(error).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def starved(error: BaseException | None) -> bool:

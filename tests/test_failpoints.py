@@ -52,6 +52,12 @@ def test_a_process_dies_the_nth_time_that_it_reaches_a_point(tmp_path, wanted, r
     assert run(["write-begin", "write-half"] * 2, FAILPOINT=wanted).returncode == done.returncode
 
 
+def test_what_is_reached_can_be_recorded_without_dying(tmp_path) -> None:
+    log = tmp_path / "log"
+    assert run(NAMES * 2, FAILPOINT_LOG=str(log)).returncode == 0
+    assert tuple(log.read_text().splitlines()) == NAMES * 2
+
+
 @pytest.mark.parametrize(
     "wanted", ["write", "write-half:0", "write-half:x", "write-half:-1", "write-half:1:1", ":1"]
 )

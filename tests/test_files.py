@@ -7,13 +7,14 @@ import io
 import os
 import resource
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from disk import Disk, Watch
 from weight_feedback import files
-from weight_feedback.files import prepare, remove, write_atomically
+from weight_feedback.files import LEFTOVER_AGE, prepare, remove, write_atomically
 
 SMALL, LARGE = b"new", bytes(range(1, 256)) * 200  # within and beyond the buffers of Python's files
 
@@ -112,12 +113,10 @@ def test_a_full_disk(tmp_path) -> None:
             write_atomically(disk / "large", bytes(100_000))
         assert caught.value.filename == str(disk / "large")
         assert entries(disk) == ["earlier"]
-        (disk / "most").write_bytes(bytes(52_000))
         prepare(disk)
-        (disk / "rest").touch()  # there is still room for a name
-        with pytest.raises(OSError, match="No space left"), (disk / "rest").open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(100))
+        with suppress(OSError):
+            (disk / "filler").write_bytes(bytes(100_000))
+        (disk / "name").touch()  # for which there still is room
         with pytest.raises(OSError, match=r"No space left.*free some space"):
             prepare(disk)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
@@ -199,6 +198,18 @@ def test_what_is_in_the_way_is_named(tmp_path) -> None:
     assert entries(tmp_path) == ["file", "folder", "link"]
 
 
+def test_two_may_make_a_folder_at_once(tmp_path, monkeypatch) -> None:
+    mkdir = os.mkdir
+
+    def meanwhile(path: Path, mode: int) -> None:
+        mkdir(path, mode)
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", meanwhile)
+    write_atomically(tmp_path / "folder" / "file", b"new")
+    assert entries(tmp_path) == ["folder"]
+
+
 def test_a_link_to_a_folder_is_followed(tmp_path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there")
@@ -213,20 +224,23 @@ def test_remove(tmp_path) -> None:
     assert entries(tmp_path) == []
 
 
-def test_what_killed_writers_left_is_cleared_once_it_is_old(tmp_path) -> None:
-    leftover, former = f".{'0' * 32}.tmp", f".name.json.{'f' * 32}.tmp"
-    kept = [f".{'1' * 32}.tmp", ".gitignore", ".short.tmp", "0" * 32 + ".tmp", f".{'0' * 32}.tmp.txt"]
-    for name in (leftover, former, *kept):
+def test_what_killed_writers_left_is_cleared_once_it_is_old(tmp_path, monkeypatch) -> None:
+    now = 10 * LEFTOVER_AGE  # by the file system's clock, which may be years from this machine's
+    write = write_atomically
+
+    def write_then(path: Path, content: bytes) -> None:
+        write(path, content)
+        os.utime(path, (now, now))
+
+    monkeypatch.setattr(files, "write_atomically", write_then)
+    old, older, young = (f".{digit * 32}.tmp" for digit in "123")
+    former, kept = f".name.json.{'f' * 32}.tmp", [".gitignore", ".short.tmp", "0" * 32 + ".tmp", f"{old}.txt"]
+    ages = {old: LEFTOVER_AGE + 1, older: now, former: now, young: LEFTOVER_AGE, **dict.fromkeys(kept, now)}
+    for name, age in ages.items():
         (tmp_path / name).write_bytes(b"half")
-        if name != kept[0]:
-            os.utime(
-                tmp_path / name, ns=(0, (tmp_path / name).stat().st_mtime_ns - 10**9 * (files.LEFTOVER_AGE + 60))
-            )
-    os.utime(
-        tmp_path / kept[0], ns=(0, (tmp_path / kept[0]).stat().st_mtime_ns - 10**9 * (files.LEFTOVER_AGE - 60))
-    )
+        os.utime(tmp_path / name, (0, now - age))
     prepare(tmp_path)
-    assert entries(tmp_path) == sorted(kept)
+    assert entries(tmp_path) == sorted([*kept, young])
 
 
 def test_two_may_clear_at_once(tmp_path, monkeypatch) -> None:

@@ -18,8 +18,11 @@ from frozen import build
 from saved import CONFIG, WEIGHTS
 from weight_feedback.lab import runner
 from weight_feedback.lab.analysis import analyse
+from weight_feedback.lab.checkpoints import CheckpointError, Header, decode, encode
+from weight_feedback.lab.evaluation import Evaluation, Hearing
 from weight_feedback.lab.spec import Study, load_study
 from weight_feedback.lab.store import Store, StoreError, read_record
+from weight_feedback.lab.training import History
 from weight_feedback.lab.trial import read_weights
 from weight_feedback.pretrained import PretrainedError, load_pretrained
 
@@ -116,6 +119,27 @@ def test_saved_models() -> None:
         wf.advance(model)
 
 
+def test_checkpoints() -> None:
+    header, tensors = decode((FIRST / "checkpoint.safetensors").read_bytes())
+    hearings = [Hearing(1.0, 0.0, 0.5), Hearing(1.5, 0.25, 0.75)]
+    assert header == Header(
+        format=1,
+        same={"torch": "2.13.0", "threads": 1},
+        epoch=1,
+        histories=(
+            History([2.5, 2.25], [Evaluation(2.0, 1, 10.0)], hearings, None),
+            History([2.5], [], hearings[:1], 2),
+        ),
+        started="2026-11-24T09:00:00+00:00",
+        seconds=1.5,
+        resumed=3,
+    )
+    assert {name: value.tolist() for name, value in tensors.items()} == {
+        "network.0.fc1.weight": [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]],
+        "network.0.fc1.signal.step": 2,
+    }
+
+
 # Formats that this version doesn't know
 
 
@@ -136,3 +160,11 @@ def test_a_model_of_another_format_is_refused(tmp_path, number) -> None:
     shutil.copy(FIRST / "model" / WEIGHTS, tmp_path)
     with pytest.raises(PretrainedError, match=rf"{CONFIG}: format must be "):
         load_pretrained(build(), tmp_path)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_checkpoint_of_another_format_is_refused(number) -> None:
+    header, tensors = decode((FIRST / "checkpoint.safetensors").read_bytes())
+    other = encode(header.model_copy(update={"format": number}), tensors)
+    with pytest.raises(CheckpointError, match=rf"expected format 1, found {number}, which this version can't read"):
+        decode(other)

@@ -22,7 +22,6 @@ _ADVICE = {
     errno.EPERM: "choose another folder, or get the permission to write there",
     errno.ENAMETOOLONG: "choose a folder with a shorter path",
     errno.EEXIST: "move away what is in the place of its folder",
-    errno.ENOTDIR: "move away what is in the place of its folder",
     errno.EISDIR: "move away the folder that is in its place",
 }
 

@@ -1,4 +1,4 @@
-"""Archives that were made to do harm: whatever headers say, reading them is short, and ends in batches or an error."""
+"""Archives that were made to do harm: whatever headers say, reading ends soon, in batches or an error."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ END = bytes(2 * BLOCK)
 def header(name: bytes, size: int | bytes, kind: bytes = b"0", magic: bytes = b"ustar\x0000") -> bytes:
     """Return a header as a hostile hand would write it: with a right checksum, and anything else."""
     block = bytearray(BLOCK)
-    struct.pack_into("100s8s8s8s12s12s8sc100s8s", block, 0, name, b"644", b"0", b"0",
-                     size if isinstance(size, bytes) else b"%o" % size, b"0", 8 * b" ", kind, b"/etc/passwd", magic)  # fmt: skip
+    octal = size if isinstance(size, bytes) else b"%o" % size
+    parts = (name, b"644", b"0", b"0", octal, b"0", 8 * b" ", kind, b"/etc/passwd", magic)
+    struct.pack_into("100s8s8s8s12s12s8sc100s8s", block, 0, *parts)
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block)
 

@@ -21,6 +21,13 @@ CHROMIUM = shutil.which("chromium")
 FLAGS = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
          "disable-component-update", "disable-sync"]  # fmt: skip
 HOSTILE = "<img src=x onerror=window.canary=1><script>window.canary=1</script>"
+#: What each arm's label goes on with.
+LABELS = {
+    "none": HOSTILE,
+    "constant": "</script><!-- ]]> &lt;b&gt; '+(window.canary=1)+' `${canary=1}` \\",
+    "yoked": '"onmouseover="window.canary=1" x=\'{{7*7}}\' $\\frac{1}{0}$ =1+1 ../x [a](b) _x',
+    "own": f"{HOSTILE} 🧠 עברית",
+}
 
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and importlib.util.find_spec("playwright")) and not os.environ.get("WEIGHT_FEEDBACK_BROWSER"),
@@ -41,7 +48,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("report")
-    arms = tuple(arm.model_copy(update={"label": f"{arm.name} {HOSTILE}"}) for arm in STUDY.arms)
+    arms = tuple(arm.model_copy(update={"label": f"{arm.name} {LABELS[arm.name]}"}) for arm in STUDY.arms)
     study = STUDY.model_copy(update={"arms": arms, "title": HOSTILE})
     analysis = analyse(study, fill(Store(folder), study))
     path = folder / "report.html"
@@ -170,6 +177,18 @@ def test_hovering_shows_the_numbers_and_names_stay_text(opened) -> None:
     assert HOSTILE in tooltip.inner_text()
     assert tooltip.locator("img, script").count() == 0
     assert "mean, %" in tooltip.inner_text()
+
+
+def test_names_are_shown_as_they_are(opened) -> None:
+    tab = opened()
+    assert tab.title() == tab.locator("h1").inner_text() == HOSTILE
+    boxes = tab.locator("fieldset[data-figure=curves] input[type=checkbox]").all()
+    assert [box.get_attribute("value") for box in boxes] == [f"{name} {label}" for name, label in LABELS.items()]
+    cells = tab.locator("section[aria-labelledby=arms-heading] tbody th").all_text_contents()
+    assert cells == [f"{name} {label}" for name, label in LABELS.items()]
+    for box in boxes:  # shows them in the legend, too
+        box.check()
+    tab.wait_for_function("document.querySelectorAll('#curves .role-legend-label text').length == 4")
 
 
 def test_dark_and_light(opened) -> None:

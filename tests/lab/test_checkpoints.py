@@ -238,6 +238,19 @@ def test_a_place_where_a_checkpoint_cannot_go_is_refused_before_training(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("place", ["weights", "checkpoint"])
+def test_a_read_only_folder_is_noticed_before_training(tmp_path, monkeypatch, place) -> None:
+    def prepare(folder: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(folder))
+
+    def trained(*_: object) -> None:
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(trial, "prepare", prepare)
+    with pytest.raises(OSError, match=f"Read-only file system: '{re.escape(str(tmp_path))}'"):
+        run_trial(make(), on_log=trained, **{place: tmp_path / "file"})
+
+
 @pytest.mark.parametrize(
     "name",
     ["settings", "data", "threads", "machine", "processor", "cpu", "device", "torch", "weight_feedback", "more"],
@@ -409,6 +422,10 @@ TEXT = SMALL.model_dump_json(exclude={"histories": True})[:-1] + ',"histories":[
         ({"checkpoint": TEXT.replace('"epoch":2', '"epoch":2.0')}, "header: epoch: .*integer, found 2.0"),
         ({"checkpoint": TEXT.replace("12.5", "NaN")}, "header: seconds: .*finite number, found nan"),
         ({"checkpoint": TEXT.replace("12.5", "-1")}, "header: seconds: .*greater than or equal to 0, found -1"),
+        (
+            {"checkpoint": TEXT.replace('"resumed":1', '"resumed":-1')},
+            "header: resumed: .*greater than or equal to 0, found -1",
+        ),
         ({"checkpoint": TEXT.replace("{", '{"more":1,', 1)}, "header: more: .*not permitted, found 1"),
         ({"checkpoint": TEXT.replace("[]", '[{"diverged":0.5}]')}, r"header: histories\.0\.diverged: .*found 0\.5"),
         ({"checkpoint": TEXT.replace("[]", "[{}]")}, r"network\.0\.losses: expected a vector .*found None"),
@@ -516,7 +533,8 @@ def test_a_checkpoint_of_other_networks_is_moved_aside(tmp_path) -> None:
     cut(make(), path)
     header, tensors = decode(path.read_bytes())
     path.write_bytes(encode(header, tensors | {"more": torch.zeros(1)}))
-    assert results(run(make(), path, on_note=notes.append)) == results(run(make()))
+    record = run_trial(make(), threads=1, checkpoint=path, on_note=notes.append)
+    assert [record.result] == results(run(make()))
     assert [note.split(": ", 1)[1].split(";")[0] for note in notes] == [
         "more: expected nothing, found torch.float32 [1]"
     ]

@@ -103,7 +103,12 @@ def test_yoked_networks_hear_donors_of_their_own(data) -> None:
 
 def test_evaluation_is_that_of_each_alone(data) -> None:
     models = [ARMS["own"](seed) for seed in range(N)]
-    results = evaluate_all(Cohort(models), data, batch_size=70)
+    cohort, sizes = Cohort(models), []
+    hook = cohort.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[:2]))
+    results = evaluate_all(cohort, data, batch_size=70)
+    assert set(sizes) == {(N, 23), (N, 100 % 23)}  # 70 images for all of them together
+    hook.remove()
+    assert evaluate_all(cohort, data, batch_size=1)[0].correct == results[0].correct
     for model, result in zip(models, results, strict=True):
         expected = evaluate(model, data)
         assert result.loss == pytest.approx(expected.loss, rel=1e-5)
@@ -121,6 +126,16 @@ def test_a_network_that_diverges_leaves_the_others_alone(data) -> None:
     assert [len(history.hearings) for history in histories] == [1, 3, 3]
     assert seen == list(enumerate(histories[1].epochs, start=1))
     assert histories[2].step_losses == pytest.approx(train(ARMS["own"](2), data, SETTINGS, 2).step_losses, rel=1e-4)
+
+
+def test_the_step_at_which_one_diverged_stays_that_step(data) -> None:
+    models = [ARMS["plain"](seed) for seed in range(N)]
+    with torch.no_grad():
+        models[0].fc2.weight.mul_(1e30)  # the loss is finite at first, and nothing is after the first step
+    whole = SETTINGS.model_copy(update={"batch_size": 500})
+    histories = train_cohort(models, data, whole, range(N))
+    assert [history.diverged for history in histories] == [1, None, None]
+    assert [len(history.step_losses) for history in histories] == [1, 2, 2]
 
 
 def test_a_cohort_is_part_of_what_a_trial_is() -> None:

@@ -141,7 +141,11 @@ def wrong(_: bytes) -> None:
     raise KeyError("x")
 
 
-@pytest.mark.parametrize("parse", [starved, endless, greedy, wrong])
+def unprintable(_: bytes) -> None:
+    raise ValueError("refused: \ud800")
+
+
+@pytest.mark.parametrize("parse", [starved, endless, greedy, wrong, unprintable])
 def test_a_parser_that_does_anything_else_is_found_out(kept, monkeypatch, parse) -> None:
     monkeypatch.setattr(fuzzing.survives, "__defaults__", (0.2,))
     with pytest.raises(AssertionError, match=r"python benchmarks/fuzz.py bad --again .*/bad-\w+ raises"):

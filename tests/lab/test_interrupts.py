@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from children import Forking, ended, fork_command, living, wait_until
+from children import Forking, fork_command, living, wait_until
 from weight_feedback.lab import cli, pool, workers
 from weight_feedback.lab.interrupts import Interrupted, interruptible
 from weight_feedback.lab.runner import missing
@@ -57,17 +57,17 @@ def hold_all_but_the_first(monkeypatch) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_is_finished_is_kept_and_how_to_go_on_is_said(tmp_path, monkeypatch, study, number) -> None:
     hold_all_but_the_first(monkeypatch)
-    store, output = Store(tmp_path / "tiny"), tmp_path / "output"
-    pid = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"], output)
+    store = Store(tmp_path / "tiny")
+    child = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"])
     wait_until(lambda: list(store.trials.glob("[!.]*")), "a finished trial")
     wait_until(lambda: len(list(store.folder.glob("progress/*/under-way/*"))) == 2, "two trials under way")
-    os.kill(pid, number)
-    assert ended(pid) == 128 + number
-    wait_until(lambda: not living(pid), "no process of the run")
+    os.kill(child.pid, number)
+    code, out = child.end()
+    assert code == 128 + number
+    wait_until(lambda: not living(child.pid), "no process of the run")
     assert not (store.folder / "progress").exists()
 
-    line = output.read_text().splitlines()[-1]
-    said, command = line.split(" To go on: ")
+    said, command = out.splitlines()[-1].split(" To go on: ")
     assert said == "stopped; what is finished is kept."
     assert len(missing(load_study(str(study)), store)) == 3
     monkeypatch.undo()
@@ -87,14 +87,14 @@ def test_a_second_one_ends_it_at_once_whatever_it_waits_for(tmp_path, monkeypatc
 
     monkeypatch.setattr(Forking, "abort_everything", wait)
     store = Store(tmp_path / "tiny")
-    pid = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"], tmp_path / "output")
+    child = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"])
     wait_until(lambda: len(list(store.folder.glob("progress/*/under-way/*"))) == 2, "two trials under way")
-    os.kill(pid, signal.SIGINT)
+    os.kill(child.pid, signal.SIGINT)
     wait_until(waiting.exists, "an end that is waited for")
-    assert len(living(pid)) == 3
-    os.kill(pid, signal.SIGINT)
-    assert ended(pid) == 130
-    wait_until(lambda: not living(pid), "no process of the run")
+    assert len(living(child.pid)) == 3
+    os.kill(child.pid, signal.SIGINT)
+    assert child.end()[0] == 130
+    wait_until(lambda: not living(child.pid), "no process of the run")
 
 
 def test_one_that_comes_between_the_results_of_workers_leaves_none(tmp_path, monkeypatch, study) -> None:
@@ -106,10 +106,11 @@ def test_one_that_comes_between_the_results_of_workers_leaves_none(tmp_path, mon
         raise Interrupted(signal.SIGINT)
 
     monkeypatch.setattr(pool, "deafening", interrupted)
-    pid = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"], tmp_path / "output")
-    assert ended(pid) == 130
-    wait_until(lambda: not living(pid), "no process of the run")
-    assert "To go on: " in (tmp_path / "output").read_text().splitlines()[-1]
+    child = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"])
+    code, out = child.end()
+    assert code == 130
+    wait_until(lambda: not living(child.pid), "no process of the run")
+    assert "To go on: " in out.splitlines()[-1]
 
 
 def test_ctrl_c_in_a_terminal_reaches_workers_that_are_starting(tmp_path, study) -> None:

@@ -7,8 +7,6 @@ import json
 import re
 from html.parser import HTMLParser
 
-import pytest
-
 from madeup import SEEDS, STUDY, fill
 from weight_feedback.lab.analysis import analyse
 from weight_feedback.lab.figures import figures
@@ -97,20 +95,15 @@ def test_nothing_is_fetched(tmp_path) -> None:
     assert "unsafe" not in policy
 
 
-@pytest.mark.parametrize(
-    "name", ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><b>&amp;', "{{7*7}}"]
-)
-def test_names_are_text(tmp_path, name) -> None:
+def test_names_are_text(tmp_path) -> None:
+    name = '</script><script>alert(1)</script><img src=x onerror=alert(1)>"><b>&amp;{{7*7}}'
     arms = tuple(arm.model_copy(update={"label": f"{arm.name}{name}"}) for arm in STUDY.arms)
     study = STUDY.model_copy(update={"arms": arms, "title": name})
-    plain, found = outline(render(Store(tmp_path / "plain"))), outline(render(Store(tmp_path / "hostile"), study))
+    html = render(Store(tmp_path / "hostile"), study)
+    plain, found = outline(render(Store(tmp_path / "plain"))), outline(html)
     assert [tag for tag, _ in found.elements] == [tag for tag, _ in plain.elements]
     assert f"own{name}" in found.text
-    (data,) = re.findall(
-        r'<script type="application/json" id="figures">(.*?)</script>',
-        render(Store(tmp_path / "data"), study),
-        re.S,
-    )
+    (data,) = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', html, re.S)
     assert not re.search("[<>&]", data)
     assert f"own{name}" in str(json.loads(data))
 

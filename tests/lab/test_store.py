@@ -53,11 +53,6 @@ def test_what_was_written_is_read(store) -> None:
     assert store.read(SWAP) == record(SWAP)
 
 
-@pytest.fixture(scope="module")
-def real() -> Record:
-    return run_trial(TRIAL, threads=1)
-
-
 def seen(store: Store) -> bool:
     """Say whether the store sees that the file of the trial is damaged."""
     try:
@@ -70,28 +65,6 @@ def seen(store: Store) -> bool:
 def damaged(store: Store, content: bytes) -> bool:
     store.path(TRIAL).write_bytes(content)
     return seen(store) and not store.finished(TRIAL)
-
-
-def test_every_truncation_is_seen(store, real) -> None:
-    path = store.write(TRIAL, real)
-    for length in reversed(range(path.stat().st_size)):
-        os.truncate(path, length)
-        assert seen(store), length
-    assert not store.finished(TRIAL)
-
-
-def test_every_flipped_bit_is_seen(store, real) -> None:
-    path = store.write(TRIAL, real)
-    whole = path.read_bytes()
-    # And each bit of the first bytes, with the number of the format, which no checksum covers.
-    bits = [*random.Random(0).choices(range(8 * len(whole)), k=10_000), *range(8 * 40)]
-    with path.open("r+b", buffering=0) as file:
-        for bit in bits:
-            at = bit // 8
-            os.pwrite(file.fileno(), bytes([whole[at] ^ 1 << bit % 8]), at)
-            assert seen(store), bit
-            os.pwrite(file.fileno(), whole[at : at + 1], at)
-    assert store.finished(TRIAL)
 
 
 def sha256(part: object) -> str:
@@ -234,28 +207,6 @@ def test_names_in_the_folder(store) -> None:
     assert path == store.folder / "checkpoints" / f"{TRIAL.file_name}.safetensors"
     places = (store.path(TRIAL), store.path(SWAP), store.weights(TRIAL), path)
     assert {place.parent.name for place in places} < set(FOLDERS)
-
-
-def test_damage_in_a_run_is_set_aside_and_the_trial_run_again(tmp_path, real) -> None:
-    study = Study(
-        name="s",
-        title="S",
-        data="generated",
-        seeds=1,
-        training=TRIAL.training,
-        arms=(Arm(name="plain", model="mnist-plain", label="plain"),),
-    )
-    store = Store(tmp_path)
-    whole = store.write(TRIAL, real).read_bytes()
-    for content in (b"", whole[:500], whole.replace(b"[", b"{", 1), whole.replace(b'"format": 1', b'"format": 3')):
-        store.path(TRIAL).write_bytes(content)
-        with pytest.warns(
-            UserWarning, match=f"{TRIAL.file_name}.json: .*damaged; .* it is now {tmp_path}/damaged/"
-        ):
-            assert run(study, store, jobs=1) == 1
-        assert store.read(TRIAL).result == real.result
-        assert content in [path.read_bytes() for path in (tmp_path / "damaged").glob("*.json")]
-    assert run(study, store, jobs=1) == 0
 
 
 def test_the_store_can_be_written_to(store) -> None:
@@ -437,3 +388,52 @@ def test_numbers_that_json_has_no_word_for_are_refused(store) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         store.write(TRIAL, Record({"loss": float("nan")}, {}))
     assert store.read(TRIAL) is None
+
+
+@pytest.fixture(scope="module")
+def real() -> Record:
+    return run_trial(TRIAL, threads=1)
+
+
+def test_every_truncation_is_seen(store, real) -> None:
+    path = store.write(TRIAL, real)
+    for length in reversed(range(path.stat().st_size)):
+        os.truncate(path, length)
+        assert seen(store), length
+    assert not store.finished(TRIAL)
+
+
+def test_every_flipped_bit_is_seen(store, real) -> None:
+    path = store.write(TRIAL, real)
+    whole = path.read_bytes()
+    # And each bit of the first bytes, with the number of the format, which no checksum covers.
+    bits = [*random.Random(0).choices(range(8 * len(whole)), k=10_000), *range(8 * 40)]
+    with path.open("r+b", buffering=0) as file:
+        for bit in bits:
+            at = bit // 8
+            os.pwrite(file.fileno(), bytes([whole[at] ^ 1 << bit % 8]), at)
+            assert seen(store), bit
+            os.pwrite(file.fileno(), whole[at : at + 1], at)
+    assert store.finished(TRIAL)
+
+
+def test_damage_in_a_run_is_set_aside_and_the_trial_run_again(tmp_path, real) -> None:
+    study = Study(
+        name="s",
+        title="S",
+        data="generated",
+        seeds=1,
+        training=TRIAL.training,
+        arms=(Arm(name="plain", model="mnist-plain", label="plain"),),
+    )
+    store = Store(tmp_path)
+    whole = store.write(TRIAL, real).read_bytes()
+    for content in (b"", whole[:500], whole.replace(b"[", b"{", 1), whole.replace(b'"format": 1', b'"format": 3')):
+        store.path(TRIAL).write_bytes(content)
+        with pytest.warns(
+            UserWarning, match=f"{TRIAL.file_name}.json: .*damaged; .* it is now {tmp_path}/damaged/"
+        ):
+            assert run(study, store, jobs=1) == 1
+        assert store.read(TRIAL).result == real.result
+        assert content in [path.read_bytes() for path in (tmp_path / "damaged").glob("*.json")]
+    assert run(study, store, jobs=1) == 0

@@ -97,6 +97,11 @@ def test_evaluation_leaves_the_model_as_it_was(data) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+def test_evaluation_is_without_dropout(data) -> None:
+    model = torch.nn.Sequential(build("mnist-plain", 0), torch.nn.Dropout(0.9))
+    assert evaluate(model, data) == evaluate(model[0], data)
+
+
 def test_arms_of_one_seed_share_the_data_order_and_seeds_differ(data) -> None:
     """A signal of zeros is the plain net, so equal losses show equal batches and equal shared weights."""
     plain, silent = build("mnist-plain", 5), build("mnist-plain", 5)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab import datasets
@@ -113,7 +114,7 @@ class Shown:
         )
 
 
-def say(console: Console, text: str, style: str | None = None) -> None:
+def say(console: Console, text: str, style: str = "") -> None:
     """Print text as it is, but for characters that would do something to a terminal.
 
     Args:
@@ -121,7 +122,7 @@ def say(console: Console, text: str, style: str | None = None) -> None:
         text: of one line or several.
         style: see rich.
     """
-    console.print("\n".join(map(printable, text.splitlines())), markup=False, highlight=style is None, style=style)
+    console.print(Text("\n".join(map(printable, text.splitlines())), style))
 
 
 def readable(console: Console, folder: Path) -> Store:

@@ -143,6 +143,7 @@ def _make(progress: Path) -> tuple[Path, BinaryIO]:
                     fcntl.flock(lock, fcntl.LOCK_EX)
             if (folder / "lock").exists():
                 return folder, lock
+            lock.close()
 
 
 def _remove_if_empty(folder: Path) -> None:

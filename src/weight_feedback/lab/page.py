@@ -17,7 +17,7 @@ from markupsafe import Markup
 from weight_feedback.lab.analysis import Analysis
 from weight_feedback.lab.figures import VEGA_LITE, Figure
 from weight_feedback.lab.inputs import printable
-from weight_feedback.lab.report import arm_cells, contrast_cells, failures, number
+from weight_feedback.lab.report import arm_cells, contrast_cells, failures, mixtures, number
 
 TEMPLATES = resources.files("weight_feedback.lab") / "templates"
 
@@ -47,6 +47,7 @@ def page(analysis: Analysis, figures: Sequence[Figure], command: str) -> str:
         failures=failures(analysis.arms),
         settings=_settings(analysis),
         provenance=_provenance(analysis),
+        mixtures=mixtures(analysis),
         command=command,
         style=Markup(style),
         data=_json(

@@ -10,6 +10,7 @@ import numpy as np
 from weight_feedback.lab.analysis import HEARD, Analysis, ArmResult, Compared, Swapped
 from weight_feedback.lab.estimates import Interval
 from weight_feedback.lab.inputs import printable
+from weight_feedback.lab.mixing import mixed_surroundings
 
 
 def arm_cells(arms: Sequence[ArmResult]) -> tuple[list[str], list[list[str]]]:
@@ -137,6 +138,15 @@ def failures(arms: Sequence[ArmResult]) -> list[str]:
     return sentences
 
 
+def mixtures(analysis: Analysis) -> list[str]:
+    """Return one sentence for each thing that bits depend on and that differs between trials.
+
+    Args:
+        analysis: of at least one finished trial.
+    """
+    return [printable(sentence) for sentence in mixed_surroundings(analysis.provenance)]
+
+
 def markdown(analysis: Analysis, command: str, pictures: Mapping[str, str]) -> str:
     """Return a short report of a study in Markdown.
 
@@ -158,7 +168,7 @@ def markdown(analysis: Analysis, command: str, pictures: Mapping[str, str]) -> s
         "paired by seed.",
         "",
         *_swaps(analysis),
-        *(f"- {_escape(sentence)}" for sentence in failures(analysis.arms)),
+        *(f"- {_escape(sentence)}" for sentence in (*failures(analysis.arms), *mixtures(analysis))),
         f"- Data: {study.data}; {study.training.epochs} epochs, batches of {study.training.batch_size}, "
         f"SGD with learning rate {study.training.lr:g} and momentum {study.training.momentum:g}.",
         f"- Made by: {_code(command)}",
@@ -233,11 +243,12 @@ def _table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Return text that is one line of Markdown without markup: no cells, tags, code, links or pictures."""
+    """Return text that is one line of Markdown and no markup: no cells, tags, code, emphasis, formulas or links."""
     return " ".join(text.split()).translate(_ESCAPES).replace("](", "]\\(")
 
 
-_ESCAPES = str.maketrans({"\\": "\\\\", "&": "&amp;", "|": "\\|", "<": "&lt;", "`": "\\`"})
+# Backslashes, but for what begins a tag or an entity.
+_ESCAPES = str.maketrans({**{c: f"\\{c}" for c in "\\|`*_~$"}, "&": "&amp;", "<": "&lt;"})
 
 
 def _code(text: str) -> str:

@@ -322,10 +322,9 @@ class _Learner:
         # One kernel for all parameters, in place of a Python loop over them.
         sgd = torch.optim.SGD(self.model.parameters(), lr=settings.lr, momentum=settings.momentum, fused=True)
         self._optimiser = sgd
-        if settings.momentum:
-            # Zeros are what the first step starts from anyway; now there is a place to restore momentum to.
-            for parameter in self.model.parameters():
-                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        # Zeros are what the first step starts from anyway; now there is a place to restore momentum to.
+        for parameter in self.model.parameters():
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def steps(self, epoch: int) -> Iterator[Tensor]:
         """Train for an epoch, one step for each vector of losses, one a network, that is taken."""

@@ -1,0 +1,183 @@
+"""What hearing its own weights adds to a training step of networks that people train.
+
+timm's ResNet-18 and ViT-tiny, where timm is installed, and a transformer with 100 million parameters.
+
+python benchmarks/models.py
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import weight_feedback as wf
+from timing import Target, finish, interleaved, show
+from weight_feedback.lab.trial import keep_freed_memory
+
+try:
+    import timm
+except ImportError:  # it needs torchvision, which there isn't for every build of PyTorch
+    timm = None
+
+#: Size of z, the notebook's.
+K = 26
+BATCH, CLASSES = 64, 1000
+#: The transformer's: 12 blocks of GPT-2 small, and fewer words, so that it has 100 million parameters.
+WIDTH, HEADS, BLOCKS, WORDS = 768, 12, 12, 19_300
+SEQUENCES, LENGTH = 8, 128
+#: What the same model, built and timed twice, may differ by: more, and the ratios below don't say anything.
+NOISE = 0.01
+
+
+class Transformer(nn.Module):
+    """A language model whose head is tied to its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(WORDS, WIDTH), nn.Embedding(LENGTH, WIDTH)
+        block = nn.TransformerEncoderLayer(
+            WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(block, BLOCKS, nn.LayerNorm(WIDTH), enable_nested_tensor=False)
+        self.head = nn.Linear(WIDTH, WORDS, bias=False)
+        nn.init.normal_(self.words.weight, std=0.02)
+        self.head.weight = self.words.weight
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(LENGTH))
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Predict each next word.
+
+        Args:
+            words: shape ``[n, LENGTH]``.
+
+        Returns:
+            Logits, shape ``[n, LENGTH, WORDS]``.
+        """
+        x = self.words(words) + self.places.weight
+        return self.head(self.blocks(x, mask=self.mask, is_causal=True))
+
+
+def stepper(
+    build: Callable[[], nn.Module],
+    optimise: Callable[..., torch.optim.Optimizer],
+    x: Tensor,
+    y: Tensor,
+    attach: Callable[[nn.Module], object] = lambda _: None,
+) -> Callable[[], None]:
+    """Return a function that takes a training step.
+
+    Args:
+        build: returns the model.
+        optimise: returns its optimiser.
+        x: inputs.
+        y: classes to be told.
+        attach: gives the model feedback.
+    """
+    torch.manual_seed(0)
+    model = build().train()
+    attach(model)
+    optimiser = optimise(model.parameters())
+
+    def step() -> None:
+        optimiser.zero_grad()
+        F.cross_entropy(model(x).flatten(0, -2), y.flatten()).backward()
+        optimiser.step()
+        wf.advance(model)
+
+    return step
+
+
+def against_bare(
+    what: str, repeats: int, most: float, make: Callable[..., Callable[[], None]], **options: object
+) -> list[Target]:
+    """Time a step with feedback against one without, and that against itself.
+
+    Args:
+        what: the name of the model.
+        repeats: rounds, each of one step of each.
+        most: how many times as long a step with feedback may take.
+        make: returns a step, without feedback unless told.
+        **options: for `weight_feedback.attach`.
+
+    Returns:
+        Both ratios.
+    """
+    attach = partial(wf.attach, summary=wf.CountSketch(K), **options)
+    # Two bare ones, of one seed, around the other, so that a slow minute falls on all.
+    works = {"bare": make(), "with feedback": make(attach=attach), "bare again": make()}
+    seconds = interleaved(works, repeats)
+    for name, value in seconds.items():
+        show(f"{what}, step {name}", 1e3 * value, "ms")
+    bare, heard, again = seconds.values()
+    reads = {None: "its own weight", "all": "all weights"}[options.get("reads")]
+    return [
+        Target(f"step, {options['into']!r} hears {reads} / bare, {what}", 2 * heard / (bare + again), most=most),
+        Target(f"noise: bare again / bare, off 1 by, {what}", abs(again / bare - 1), most=NOISE),
+    ]
+
+
+def images(side: int, repeats: int) -> list[Target]:
+    """Time timm's networks, as they are, on made-up images.
+
+    Args:
+        side: of the images, in pixels.
+        repeats: rounds.
+
+    Returns:
+        How many times as long a step takes with feedback, and the noise.
+    """
+    x, y = torch.randn(BATCH, 3, side, side), torch.randint(CLASSES, (BATCH,))
+    sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
+    adamw = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05, fused=True)
+    resnet = partial(timm.create_model, "resnet18", num_classes=CLASSES)
+    vit = partial(timm.create_model, "vit_tiny_patch16_224", num_classes=CLASSES, img_size=side)
+    where = f"batch {BATCH}, {side} × {side}"
+    return [
+        *against_bare(f"ResNet-18, {where}", repeats, 1.03, partial(stepper, resnet, sgd, x, y), into="fc"),
+        *against_bare(
+            f"ViT-tiny, {where}", repeats, 1.03, partial(stepper, vit, adamw, x, y), into="head", reads="all"
+        ),
+    ]
+
+
+def language(repeats: int) -> list[Target]:
+    """Time a transformer whose head hears all of its weights.
+
+    Args:
+        repeats: rounds.
+
+    Returns:
+        How many times as long a step takes with feedback, and the noise.
+    """
+    words = torch.randint(WORDS, (SEQUENCES, LENGTH + 1))
+    adamw = partial(torch.optim.AdamW, lr=3e-4, weight_decay=0.1, fused=True)
+    make = partial(stepper, Transformer, adamw, words[:, :-1], words[:, 1:])
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in Transformer().parameters())
+    what = f"transformer of {size / 1e6:.0f} million, {SEQUENCES} × {LENGTH} words"
+    return against_bare(what, repeats, 1.05, make, into="head", reads="all")
+
+
+def main() -> None:
+    """Measure, print, and check the targets."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15, help="rounds, each of one step of each")
+    parser.add_argument("--side", type=int, default=128, help="of the images, in pixels")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    torch.manual_seed(0)
+    targets = language(arguments.repeats)
+    if timm is None:
+        print("\ntimm isn't installed, so its networks aren't timed: `make bench-models` does it")
+    else:
+        targets = [*images(arguments.side, arguments.repeats), *targets]
+    finish(targets)
+
+
+if __name__ == "__main__":
+    main()

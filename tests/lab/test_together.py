@@ -1,0 +1,160 @@
+"""Several runs of one study at once, some of them killed: each trial counts once, and nothing rests on locks."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from children import fork, living, wait_until
+from watched import Watched
+from weight_feedback.lab import marks, workers
+from weight_feedback.lab.runner import run
+from weight_feedback.lab.settings import Projected, Training
+from weight_feedback.lab.spec import Arm, Declared, Study
+from weight_feedback.lab.store import Store
+from weight_feedback.lab.trial import run_cohort
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+
+STUDY = Study(
+    name="tiny",
+    title="Tiny",
+    data="generated",
+    seeds=3,
+    training=Training(epochs=1, batch_size=250),
+    summary=Projected(k=4),
+    arms=tuple(Arm(name=name, model="mnist-plain", label=name, signal=name) for name in ("none", "own")),
+    declared=Declared(primary=(("own", "none"),), margin=1.0),
+)
+STARTS = 32
+
+
+def results(store: Store) -> list[dict]:
+    settings = [*(trial for _, trial in STUDY.trials()), *(swap for _, swap in STUDY.swaps())]
+    return [store.read(one).result for one in settings]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Store:
+    store = Store(tmp_path_factory.mktemp("alone"))
+    run(STUDY, store, jobs=1)
+    return store
+
+
+def test_many_starts_of_which_some_are_killed(tmp_path, alone) -> None:
+    store, go = Store(tmp_path / "tiny"), tmp_path / "go"
+
+    def start() -> None:
+        wait_until(go.exists, "the start of all")
+        run(STUDY, store, jobs=1)
+
+    children = [fork(start) for _ in range(STARTS)]
+    go.touch()
+    # A third of them are killed, one after each trial that is published, whatever they are at.
+    doomed = children[::3]
+    for child, published in zip(doomed, range(len(doomed)), strict=True):
+        most = min(published, 2 * STUDY.seeds)
+        wait_until(lambda most=most: len(list(store.trials.glob("[!.]*"))) >= most, f"{most} trials")
+        os.kill(child.pid, signal.SIGKILL)
+    for child in children:
+        code, out = child.end()
+        assert code == 0 or (child in doomed and code == -signal.SIGKILL), out
+        wait_until(lambda child=child: not living(child.pid), "no process")
+
+    assert run(STUDY, store, jobs=1) == 0
+    assert results(store) == results(alone)
+    for kind in ("trials", "swaps", "weights"):
+        found = [sorted(file.name for file in (one.folder / kind).glob("[!.]*")) for one in (store, alone)]
+        assert found[0] == found[1]
+    for kind in ("failures", "damaged", "progress"):
+        assert not list(store.folder.glob(f"{kind}/[!.]*"))
+
+
+def test_what_another_run_finishes_meanwhile_is_not_trained_again(tmp_path, monkeypatch, alone) -> None:
+    store, trained, under_way = Store(tmp_path / "tiny"), [], []
+
+    def counted(trials, **options):
+        trained.append(trials[0])
+        if len(trained) == 1:  # the whole study is run by another while this one is at its first trial
+            assert run(STUDY, store, jobs=1) == 6
+            under_way.extend(store.folder.glob("progress/*/under-way/*"))
+        return run_cohort(trials, **options)
+
+    monkeypatch.setattr(workers, "run_cohort", counted)
+    watcher = Watched()
+    assert run(STUDY, store, jobs=1, watcher=watcher) == 6
+    assert len(trained) == 1 + 6
+    # The other one left this one's marks alone, and this one is through nevertheless.
+    assert len(under_way) == 1
+    assert watcher.seen[-1] == 6
+    assert watcher.notes == []
+    assert results(store) == results(alone)
+    assert not (store.folder / "progress").exists()
+
+
+def test_marks_of_dead_runs_go_and_those_of_living_ones_stay(tmp_path) -> None:
+    progress = tmp_path / "progress"
+    unfinished = progress / "unfinished"  # killed before it had a lock
+    dead = progress / "dead" / "lock"
+    for folder in (unfinished / "epochs", dead.parent / "under-way"):
+        folder.mkdir(parents=True)
+    dead.touch()
+    with marks.marks(progress) as living_one:
+        marks.clear_dead(progress)
+        assert list(progress.iterdir()) == [living_one.folder]
+    assert not progress.exists()
+    marks.clear_dead(progress)  # where there is nothing, nothing happens
+
+
+@pytest.mark.parametrize("moment", ["made", "locked"])
+def test_a_run_that_is_taken_for_a_dead_one_begins_anew(tmp_path, monkeypatch, moment) -> None:
+    """Between making its folder and locking it, a run looks dead to others."""
+    progress, mkdir, flock, cleared = tmp_path / "progress", Path.mkdir, fcntl.flock, []
+
+    def clear(now: str) -> None:
+        if now == moment and not cleared:
+            cleared.append(now)
+            marks.clear_dead(progress)
+
+    def made(self: Path, **options: bool) -> None:
+        mkdir(self, **options)
+        clear("made")
+
+    def locked(file: object, how: int) -> None:
+        clear("locked")
+        flock(file, how)
+
+    monkeypatch.setattr(Path, "mkdir", made)
+    monkeypatch.setattr(fcntl, "flock", locked)
+    with marks.marks(progress) as own:
+        assert cleared == [moment]
+        own.count("key", 1)
+        assert own.epochs() == 1
+        assert list(progress.iterdir()) == [own.folder]
+
+
+def test_marks_work_without_locks(tmp_path, monkeypatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError("no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with marks.marks(tmp_path / "progress") as own, marks.marks(tmp_path / "progress"):
+        marks.clear_dead(tmp_path / "progress")  # whether they live can't be known: they stay
+        own.count("key", 3)
+        assert own.epochs() == 3
+
+
+def test_notes_are_whole_lines(tmp_path) -> None:
+    with marks.marks(tmp_path) as own:
+        assert own.notes(0) == ([], 0)
+        own.note("one\ntwo \udcff é")
+        lines, end = own.notes(0)
+        assert lines == ["one two \\udcff é"]
+        own.note("three")
+        with (own.folder / "notes").open("a") as file:
+            file.write("cut sh")
+        assert own.notes(end)[0] == ["three"]
