@@ -19,7 +19,7 @@ def main(steps: int) -> None:
     """Train on a part of each batch, as every process does."""
     dist.init_process_group()  # torchrun says who is who; gloo on CPUs, nccl on GPUs
     rank, size = dist.get_rank(), dist.get_world_size()
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     if device.type != "cpu":
         torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
     torch.manual_seed(0)

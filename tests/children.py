@@ -24,7 +24,7 @@ from joblib.parallel import ParallelBackendBase
 
 from weight_feedback.lab import cli
 
-SECONDS = 20
+SECONDS = 60
 
 
 @contextmanager

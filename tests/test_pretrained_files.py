@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import limits
 import weight_feedback as wf
 from cases import attached, net
 from saved import CONFIG, WEIGHTS, check_refused, contents, model_of_errors, rewrite
@@ -33,6 +35,39 @@ def test_missing_files(file: str, tmp_path: Path) -> None:
     check_refused(tmp_path, f"{file} must be a readable file, but: No such file or directory; give the folder")
     (tmp_path / file).mkdir()
     check_refused(tmp_path, f"{file} must be a readable file, but")
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, CONFIG])
+def test_a_pipe_is_no_file(file: str, tmp_path: Path) -> None:
+    save_pretrained(attached(), tmp_path)
+    (tmp_path / file).unlink()
+    os.mkfifo(tmp_path / file)
+    with limits.seconds(30):
+        check_refused(tmp_path, f"{file} must be a readable file, but: it is a folder, a pipe or a device")
+
+
+def test_weights_that_are_far_too_large_are_not_read(tmp_path: Path) -> None:
+    save_pretrained(attached(), tmp_path)
+    with (tmp_path / WEIGHTS).open("r+b") as file:
+        file.truncate(2**40)
+    with limits.memory(2**26):
+        check_refused(tmp_path, rf"{WEIGHTS}: bytes must be \d+, as {CONFIG} says, got {2**40}")
+
+
+def test_weights_that_are_said_to_be_huge(tmp_path: Path) -> None:
+    save_pretrained(attached(), tmp_path)
+    rewrite(tmp_path, lambda config: config["weights"].update(bytes=2**62))
+    with limits.memory(2**26):
+        check_refused(tmp_path, rf"{WEIGHTS}: bytes must be {2**62}, as {CONFIG} says, got \d+")
+
+
+def test_messages_cannot_command_a_terminal(tmp_path: Path) -> None:
+    save_pretrained(model_of_errors(), tmp_path)
+    rewrite(tmp_path, lambda config: config["signals"][2]["reads"][0].update(module="\x1b[2J\ud800"))
+    with pytest.raises(PretrainedError) as caught:
+        load_pretrained(net(), tmp_path)
+    assert r"\x1b[2J\ud800" in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_mixed_pair(tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ FORMAT = 1
 class PretrainedError(ValueError):
     """A saved model that can't be used as asked; the message names the file and the field, and says what to do."""
 
+    def __str__(self) -> str:
+        # Names in files may hold what commands a terminal, or can't be encoded at all.
+        text = super().__str__()
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
 
 class _Kind:
     """One kind of JSON value: whether a value is of this kind, and how it's made from a setting and read back."""

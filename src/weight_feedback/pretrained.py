@@ -6,6 +6,7 @@ The second carries the checksum of the first, and its own. Both need ``pip insta
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import reprlib
@@ -131,6 +132,10 @@ def load_pretrained(base_model: nn.Module, folder: str | Path, *, allow_nan: boo
 
 def _read_config(path: Path) -> dict[str, Any]:
     data = _read(path, CONFIG_LIMIT)
+    if len(data) > CONFIG_LIMIT:
+        raise PretrainedError(
+            f"{path} must have at most {CONFIG_LIMIT} bytes, got more; it isn't a file of save_pretrained"
+        )
     try:
         value = json.loads(data.decode(), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -151,8 +156,8 @@ def _no_constant(name: str) -> NoReturn:
 
 def _read_weights(path: Path, config: Mapping[str, Any], allow_nan: bool) -> dict[str, Tensor]:
     """Return the whole ``state_dict``: what the file holds, and the aliases."""
-    data = _read(path)
-    found = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    data = _read(path, config["weights"]["bytes"])
+    found = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(data).hexdigest()}
     for field, value in config["weights"].items():
         if found[field] != value:
             raise PretrainedError(
@@ -220,19 +225,17 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _read(path: Path, limit: int | None = None) -> bytes:
+def _read(path: Path, limit: int) -> bytes:
+    """Return a file's bytes, but not more than one beyond the limit; a pipe or device might never end."""
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is a folder, a pipe or a device")
         with path.open("rb") as file:
-            data = file.read() if limit is None else file.read(limit + 1)
+            return file.read(min(limit, path.stat().st_size) + 1)
     except OSError as error:
         raise PretrainedError(
             f"{path} must be a readable file, but: {error.strerror}; give the folder that save_pretrained wrote"
         ) from error
-    if limit is not None and len(data) > limit:
-        raise PretrainedError(
-            f"{path} must have at most {limit} bytes, got more; it isn't a file of save_pretrained"
-        )
-    return data
 
 
 def _safetensors() -> ModuleType:

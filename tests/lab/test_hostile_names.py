@@ -46,7 +46,7 @@ HARMLESS = [
     r"..\..\x:y|nul",
     "_hidden",
     "| a | b | `code` ](http://x) ![x](y) [x][y] **b** # <http://x>",
-    "[bold red]x[/] [/bold] [link=http://x]",
+    "[bold red]x[/] [/bold] [link=http://x] :smile: :warning:",
     "🧠👩‍🔬 e\u0301 重み\u200b\u00ad",
     "עברית اللغة العربية",
     "\\n \\x1b[31m \\",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 from contextlib import contextmanager
@@ -111,24 +110,6 @@ def test_one_that_comes_between_the_results_of_workers_leaves_none(tmp_path, mon
     assert code == 130
     wait_until(lambda: not living(child.pid), "no process of the run")
     assert "To go on: " in out.splitlines()[-1]
-
-
-def test_ctrl_c_in_a_terminal_reaches_workers_that_are_starting(tmp_path, study) -> None:
-    """It is sent to all processes at once; the real workers of joblib must neither print nor stay."""
-    # A shell starts background jobs with this signal ignored.
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "from weight_feedback.lab.cli import main; main()"
-    command = [sys.executable, "-c", code, "run", str(study), "--out", str(tmp_path), "--jobs", "2", "--no-cuda"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    ) as process:
-        # The run, two workers, and joblib's process that cleans up after them.
-        wait_until(lambda: process.poll() is not None or len(living(process.pid)) == 4, "two workers")
-        os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert len(err.splitlines()) == 1
-    wait_until(lambda: not living(process.pid), "no process of the run")
 
 
 def test_other_commands_keep_nothing(capsys, monkeypatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import limits
 from tomls import BASE, OWN, PLAIN, document
+from weight_feedback.lab import runner
 from weight_feedback.lab.inputs import LONGEST
 from weight_feedback.lab.settings import Pooled, Projected, Sketched
 from weight_feedback.lab.spec import (
@@ -24,6 +25,7 @@ from weight_feedback.lab.spec import (
     Study,
     load_study,
 )
+from weight_feedback.lab.store import Store
 
 
 def changed(place: str, value: Any) -> dict[str, Any]:
@@ -286,6 +288,28 @@ def test_a_summary_is_no_longer_than_what_it_reads(summary) -> None:
     summary.check_fit(101)
     with pytest.raises(ValueError, match=r"summary.k: must be at most the 100 weights that are read, got 101"):
         summary.check_fit(100)
+
+
+@pytest.mark.parametrize(
+    ("summary", "message"),
+    [
+        ({"k": 8501}, "summary.k: must be at most the 8500 weights that are read, got 8501"),
+        ({"k": 10**6, "sketch": "count"}, "summary.k: must be at most the 8500 weights that are read, got 1000000"),
+        (
+            {"k": 26, "kernels": [[51, 1], [1, 1]]},
+            r"summary.kernels: .*\(51, 1\) is larger than fc1.weight, a 50x160",
+        ),
+        ({"k": 26, "kernels": [[1, 1], [1, 1]]}, "summary.kernels: .*pooling gives 8500 numbers, more than .*=26"),
+        ({"k": 26, "kernels": [[10, 22], [2, 25]]}, "summary.kernels: .*must have equal row counts"),
+    ],
+)
+def test_a_summary_that_does_not_fit_is_refused_before_anything_is_trained(
+    load, tmp_path, summary, message
+) -> None:
+    study = load(document({**BASE, "summary": summary}))
+    with pytest.raises(ValueError, match=message):
+        runner.run(study, Store(tmp_path / "store"), jobs=1)
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_stored_projection_is_bounded() -> None:

@@ -120,8 +120,8 @@ def test_a_run_that_is_taken_for_a_dead_one_begins_anew(tmp_path, monkeypatch, m
             cleared.append(now)
             marks.clear_dead(progress)
 
-    def made(self: Path, **options: bool) -> None:
-        mkdir(self, **options)
+    def made(self: Path, *mode: int, **options: bool) -> None:
+        mkdir(self, *mode, **options)
         clear("made")
 
     def locked(file: object, how: int) -> None:

@@ -109,9 +109,7 @@ class Shown:
         Args:
             line: what people should know.
         """
-        self._console.print(
-            printable(line), markup=False, style="bold red" if line.startswith("failed: ") else None
-        )
+        say(self._console, line, "bold red" if line.startswith("failed: ") else "")
 
 
 def say(console: Console, text: str, style: str = "") -> None:
@@ -305,9 +303,10 @@ def print_table(console: Console, title: str, headings: Sequence[str], body: Seq
         headings: of the columns.
         body: rows of cells.
     """
-    table = Table(*headings, title=escape(title))
+    # As texts, in which rich looks neither for markup nor for names of emoji.
+    table = Table(*headings, title=Text(title, style="table.title"))
     for row in body:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(Text, row))
     console.print(table)
 
 

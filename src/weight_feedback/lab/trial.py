@@ -27,11 +27,12 @@ import weight_feedback
 from weight_feedback.files import prepare, write_atomically
 from weight_feedback.lab import datasets
 from weight_feedback.lab.checkpoints import Checkpointer
-from weight_feedback.lab.controls import build_arm, build_donor, tell
-from weight_feedback.lab.models import ConvNet, count_parameters, find_network
-from weight_feedback.lab.settings import Trial, digest
+from weight_feedback.lab.controls import build_arm, build_donor, reads, summary, tell
+from weight_feedback.lab.models import ConvNet, Network, count_parameters, find_network
+from weight_feedback.lab.settings import Pooled, Summarised, Trial, digest
 from weight_feedback.lab.store import Record, StoreError
 from weight_feedback.lab.training import Donor, Evaluation, History, Lockstep, Progress
+from weight_feedback.signals import OwnWeights
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -328,8 +329,8 @@ def check_fit(trial: Trial, data: datasets.Dataset) -> None:
         data: the data.
 
     Raises:
-        ValueError: there is no such network, the images have another shape than it takes, or a batch is larger
-            than the data.
+        ValueError: there is no such network, the images have another shape than it takes, a batch is larger than
+            the data, or the summary doesn't fit the weights that it reads.
     """
     network = find_network(trial.model)
     takes, shape = (network.channels[0], network.side, network.side), tuple(data.train_images.shape[1:])
@@ -341,12 +342,25 @@ def check_fit(trial: Trial, data: datasets.Dataset) -> None:
         raise ValueError(
             f"arms.signal: {trial.signal!r} needs a plain network, but {trial.model} has its own feedback"
         )
+    if trial.summary is not None:
+        _check_summary(trial.summary, network)
     images = len(data.train_images)
     if trial.training.batch_size > images:
         raise ValueError(
             f"training.batch_size: must be at most the {images} training images of {trial.data}, "
             f"got {trial.training.batch_size}"
         )
+
+
+def _check_summary(settings: Summarised, network: Network) -> None:
+    with torch.device("meta"):
+        read = reads(ConvNet(network.channels, network.side, network.hidden))
+    settings.check_fit(sum(one.tensor().numel() for one in read))
+    if isinstance(settings, Pooled):  # it costs nothing to make, and says itself what doesn't fit
+        try:
+            OwnWeights(read, summary(settings, 0))
+        except ValueError as error:
+            raise ValueError(f"summary.kernels: {error}") from None
 
 
 @contextmanager
