@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Module to the tests that guard it, the fastest first.
 TESTS = {
     "files": ["tests/test_files.py", "tests/test_failpoints.py"],
-    "lab/store": ["tests/lab/test_store.py"],
+    "lab/store": ["tests/lab/test_store.py", "tests/lab/test_torn_files.py"],
     "lab/merge": ["tests/lab/test_merge.py"],
     "lab/checkpoints": ["tests/lab/test_checkpoints.py", "tests/lab/test_resume.py"],
     "lab/formats": [

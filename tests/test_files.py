@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from disk import Disk, Watch
-from weight_feedback import files
+from weight_feedback import failpoints, files
 from weight_feedback.files import LEFTOVER_AGE, prepare, remove, write_atomically
 
 SMALL, LARGE = b"new", bytes(range(1, 256)) * 200  # within and beyond the buffers of Python's files
@@ -41,6 +41,29 @@ def test_the_power_may_fail_at_any_time(tmp_path, monkeypatch, content, old, pla
         assert {state.get(path) for state in states} <= {old, content}, operation
     assert {state.get(path) for state in disk.moments[-1][1]} == {content}
     assert path.read_bytes() == content
+
+
+def test_what_is_there_at_each_failpoint(tmp_path, monkeypatch) -> None:
+    seen: list[tuple[str, list[int]]] = []
+    monkeypatch.setattr(
+        failpoints,
+        "reach",
+        lambda name: seen.append((name, [path.stat().st_size for path in tmp_path.rglob("*.tmp")])),
+    )
+    write_atomically(tmp_path / "folder" / "file", b"1234")
+    remove(tmp_path / "folder" / "file")
+    assert seen == [
+        ("folder-made", []),
+        ("write-begin", []),
+        ("write-half", [2]),
+        ("write-whole", [2]),
+        ("write-flushed", [4]),
+        ("write-synced", [4]),
+        ("write-renamed", []),
+        ("write-durable", []),
+        ("remove-begin", []),
+        ("remove-done", []),
+    ]
 
 
 def test_the_disk_of_these_tests_loses_what_is_not_synced(tmp_path, monkeypatch) -> None:

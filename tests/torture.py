@@ -280,8 +280,11 @@ def at_random(reference: Reference, chance: random.Random, scratch: Path) -> Gen
     """Kill a run and its report at random moments, a few times over, until it is let go on to its end."""
     for number in itertools.count():
         folder, published, status = scratch / f"random-{number}", dict[str, bytes](), -signal.SIGKILL
-        while status == -signal.SIGKILL and chance.random() > 1 / KILLS_A_FOLDER:
-            seconds = chance.uniform(0, reference.seconds)
+        for kill in itertools.count(1):
+            if status != -signal.SIGKILL or chance.random() < 1 / KILLS_A_FOLDER:
+                break
+            # The more is finished, the less there is left to disturb.
+            seconds = chance.uniform(0, reference.seconds / kill)
             status = finish(fork(reference.work(folder)), seconds)
             require(status in (0, -signal.SIGKILL), folder, "a run failed; its error is above")
             reference.check_kept(folder, published)

@@ -35,7 +35,9 @@ def test_an_empty_folder_becomes_a_copy(source, tmp_path) -> None:
     target = tmp_path / "target"
     assert merge(target, [source.folder]) == Merged(len(TRIALS), swaps, 0, 0)
     assert contents(target) == contents(source.folder)
+    written = {path: path.stat().st_ino for path in target.rglob("*")}
     assert merge(target, [source.folder]) == Merged(0, 0, 0, len(TRIALS) + swaps)
+    assert {path: path.stat().st_ino for path in target.rglob("*")} == written
 
 
 def test_halves_from_two_places_make_a_whole_and_what_was_there_stays(source, tmp_path) -> None:
@@ -106,6 +108,14 @@ def test_damage_in_the_target_is_named_and_not_overwritten(source, tmp_path) -> 
     with pytest.raises(Damaged, match=f"target/trials/{path.name}: .*sets it aside"):
         merge(target.folder, [source.folder])
     assert contents(target.folder) == {f"trials/{path.name}": b"damaged"}
+
+
+def test_damage_in_a_source_is_refused_though_the_target_has_the_result(source, tmp_path) -> None:
+    merge(tmp_path / "target", [source.folder])
+    path = source.path(TRIALS["own", 0])
+    path.write_bytes(path.read_bytes().replace(b'"host": "here"', b'"host": "hera"'))
+    with pytest.raises(Damaged, match=f"source/trials/{path.name}: "):
+        merge(tmp_path / "target", [source.folder])
 
 
 def test_what_was_set_aside_or_is_unfinished_is_left_behind(source, tmp_path) -> None:
@@ -210,3 +220,12 @@ def test_the_targets_own_note_of_a_failure_stays(source, tmp_path) -> None:
     source.fail(trial, "there")
     merge(target.folder, [source.folder])
     assert target.failure(trial) == "here"
+
+
+def test_of_two_notes_the_first_is_copied(tmp_path) -> None:
+    trial, sources = TRIALS["own", 0], [Store(tmp_path / name) for name in ("laptop", "server")]
+    for store in sources:
+        store.trials.mkdir(parents=True)
+        store.fail(trial, store.folder.name)
+    merge(tmp_path / "target", [store.folder for store in sources])
+    assert Store(tmp_path / "target").failure(trial) == "laptop"

@@ -1,0 +1,20 @@
+"""Records of trials, made up, for tests of the store."""
+
+from __future__ import annotations
+
+from weight_feedback.lab.settings import Projected, Swap, Training, Trial
+from weight_feedback.lab.store import Record
+
+TRIAL = Trial(data="generated", training=Training(epochs=1, batch_size=125), model="mnist-plain", seed=0)
+OWN = TRIAL.model_copy(update={"signal": "own", "summary": Projected(k=2)})
+SWAP = Swap(trial=OWN, heard="zeros")
+PROVENANCE = {"host": "ä", "torch": "2"}
+
+
+def record(trial: Trial | Swap, **changes: object) -> Record:
+    kind = type(trial).__name__.lower()
+    result = {kind: trial.settings(), "epochs": [{"accuracy": 97.3, "loss": -0.0}], "step_losses": [2.3, 1e-17]}
+    return Record(result | changes, PROVENANCE)
+
+
+RECORD = record(TRIAL)
