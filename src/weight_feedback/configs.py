@@ -33,6 +33,7 @@ from weight_feedback.signals import (
 from weight_feedback.streams import stream
 from weight_feedback.summaries import AvgPool, CountSketch, DenseProjection, KroneckerProjection, MaxPool, Moments
 from weight_feedback.summaries.projections import Distribution, Scale
+from weight_feedback.texts import printable
 
 #: The version of the file's format.
 FORMAT = 1
@@ -43,8 +44,7 @@ class PretrainedError(ValueError):
 
     def __str__(self) -> str:
         # Names in files may hold what commands a terminal, or can't be encoded at all.
-        text = super().__str__()
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return printable(super().__str__())
 
 
 class _Kind:

@@ -18,6 +18,7 @@ from datafiles import failure
 from weight_feedback.lab import inputs, sources
 from weight_feedback.lab.formats import read_cifar_archive
 from weight_feedback.lab.inputs import DataError
+from weight_feedback.texts import printable
 
 MEBIBYTE = 2**20
 
@@ -95,7 +96,7 @@ def test_messages_cannot_command_a_terminal() -> None:
 
 @given(st.text(st.characters()))
 def test_printable_text_is_one_line_that_can_be_encoded(text) -> None:
-    shown = inputs.printable(text)
+    shown = printable(text)
     shown.encode()
     assert shown.isprintable()
     assert shown == text or not text.isprintable()

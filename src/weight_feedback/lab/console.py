@@ -16,7 +16,6 @@ from weight_feedback.files import write_atomically
 from weight_feedback.lab import datasets
 from weight_feedback.lab.analysis import Analysis, ArmResult, analyse, study_outcome
 from weight_feedback.lab.figures import figures, save
-from weight_feedback.lab.inputs import printable
 from weight_feedback.lab.mixing import mixed_surroundings
 from weight_feedback.lab.page import page
 from weight_feedback.lab.plan import PlannedArm, Sensitivity
@@ -25,6 +24,7 @@ from weight_feedback.lab.reading import Readable
 from weight_feedback.lab.report import arm_cells, failures, markdown, swap_cells
 from weight_feedback.lab.spec import Study
 from weight_feedback.lab.store import Store
+from weight_feedback.texts import printable
 
 
 @contextmanager

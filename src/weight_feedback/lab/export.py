@@ -14,10 +14,10 @@ import pandas as pd
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.analysis import extended_seeds
-from weight_feedback.lab.inputs import printable
 from weight_feedback.lab.settings import Trial
 from weight_feedback.lab.spec import Arm, Study
 from weight_feedback.lab.store import Record, Store
+from weight_feedback.texts import printable
 
 #: What begins a formula; in some spreadsheets the wide forms of these characters do, too.
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")

@@ -9,6 +9,8 @@ import reprlib
 import zlib
 from pathlib import Path
 
+from weight_feedback.texts import printable
+
 #: What reading a file, plain or compressed, may raise; xz asks for as much memory as its header says.
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, MemoryError)
 #: Characters of a value in a message.
@@ -128,17 +130,6 @@ def unreadable(path: Path, error: Exception) -> DataError:
         error: what reading it raised.
     """
     return DataError(path, None, "a readable, undamaged file", f"{type(error).__name__}: {error}"[:LONGEST])
-
-
-def printable(text: str) -> str:
-    r"""Return text as one line without control characters, marks of direction and half characters.
-
-    Args:
-        text: any; what can't be printed becomes its escape, such as ``\x1b``.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(value: object) -> str:

@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from weight_feedback.lab.analysis import Analysis
 from weight_feedback.lab.figures import VEGA_LITE, Figure
-from weight_feedback.lab.inputs import printable
 from weight_feedback.lab.report import arm_cells, contrast_cells, failures, mixtures, number
+from weight_feedback.texts import printable
 
 TEMPLATES = resources.files("weight_feedback.lab") / "templates"
 

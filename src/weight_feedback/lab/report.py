@@ -9,8 +9,8 @@ import numpy as np
 
 from weight_feedback.lab.analysis import HEARD, Analysis, ArmResult, Compared, Swapped
 from weight_feedback.lab.estimates import Interval
-from weight_feedback.lab.inputs import printable
 from weight_feedback.lab.mixing import mixed_surroundings
+from weight_feedback.texts import printable
 
 
 def arm_cells(arms: Sequence[ArmResult]) -> tuple[list[str], list[list[str]]]:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from weight_feedback.lab.inputs import open_plain, printable, shown
+from weight_feedback.lab.inputs import open_plain, shown
 from weight_feedback.lab.settings import (
     ONE_LINE,
     Frozen,
@@ -23,6 +23,7 @@ from weight_feedback.lab.settings import (
     Trial,
     digest,
 )
+from weight_feedback.texts import printable
 
 #: Trials of a study; their list alone takes 100 MB.
 MOST_TRIALS = 100_000
