@@ -9,19 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+
+from weight_feedback.lab.trial import processor
 
 
 def machine() -> str:
     """Return what the figures were measured on."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
+    model = processor(torch.device("cpu")) or platform.machine()
     return (
         f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         f"Python {sys.version.split()[0]}, torch {torch.__version__}"

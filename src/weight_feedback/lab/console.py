@@ -16,12 +16,11 @@ from weight_feedback.files import write_atomically
 from weight_feedback.lab import datasets
 from weight_feedback.lab.analysis import Analysis, ArmResult, analyse, study_outcome
 from weight_feedback.lab.figures import figures, save
-from weight_feedback.lab.mixing import mixed_surroundings
 from weight_feedback.lab.page import page
 from weight_feedback.lab.plan import PlannedArm, Sensitivity
 from weight_feedback.lab.plots import plot_accuracy
 from weight_feedback.lab.reading import Readable
-from weight_feedback.lab.report import arm_cells, failures, markdown, swap_cells
+from weight_feedback.lab.report import arm_cells, failures, markdown, mixtures, swap_cells
 from weight_feedback.lab.spec import Study
 from weight_feedback.lab.store import Store
 from weight_feedback.texts import printable
@@ -219,7 +218,7 @@ def present(console: Console, study: Study, store: Store, command: str, folder: 
     print_table(console, study.title, *arm_cells(shown))
     if analysis.swaps:
         print_table(console, "in evaluation alone", *swap_cells(analysis.swaps))
-    for sentence in (*failures(analysis.arms), *mixed_surroundings(analysis.provenance), *analysis.sentences):
+    for sentence in (*failures(analysis.arms), *mixtures(analysis), *analysis.sentences):
         say(console, sentence)
     with _written_to(folder or store.folder) as goal:
         _draw(console, study, shown, goal / "accuracy")

@@ -10,11 +10,11 @@ import torch
 from weight_feedback.attach import fold
 from weight_feedback.lab import datasets
 from weight_feedback.lab.controls import build_arm
+from weight_feedback.lab.evaluation import evaluate, heard
 from weight_feedback.lab.models import ConvNet
 from weight_feedback.lab.settings import Swap, Trial
 from weight_feedback.lab.store import Record, Store, read_record
-from weight_feedback.lab.training import evaluate, heard
-from weight_feedback.lab.trial import choose_device, provenance, read_weights
+from weight_feedback.lab.trial import choose_device, provenance, read_weights, surroundings
 
 
 def possible(swap: Swap, store: Store) -> bool:
@@ -54,7 +54,8 @@ def run_swap(swap: Swap, store: Store, *, data_dir: Path | None = None, device: 
     assert z is not None  # only networks with a signal are swapped
     plain = fold(model, torch.zeros_like(z) if swap.heard == "zeros" else z)
     result = evaluate(plain.to(where), data.to(where), swap.trial.training.test_batch_size)
-    return Record({"swap": swap.settings(), "data": data.fingerprint, **asdict(result)}, provenance(where))
+    content = {"swap": swap.settings(), "data": data.fingerprint, **asdict(result)}
+    return Record(content, provenance(surroundings(where)))
 
 
 def _networks(swap: Swap) -> list[Trial]:

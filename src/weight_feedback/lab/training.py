@@ -13,26 +13,10 @@ from torch import Tensor
 from weight_feedback.attach import advance
 from weight_feedback.lab.cohorts import Cohort
 from weight_feedback.lab.datasets import Dataset, normalise
-from weight_feedback.lab.evaluation import Evaluation, Hearing, classify, evaluate, evaluate_all, hear, heard
+from weight_feedback.lab.evaluation import Evaluation, Hearing, classify, evaluate_all, hear, heard
 from weight_feedback.lab.models import ConvNet
 from weight_feedback.lab.settings import Training
 from weight_feedback.streams import stream
-
-__all__ = [
-    "Donor",
-    "Evaluation",
-    "Hearing",
-    "History",
-    "Lockstep",
-    "Progress",
-    "as_one",
-    "evaluate",
-    "evaluate_all",
-    "hear",
-    "heard",
-    "train",
-    "train_cohort",
-]
 
 
 @dataclass(frozen=True)

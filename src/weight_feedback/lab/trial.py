@@ -28,10 +28,11 @@ from weight_feedback.files import prepare, write_atomically
 from weight_feedback.lab import datasets
 from weight_feedback.lab.checkpoints import Checkpointer
 from weight_feedback.lab.controls import build_arm, build_donor, reads, summary, tell
+from weight_feedback.lab.evaluation import Evaluation
 from weight_feedback.lab.models import ConvNet, Network, count_parameters, find_network
 from weight_feedback.lab.settings import Pooled, Summarised, Trial, digest
 from weight_feedback.lab.store import Record, StoreError
-from weight_feedback.lab.training import Donor, Evaluation, History, Lockstep, Progress
+from weight_feedback.lab.training import Donor, History, Lockstep, Progress
 from weight_feedback.signals import OwnWeights
 
 
@@ -161,14 +162,14 @@ def run_cohort(
     _check_writable([*weights.values(), *([checkpoint] if checkpoint else [])])
     epoch_steps = trial.training.epoch_steps(len(data.train_labels))
     with thread_count(threads):  # building as well: there, projections are calibrated
-        about = provenance(where)
+        here = surroundings(where)
         models, donors = build_cohort(trials, epoch_steps, where)
         lockstep = Lockstep(models, data.to(where), trial.training, [one.seed for one in trials], donors)
         settings = digest([one.settings() for one in trials])
-        kept.resume(lockstep, {"settings": settings, "data": data.fingerprint, **surroundings(where)})
+        kept.resume(lockstep, {"settings": settings, "data": data.fingerprint, **here})
         histories = lockstep.train(on_epoch, on_log, kept.keep)
     seconds = round(kept.seconds / len(trials), 3)  # each trial's share
-    about = {"started": kept.started, "seconds": seconds, "resumed": kept.resumed, **about}
+    about = {"started": kept.started, "seconds": seconds, "resumed": kept.resumed, **provenance(here)}
     states = [{name: value.contiguous() for name, value in model.state_dict().items()} for model in models]
     for one, state in zip(trials, states, strict=True):
         if one in weights:
@@ -279,15 +280,15 @@ def read_weights(path: Path, record: Record) -> dict[str, Tensor]:
     return state
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(here: Mapping[str, Any]) -> dict[str, Any]:
     """Return where and with what a result is made.
 
     Args:
-        device: of the computation.
+        here: what `surroundings` returned there.
     """
     return {
         "host": socket.gethostname(),
-        **surroundings(device),
+        **here,
         "python": sys.version.split()[0],
         "numpy": np.__version__,
     }
@@ -301,7 +302,7 @@ def surroundings(device: torch.device) -> dict[str, str | int]:
     """
     return {
         "machine": platform.machine(),
-        "processor": _processor(device),
+        "processor": processor(device),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": str(device),
         "threads": torch.get_num_threads(),
@@ -310,8 +311,12 @@ def surroundings(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def _processor(device: torch.device) -> str:
-    """Return the name of the model of GPU or CPU; empty where the system doesn't tell."""
+def processor(device: torch.device) -> str:
+    """Return the name of the model of GPU or CPU; empty where the system doesn't tell.
+
+    Args:
+        device: either.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

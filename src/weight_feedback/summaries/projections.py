@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -51,7 +52,8 @@ class Projection(Summary, Seeded):
         self.scale = scale
 
     def _fit(self, weights: Mapping[str, Tensor]) -> None:
-        self.in_features = sum(weight.numel() for weight in weights.values())
+        ends = list(itertools.accumulate(weight.numel() for weight in weights.values()))
+        self.in_features = ends[-1]
         if self.out_features > self.in_features:
             raise ValueError(
                 f"{type(self).__name__}: out_features={self.out_features} is more than the "
@@ -59,6 +61,7 @@ class Projection(Summary, Seeded):
             )
         like = here(next(iter(weights.values())).detach())
         self.names, self.shapes = tuple(weights), tuple(weight.shape for weight in weights.values())
+        self._starts = [0, *ends]
         self._allocate(like)
         self.register_buffer("gain", like.new_ones(()), persistent=self.scale == "calibrated")
         self.reset_parameters()
@@ -176,8 +179,7 @@ class Projection(Summary, Seeded):
 
     def _places(self, index: int, rows: Tensor, start: int) -> tuple[int, int]:
         """Return the first and the last place but one of rows, among the weights laid end to end."""
-        before = sum(shape.numel() for shape in self.shapes[:index])
-        first = before + start * math.prod(rows.shape[1:])
+        first = self._starts[index] + start * math.prod(rows.shape[1:])
         return first, first + rows.numel()
 
     def _split(self, flat: Tensor) -> tuple[Tensor, ...]:

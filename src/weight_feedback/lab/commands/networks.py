@@ -9,9 +9,9 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from weight_feedback.lab.arguments import Cuda, DataDir, Device, choose
+from weight_feedback.lab.evaluation import Evaluation
 from weight_feedback.lab.models import NETWORKS, find_network
 from weight_feedback.lab.settings import Frozen, Training, Trial
-from weight_feedback.lab.training import Evaluation
 from weight_feedback.lab.training import Progress as Step
 from weight_feedback.lab.trial import run_trial
 from weight_feedback.summaries import match_dimensions
