@@ -35,6 +35,7 @@ TESTS = {
         "tests/lab/test_archives.py",
         "tests/lab/test_pickles.py",
         "tests/lab/test_inputs.py",
+        "tests/lab/test_datasets.py",
     ],
     "lab/archives": ["tests/lab/test_archives.py"],
     "lab/pickles": ["tests/lab/test_pickles.py"],

@@ -58,6 +58,7 @@ IMAGES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
         (idx(IMAGES.reshape(2, 4, 3)), 8, "number of rows 3", "4"),
         (idx(IMAGES.reshape(2, 3, 4)[:, :, :2]), 12, "number of columns 4", "2"),
         (idx(IMAGES)[:-1], 39, "40 bytes", "the end of the file after 39"),
+        (idx(IMAGES)[:16], 16, "40 bytes", "the end of the file after 16"),
         (idx(IMAGES) + b"x", 40, "the end of the file after 40 bytes", "more bytes"),
         (idx(IMAGES)[:15], 15, "an IDX header of 16 bytes", "the end of the file"),
         (b"", 0, "an IDX header of 16 bytes", "the end of the file"),

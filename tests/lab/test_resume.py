@@ -17,7 +17,7 @@ from weight_feedback.lab import checkpoints, datasets, trial
 from weight_feedback.lab.checkpoints import CheckpointError, Header, decode, encode
 from weight_feedback.lab.controls import build_arm
 from weight_feedback.lab.evaluation import Evaluation
-from weight_feedback.lab.settings import Pooled, SignalName, Sketched
+from weight_feedback.lab.settings import Pooled, SignalName, Sketched, Subspace
 from weight_feedback.lab.training import Lockstep
 from weight_feedback.lab.trial import run_trial
 
@@ -44,6 +44,8 @@ KINDS = {
     "notebook pooled": make(None, model="mnist-pooled"),
     "notebook projected cohort": make(None, model="mnist-projected", training={"cohort": 2}),
     "notebook sketched": make(None, model="mnist-sketched"),
+    "subspace": make(summary=None, training={"subspace": Subspace(dimensions=9)}),
+    "subspace yoked": make("yoked", summary=None, training={"subspace": Subspace(dimensions=9)}),
     "no momentum": make("yoked", training={"momentum": 0.0}),
 }
 

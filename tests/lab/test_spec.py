@@ -59,6 +59,7 @@ def test_defaults_are_the_original_protocol() -> None:
         "test_batch_size": 1000,
         "log_interval": 40,
         "cohort": 1,
+        "subspace": None,
     }
 
 
@@ -170,6 +171,7 @@ def test_a_declaration_depends_on_what_decides_alone() -> None:
         "4f454969ebac8ff5",
         "7e2a6e6cf461b078",
         "01f1532784635f77",
+        "2a6dd902f460352e",
         "e5c01686e08b9680",
     ]
 
@@ -185,6 +187,7 @@ def test_builtin_names() -> None:
         "pooled-mnist-5k",
         "quick",
         "same-mnist-5k",
+        "subspace-mnist-5k",
         "xavier-mnist-5k",
     ]
 

@@ -73,7 +73,6 @@ class _Archive:
             raise DataError(self._file, self._limit, what, "more")
 
     def take(self, size: int, what: str) -> bytes:
-        self.check_room(size)
         data = self._stream.read(size)
         self.position += len(data)
         if len(data) < size:

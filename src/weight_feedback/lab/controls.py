@@ -105,10 +105,14 @@ def build_arm(trial: Trial, epoch_steps: int) -> ConvNet:
     model = build(trial.model, trial.seed)
     if trial.signal is None:
         return model
-    assert trial.summary is not None
     # W, b and the data order are those of the seed alone.
     seed = trial.seed + SALTS * trial.salt
-    signal = make_signal(trial.signal, model, trial.summary, seed, epoch_steps)
+    if trial.training.subspace:  # before its subspace is drawn: V moves in it too
+        k = trial.training.subspace.dimensions
+        signal: Signal = Zeros(k) if trial.signal == "zeros" else Received(k)
+    else:
+        assert trial.summary is not None
+        signal = make_signal(trial.signal, model, trial.summary, seed, epoch_steps)
     attach(model, "fc1", signal=signal, conditioning=trial.conditioning)
     with torch.no_grad():
         v = model.get_parameter("fc1.feedback_weight")
@@ -116,7 +120,7 @@ def build_arm(trial: Trial, epoch_steps: int) -> ConvNet:
     return model
 
 
-def build_donor(trial: Trial, model: ConvNet, epoch_steps: int) -> tuple[ConvNet, int, Summary]:
+def build_donor(trial: Trial, model: ConvNet, epoch_steps: int) -> tuple[ConvNet, int, Summary | None]:
     """Build the donor of a yoked trial: a network that hears its own weights, of a seed that nobody counts.
 
     Args:
@@ -126,11 +130,12 @@ def build_donor(trial: Trial, model: ConvNet, epoch_steps: int) -> tuple[ConvNet
 
     Returns:
         The donor, its seed, and the summary by which ``model`` hears it: that which ``model`` would have of its
-        own weights, calibrated on them; all on the CPU.
+        own weights, calibrated on them; all on the CPU. In a subspace there is no summary.
     """
-    assert trial.summary is not None
     seed = DONOR_SEEDS + trial.seed
     donor = build_arm(trial.model_copy(update={"seed": seed, "signal": "own"}), epoch_steps)
+    if trial.summary is None:
+        return donor, seed, None
     listener = summary(trial.summary, trial.seed + SALTS * trial.salt)
     return donor, seed, OwnWeights(reads(model), listener).summary
 

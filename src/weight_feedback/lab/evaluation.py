@@ -40,7 +40,7 @@ class Hearing:
 
     Attributes:
         norm: of ``z``.
-        drift: ``‖z − z₀‖ / ‖z₀‖``, with ``z₀`` at initialisation; 0 where the two are equal.
+        drift: ``‖z − z₀‖ / ‖z₀‖``, with ``z₀`` at initialisation; ``‖z‖`` where that is 0.
         share: of what ``z`` adds to the pre-activation in all of it: the root mean square of the one, divided by
             its sum with that of the rest, over the first `PROBE_IMAGES` test images.
     """
@@ -101,8 +101,8 @@ def hear(model: ConvNet, data: Dataset, z0: Tensor | None) -> list[Hearing]:
     rest = F.linear(features, model.fc1.weight, model.fc1.bias)
     whole = F.linear(features, *model.fc1.plain_parameters(z))
     added, remaining = (x.square().mean().sqrt() for x in (whole - rest, rest))
-    moved = (z - z0).norm()
-    drift = moved / z0.norm() if moved > 0 else moved
+    moved, start = (z - z0).norm(), z0.norm()
+    drift = moved / start if start > 0 else moved
     return [Hearing(float(z.norm()), float(drift), float(added / (added + remaining)))]
 
 

@@ -43,6 +43,39 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class Subspace(Frozen):
+    """A random subspace in which all parameters of a network move together: ``θ = θ₀ + Pᵀ v``.
+
+    Its ``d`` coordinates ``v`` are trained, beginning at 0, and are what networks hear; see `Confined`.
+    """
+
+    dimensions: Count
+    """``d``."""
+    projection: Literal["count", "kronecker", "dense"] = "count"
+    """``P``: `CountSketch`, `KroneckerProjection` or a Gaussian `DenseProjection`."""
+
+    def check_fit(self, parameters: int) -> None:
+        """Check what depends on the network, before anything is made.
+
+        Args:
+            parameters: of the network.
+
+        Raises:
+            ValueError: the subspace would have more dimensions than they, or its matrix be too large.
+        """
+        if self.dimensions > parameters:
+            raise ValueError(
+                f"training.subspace.dimensions: must be at most the network's {parameters} parameters, "
+                f"got {self.dimensions}"
+            )
+        if self.projection == "dense" and self.dimensions * parameters > MOST_STORED:
+            raise ValueError(
+                f"training.subspace.dimensions: must be at most {MOST_STORED // parameters}, for a matrix of "
+                f"{MOST_STORED} numbers over {parameters} parameters, got {self.dimensions}; the projections count "
+                "and kronecker store no matrix"
+            )
+
+
 class Training(Frozen):
     """Training settings; the defaults are the original notebook's protocol.
 
@@ -67,9 +100,12 @@ class Training(Frozen):
 
     What comes out agrees to rounding, not bit for bit, so trials of another cohort size are other trials."""
 
+    subspace: Subspace | None = None
+    """Where the parameters may go; default: anywhere."""
+
     def settings(self) -> dict[str, Any]:
         """Return what results depend on as plain values: all but ``log_interval``, and no cohort of 1."""
-        settings = self.model_dump(mode="json", exclude={"log_interval"})
+        settings = self.model_dump(mode="json", exclude={"log_interval"}, exclude_none=True)
         if self.cohort == 1:
             del settings["cohort"]
         return settings
@@ -86,6 +122,9 @@ class Training(Frozen):
 SignalName = Literal[
     "none", "zeros", "constant", "noise", "clock", "stale", "permuted", "yoked", "own", "own-gradient"
 ]
+
+#: What can be heard in a subspace, where coordinates begin at 0.
+SubspaceSignal = Literal["none", "zeros", "yoked", "own"]
 
 
 class _Summary(Frozen):
@@ -207,7 +246,7 @@ class Trial(Frozen):
     @property
     def keeps_weights(self) -> bool:
         """Whether the final weights are kept, for swaps: only of what hears its own weights."""
-        return self.signal == "own"
+        return self.signal == "own" and self.training.subspace is None
 
     @property
     def file_name(self) -> str:

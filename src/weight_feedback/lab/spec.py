@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -17,6 +17,7 @@ from weight_feedback.lab.settings import (
     Frozen,
     Name,
     SignalName,
+    SubspaceSignal,
     Summarised,
     Swap,
     Training,
@@ -190,12 +191,30 @@ class Study(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _subspaces_have_coordinates_to_hear(self) -> Study:
+        if self.training.subspace is None:
+            return self
+        if self.training.cohort > 1:
+            raise ValueError("training.cohort: must be left out with training.subspace; each seed trains alone")
+        if self.summary is not None:
+            raise ValueError("summary: must be left out with training.subspace: networks hear their coordinates")
+        for arm in self.arms:
+            if not arm.silent and arm.signal not in get_args(SubspaceSignal):
+                raise ValueError(
+                    f"arms: {arm.name!r} must hear one of {', '.join(get_args(SubspaceSignal))} in a subspace, "
+                    f"got {arm.signal!r}"
+                )
+            if arm.salt:
+                raise ValueError(f"arms: {arm.name!r} must have no salt in a subspace, got {arm.salt}")
+        return self
+
+    @model_validator(mode="after")
     def _signals_have_a_summary(self) -> Study:
         for arm in self.arms:
             if arm.conditioning != "concat" and arm.silent:
                 raise ValueError(f"arms: {arm.name!r} has conditioning {arm.conditioning!r}, but hears nothing")
         signals = [arm.signal for arm in self.arms if arm.signal is not None]
-        if signals and self.summary is None:
+        if signals and self.summary is None and self.training.subspace is None:
             raise ValueError(f"summary: needed by arms with a signal, here {', '.join(signals)}; got none")
         if self.summary is not None and not signals:
             raise ValueError("summary: must be left out where no arm has a signal")

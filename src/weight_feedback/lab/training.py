@@ -12,6 +12,7 @@ from torch import Tensor
 
 from weight_feedback.attach import advance
 from weight_feedback.lab.cohorts import Cohort
+from weight_feedback.lab.confined import Confined
 from weight_feedback.lab.datasets import Dataset, normalise
 from weight_feedback.lab.evaluation import Evaluation, Hearing, classify, evaluate_all, hear, heard
 from weight_feedback.lab.models import ConvNet
@@ -61,12 +62,13 @@ class Donor:
     Attributes:
         model: the network; it has feedback of its own weights.
         seed: of its data order.
-        tell: writes what the counted network hears of the donor's present weights.
+        tell: writes what the counted network hears of the donor's present weights; None in a subspace, where it
+            hears the donor's coordinates.
     """
 
     model: ConvNet
     seed: int
-    tell: Callable[[], None]
+    tell: Callable[[], None] | None = None
 
 
 def train(
@@ -203,7 +205,12 @@ class Lockstep:
 
     def _tell(self) -> None:
         for donor in self._donors:
-            donor.tell()
+            if donor.tell:
+                donor.tell()
+        spoken = self._learners.get("donor", self._learners["network"]).confined
+        for learner in self._learners.values():
+            if learner.confined and spoken:
+                learner.confined.hear(spoken)
 
     def _hear(self, i: int) -> list[Hearing]:
         return hear(self._learners["network"].networks[i], self._data, self._starts[i])
@@ -303,11 +310,15 @@ class _Learner:
     ) -> None:
         self.networks, self.model = networks, as_one(networks)
         self._data, self._seeds, self._batch_size = data, seeds, settings.batch_size
+        self.confined = Confined(networks[0], settings.subspace, seeds[0]) if settings.subspace else None
+        self._trained = dict(self.model.named_parameters())
+        if self.confined:
+            self._trained = {"coordinates": self.confined.coordinates}
         # One kernel for all parameters, in place of a Python loop over them.
-        sgd = torch.optim.SGD(self.model.parameters(), lr=settings.lr, momentum=settings.momentum, fused=True)
+        sgd = torch.optim.SGD(self._trained.values(), lr=settings.lr, momentum=settings.momentum, fused=True)
         self._optimiser = sgd
         # Zeros are what the first step starts from anyway; now there is a place to restore momentum to.
-        for parameter in self.model.parameters():
+        for parameter in self._trained.values():
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def steps(self, epoch: int) -> Iterator[Tensor]:
@@ -321,22 +332,28 @@ class _Learner:
             self.model.train()
             x = normalise(data.train_images[batch.flatten()], data.mean, data.std).unflatten(0, batch.shape)
             _, losses = classify(self.model, x, data.train_labels[batch], "mean")
-            self._optimiser.zero_grad()
+            self.model.zero_grad()
             losses.sum().backward()
+            if self.confined:
+                self.confined.collect()
             self._optimiser.step()
+            if self.confined:
+                self.confined.move()
             for network in self.networks:
                 advance(network)
             yield losses.detach()  # not .item(), which would wait for the device at every step
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return weights, momentum and the buffers of signals; of a cohort, each network's part of the stacks."""
+        """Return weights, coordinates, momentum and the buffers of signals; of a cohort, each network's part."""
         tensors = {
             f"{i}.{name}": value
             for i, network in enumerate(self.networks)
             for name, value in network.state_dict().items()
             if not name.endswith("_extra_state")  # a seed
         }
-        for name, parameter in self.model.named_parameters():
+        if self.confined:
+            tensors["0.coordinates"] = self.confined.coordinates.detach()
+        for name, parameter in self._trained.items():
             for kind, value in self._optimiser.state[parameter].items():
                 parts = value if isinstance(self.model, Cohort) else [value]
                 tensors |= {f"{i}.{kind}.{name}": part for i, part in enumerate(parts)}

@@ -30,7 +30,7 @@ from weight_feedback.lab.checkpoints import Checkpointer
 from weight_feedback.lab.controls import build_arm, build_donor, reads, summary, tell
 from weight_feedback.lab.evaluation import Evaluation
 from weight_feedback.lab.models import ConvNet, Network, count_parameters, find_network
-from weight_feedback.lab.settings import Pooled, Summarised, Trial, digest
+from weight_feedback.lab.settings import Pooled, Subspace, Summarised, Trial, digest
 from weight_feedback.lab.store import Record, StoreError
 from weight_feedback.lab.training import Donor, History, Lockstep, Progress
 from weight_feedback.signals import OwnWeights
@@ -184,10 +184,11 @@ def run_cohort(
 def _result(
     trial: Trial, data: datasets.Dataset, model: ConvNet, history: History, state: dict[str, Tensor]
 ) -> dict[str, Any]:
+    subspace = trial.training.subspace
     return {
         "trial": trial.settings(),
         "data": data.fingerprint,
-        "parameters": count_parameters(model),
+        "parameters": subspace.dimensions if subspace else count_parameters(model),
         "classes": model.fc2.out_features,
         **asdict(history),
         "weights": weights_digest(state),
@@ -231,7 +232,8 @@ def build_networks(trial: Trial, epoch_steps: int, device: torch.device) -> tupl
     model, donor = build_arm(trial, epoch_steps), None
     if trial.signal == "yoked":
         other, seed, listener = build_donor(trial, model, epoch_steps)
-        donor = Donor(other.to(device), seed, partial(tell, other, listener.to(device), model))
+        told = partial(tell, other, listener.to(device), model) if listener else None
+        donor = Donor(other.to(device), seed, told)
     return model.to(device), donor
 
 
@@ -349,12 +351,22 @@ def check_fit(trial: Trial, data: datasets.Dataset) -> None:
         )
     if trial.summary is not None:
         _check_summary(trial.summary, network)
+    if trial.training.subspace is not None:
+        _check_subspace(trial.training.subspace, trial, network)
     images = len(data.train_images)
     if trial.training.batch_size > images:
         raise ValueError(
             f"training.batch_size: must be at most the {images} training images of {trial.data}, "
             f"got {trial.training.batch_size}"
         )
+
+
+def _check_subspace(settings: Subspace, trial: Trial, network: Network) -> None:
+    with torch.device("meta"):
+        plain = ConvNet(network.channels, network.side, network.hidden)
+    hears = network.k if trial.signal is None else settings.dimensions * (trial.signal != "none")
+    sides = 2 if trial.conditioning == "film" else 1
+    settings.check_fit(count_parameters(plain) + hears * network.hidden * sides)
 
 
 def _check_summary(settings: Summarised, network: Network) -> None:
