@@ -1,179 +1,161 @@
-"""Networks that people use, at tiny sizes with random weights: Hugging Face's and PyTorch's own."""
+"""Networks that people use, each compared with plain PyTorch: the network without feedback, and with it by hand."""
 
 from __future__ import annotations
 
-import operator
+import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from real_models import (
-    Case,
-    both_modes,
-    both_optimisers,
-    check_attached,
-    check_compiled,
-    check_folded,
-    check_heard,
-    check_removed,
-    check_saved,
-    check_training,
-)
+import reference
+import timm_models
+import weight_feedback as wf
+from real_models import CASES, Case
+from weight_feedback.pretrained import load_pretrained, save_pretrained
 
-WORDS, WIDTH = 17, 16
-IDS = torch.arange(16).mul(5).remainder(WORDS - 3).add(3).view(2, 8)
-SOUND = torch.linspace(-9, 9, 96).sin().view(2, 4, 12)
-X = torch.linspace(-9, 9, 2 * 6 * WIDTH).cos().view(2, 6, WIDTH)
-Y = torch.linspace(-5, 5, 2 * 8 * WIDTH).sin().view(2, 8, WIDTH)
+both_modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+both_optimisers = pytest.mark.parametrize("optimiser", ["sgd", "adam"])
 
 
-def against_ids(logits: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 1), IDS.flatten())
+def same(found: Tensor, expected: Tensor, *, to_rounding: bool) -> None:
+    if to_rounding:
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    else:
+        assert torch.equal(found, expected)
 
 
-def against_y(output: Tensor) -> Tensor:
-    return F.mse_loss(output, Y.to(output))
+def check_tied(case: Case, model: nn.Module) -> None:
+    assert all(model.get_parameter(first) is model.get_parameter(second) for first, second in case.tied)
 
 
-def bert(kind: str) -> nn.Module:
-    config = transformers().BertConfig(
-        vocab_size=WORDS, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        max_position_embeddings=8, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
-    return getattr(transformers(), kind)(config)
+def by_hand(case: Case, model: nn.Module) -> nn.Module:
+    """The base, with hooks that do what ``z`` does after each layer, and the ``V`` of an attached network."""
+    hand = case.base(torch.float64)
+    layers = wf.feedback_layers(model)
+    summary = next(iter(layers.values())).signal.summary
+    matrix = reference.count_sketch(summary.signs.numpy(), summary.pitches, summary.out_features)
+    matrix = float(summary.gain) * torch.from_numpy(matrix)
+
+    def act(layer: nn.Module, _: object, output: Tensor) -> Tensor:
+        z = matrix @ torch.cat([hand.get_parameter(name).detach().flatten() for name in case.read])
+        heard = layer.feedback_weight @ z
+        shape = [-1, *[1] * {nn.Conv1d: 1, nn.Conv2d: 2}.get(type(layer), 0)]
+        if case.conditioning == "film":
+            scale, shift = (part.view(shape) for part in heard.chunk(2))
+            return (1 + scale) * output + shift
+        return output + heard.view(shape)
+
+    for name, layer in layers.items():
+        plain = hand.get_submodule(name)
+        plain.feedback_weight = nn.Parameter(layer.feedback_weight.detach().clone())
+        plain.register_forward_hook(act)
+    return hand
 
 
-def gpt2() -> nn.Module:
-    config = transformers().GPT2Config(
-        vocab_size=WORDS, n_positions=8, n_embd=WIDTH, n_layer=2, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    return transformers().GPT2LMHeadModel(config)
+def losses(case: Case, model: nn.Module, optimiser: str, steps: int = 20) -> Iterator[float]:
+    """Train on the one batch."""
+    model.train()
+    kind, options = {"sgd": (torch.optim.SGD, {"lr": 0.05}), "adam": (torch.optim.Adam, {"lr": 0.003})}[optimiser]
+    step = kind(model.parameters(), **options)
+    for _ in range(steps):
+        step.zero_grad()
+        loss = case.loss(case.run(model))
+        loss.backward()
+        step.step()
+        wf.advance(model)
+        yield loss.item()
 
 
-def llama() -> nn.Module:
-    config = transformers().LlamaConfig(
-        vocab_size=WORDS, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-        intermediate_size=24, max_position_embeddings=8,
-    )  # fmt: skip
-    return transformers().LlamaForCausalLM(config)
-
-
-def whisper() -> nn.Module:
-    config = transformers().WhisperConfig(
-        vocab_size=WORDS, num_mel_bins=4, d_model=WIDTH, encoder_layers=1, decoder_layers=1,
-        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24,
-        max_source_positions=6, max_target_positions=8, dropout=0.0, pad_token_id=0, bos_token_id=1,
-        eos_token_id=2, decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
-    )  # fmt: skip
-    return transformers().WhisperForConditionalGeneration(config)
-
-
-def transformer() -> nn.Module:
-    return nn.Transformer(WIDTH, 2, 2, 2, 24, dropout=0.0, batch_first=True)
-
-
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(WIDTH, 8, batch_first=True)
-        self.head = nn.Linear(8, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.lstm(x)[0])
-
-
-def transformers():
-    return pytest.importorskip("transformers")
-
-
-logits = operator.attrgetter("logits")
-
-CASES = [
-    Case(
-        "bert", lambda: bert("BertModel"), {"input_ids": IDS}, lambda out: out[0] + out[1][:, None], against_y,
-        ("encoder.layer.*.intermediate.dense", "pooler.dense"), 3,
-        ("encoder.layer.0.intermediate.dense.weight", "pooler.dense.weight"),
-    ),
-    Case(
-        "bert-with-head", lambda: bert("BertForMaskedLM"), {"input_ids": IDS}, logits, against_ids,
-        ("bert.encoder.layer.*.attention.self.query", "cls.predictions.transform.dense", "cls.predictions.decoder"),
-        4,
-        ("bert.embeddings.word_embeddings.weight", "cls.predictions.transform.dense.weight"),
-        tied=(
-            ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
-            ("cls.predictions.bias", "cls.predictions.decoder.bias"),
-        ),
-    ),
-    Case(
-        "gpt2", gpt2, {"input_ids": IDS}, logits, against_ids,
-        ("transformer.h.*.attn.c_attn", "transformer.h.*.mlp.c_fc", "lm_head"), 5,
-        ("transformer.wte.weight", "transformer.h.0.attn.c_attn.weight", "transformer.h.1.mlp.c_fc.weight"),
-        tied=(("transformer.wte.weight", "lm_head.weight"),),
-    ),
-    Case(
-        "llama", llama, {"input_ids": IDS}, logits, against_ids,
-        ("model.layers.*.self_attn.q_proj", "model.layers.*.mlp.gate_proj", "lm_head"), 5,
-        ("model.layers.0.mlp.gate_proj.weight", "model.norm.weight", "lm_head.weight"),
-    ),
-    Case(
-        "whisper", whisper, {"input_features": SOUND, "decoder_input_ids": IDS}, logits, against_ids,
-        ("model.encoder.conv1", "model.encoder.layers.*.fc1", "model.decoder.layers.*.encoder_attn.v_proj",
-         "proj_out"), 4,
-        ("model.encoder.conv1.weight", "model.decoder.embed_tokens.weight"),
-        tied=(("model.decoder.embed_tokens.weight", "proj_out.weight"),),
-    ),
-    Case(
-        "nn.Transformer", transformer, {"src": X, "tgt": Y}, lambda output: output, against_y,
-        ("encoder.layers.*.linear1", "decoder.layers.*.linear2"), 4,
-        ("encoder.layers.0.self_attn.in_proj_weight", "encoder.layers.1.linear1.weight"),
-        fused=True,
-    ),
-    Case(
-        "lstm", Recurrent, {"x": Y}, lambda output: output, lambda output: against_y(output.cumsum(1)),
-        ("head",), 1, ("lstm.weight_hh_l0", "head.weight"),
-    ),
-]  # fmt: skip
-
-
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
+@pytest.fixture(params=[*CASES, *timm_models.CASES], ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
 def test_each_layer_is_heard(case: Case) -> None:
-    check_heard(case)
+    model = case.heard(torch.float64).eval()
+    whole = case.evaluate(model)
+    for name, v in wf.feedback_parameters(model):
+        with torch.no_grad():
+            kept = v.clone()
+            v.zero_()
+            assert (case.evaluate(model) - whole).abs().max() > 1e-7, name  # float64 rounds at 1e-16
+            v.copy_(kept)
+    assert torch.equal(case.evaluate(model), whole)
 
 
 @both_modes
 def test_attached_with_v_zero_it_is_the_base(case: Case, training: bool) -> None:
-    check_attached(case, training)
+    base, model = case.base().train(training), case.heard(init="zeros").train(training)
+    same(case.evaluate(model), case.evaluate(base), to_rounding=case.fused and not training)
+    assert torch.equal(case.run(model), case.run(base))  # with gradients no path is fused
+    check_tied(case, model)
 
 
 @both_optimisers
-def test_training_is_that_with_a_bias_by_hand(case: Case, optimiser: str) -> None:
-    check_training(case, optimiser)
+def test_training_is_that_with_feedback_by_hand(case: Case, optimiser: str) -> None:
+    model, base = case.heard(torch.float64), case.base(torch.float64)
+    hand = by_hand(case, model)
+    found, expected = [*losses(case, model, optimiser)], [*losses(case, hand, optimiser)]
+    without = [*losses(case, base, optimiser)]
+    assert found[-1] < 0.99 * found[0]
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(dict(model.named_parameters()), dict(hand.named_parameters()), rtol=1e-6, atol=1e-6)
+    # The running statistics of batch normalisation show what passed it, even where the outputs don't.
+    noted = dict(hand.named_buffers())
+    torch.testing.assert_close({name: model.get_buffer(name) for name in noted}, noted, rtol=1e-6, atol=1e-6)
+    assert abs(found[-1] - without[-1]) > 1e-5
+    assert all((model.get_parameter(name) - base.get_parameter(name)).abs().max() > 1e-6 for name in case.read)
 
 
 @both_modes
 def test_folded_after_training_it_is_the_same(case: Case, training: bool) -> None:
-    check_folded(case, training)
+    model = case.heard()
+    assert len([*losses(case, model, "adam", 3)]) == 3
+    folded = wf.fold(model.train(training))
+    assert [type(module) for module in folded.modules()] == [type(module) for module in case.base().modules()]
+    film = case.conditioning == "film"  # folded into the weight
+    same(case.evaluate(folded), case.evaluate(model), to_rounding=film or (case.fused and not training))
+    same(case.run(folded), case.run(model), to_rounding=film)
+    assert not torch.allclose(case.run(folded), case.run(wf.remove(copy.deepcopy(model))), rtol=1e-3, atol=1e-3)
 
 
 @both_modes
 def test_removed_it_is_the_base(case: Case, training: bool) -> None:
-    check_removed(case, training)
+    base, model = case.base().train(training), case.heard().train(training)
+    # Of copies, since batch normalisation notes what passes it.
+    assert not torch.equal(case.evaluate(copy.deepcopy(model)), case.evaluate(copy.deepcopy(base)))
+    wf.remove(model)
+    assert [type(module) for module in model.modules()] == [type(module) for module in base.modules()]
+    found, expected = model.state_dict(), base.state_dict()
+    assert list(found) == list(expected)
+    assert all(map(torch.equal, found.values(), expected.values()))
+    assert torch.equal(case.evaluate(model), case.evaluate(base))
+    check_tied(case, model)
 
 
 # Reading an LSTM weight breaks the graph; going on, Dynamo itself asks a tensor that is no leaf for its .grad.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_it_is_the_same(case: Case) -> None:
-    check_compiled(case)
+    model = case.heard()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    expected = case.run(model)
+    gradients = torch.autograd.grad(case.loss(expected), list(trained.values()))
+    torch.compiler.reset()
+    found = case.run(torch.compile(model, backend="aot_eager"))
+    case.loss(found).backward()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for parameter, gradient in zip(trained.values(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
 
 
 @both_modes
 def test_saved_it_comes_back(case: Case, training: bool, tmp_path: Path) -> None:
-    check_saved(case, training, tmp_path)
+    model = case.heard()
+    assert len([*losses(case, model, "adam", 3)]) == 3
+    save_pretrained(model.train(training), tmp_path)
+    loaded = load_pretrained(case.base().train(training), tmp_path)
+    assert torch.equal(case.evaluate(loaded), case.evaluate(model))
+    check_tied(case, loaded)

@@ -1,7 +1,6 @@
 """Feedback as data: what a model's layers hear, written as plain JSON values and built from them again.
 
-One table says, for each summary and signal that can be saved, which settings it has and of which kind they are.
-Writing and checking follow that table.
+One table, which writing and checking follow, says which settings each summary and signal has, and of what kind.
 """
 
 from __future__ import annotations

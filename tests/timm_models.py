@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from real_models import (
-    Case,
-    both_modes,
-    both_optimisers,
-    check_attached,
-    check_compiled,
-    check_folded,
-    check_heard,
-    check_removed,
-    check_saved,
-    check_training,
-)
-
-timm = pytest.importorskip("timm")
+from real_models import Case
 
 CLASSES, SIDE = 5, 64
 IMAGES = torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(4)
+
+
+def timm():
+    return pytest.importorskip("timm")
 
 
 def against_labels(logits: Tensor) -> Tensor:
@@ -35,7 +24,7 @@ def against_labels(logits: Tensor) -> Tensor:
 
 def resnet(**options) -> nn.Module:
     # By default the last normalisation of each block starts at zero, and nobody hears the block.
-    return timm.create_model(
+    return timm().create_model(
         "resnet18",
         num_classes=CLASSES,
         layers=(1, 1, 1, 1),
@@ -47,20 +36,20 @@ def resnet(**options) -> nn.Module:
 
 def convnext() -> nn.Module:
     # By default each block is scaled by a millionth to begin with, and nobody hears it.
-    return timm.create_model(
+    return timm().create_model(
         "convnext_atto", num_classes=CLASSES, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), ls_init_value=1.0
     )
 
 
 def vit() -> nn.Module:
     size = {"img_size": SIDE, "depth": 2, "embed_dim": 24, "num_heads": 3}
-    return timm.create_model("vit_tiny_patch16_224", num_classes=CLASSES, **size)
+    return timm().create_model("vit_tiny_patch16_224", num_classes=CLASSES, **size)
 
 
 def mixer() -> nn.Module:
     # The class itself, since timm's own names fix the width.
     size = {"img_size": SIDE, "patch_size": 16, "num_blocks": 2, "embed_dim": 24}
-    model = timm.models.MlpMixer(num_classes=CLASSES, **size)
+    model = timm().models.MlpMixer(num_classes=CLASSES, **size)
     nn.init.normal_(model.head.weight, std=0.1)  # by default zero, and so is the output
     return model
 
@@ -98,41 +87,3 @@ CASES = [
         ("blocks.0.mlp_tokens.fc1.weight", "blocks.1.mlp_tokens.fc1.weight"),
     ),
 ]  # fmt: skip
-
-
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
-def case(request: pytest.FixtureRequest) -> Case:
-    return request.param
-
-
-def test_each_layer_is_heard(case: Case) -> None:
-    check_heard(case)
-
-
-@both_modes
-def test_attached_with_v_zero_it_is_the_base(case: Case, training: bool) -> None:
-    check_attached(case, training)
-
-
-@both_optimisers
-def test_training_is_that_with_feedback_by_hand(case: Case, optimiser: str) -> None:
-    check_training(case, optimiser)
-
-
-@both_modes
-def test_folded_after_training_it_is_the_same(case: Case, training: bool) -> None:
-    check_folded(case, training)
-
-
-@both_modes
-def test_removed_it_is_the_base(case: Case, training: bool) -> None:
-    check_removed(case, training)
-
-
-def test_compiled_it_is_the_same(case: Case) -> None:
-    check_compiled(case)
-
-
-@both_modes
-def test_saved_it_comes_back(case: Case, training: bool, tmp_path: Path) -> None:
-    check_saved(case, training, tmp_path)
