@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
+
+from weight_feedback.files import write_atomically
 
 # Okabe and Ito's colours: distinct for colour-blind readers, and in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -74,8 +77,10 @@ def plot_accuracy(curves: Mapping[str, ArrayLike], title: str, paths: Sequence[P
 
 def _save(figure: Figure, paths: Sequence[Path]) -> None:
     for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+        drawn = BytesIO()
+        kind, metadata = path.suffix.removeprefix("."), {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(drawn, format=kind, dpi=160, metadata=metadata)
+        write_atomically(path, drawn.getvalue())
 
 
 def _seeds(counts: set[int], bands: bool) -> str:

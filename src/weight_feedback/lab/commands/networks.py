@@ -45,7 +45,8 @@ class Train(Frozen):
     def __call__(self, console: Console) -> None:
         """Train, and print as it goes."""
         data = self.data or find_network(self.network).data
-        settings = {name: getattr(self, name) for name in Training.model_fields if name not in ("epochs", "cohort")}
+        own = Training.model_fields.keys() & Train.model_fields.keys() - {"epochs"}
+        settings = {name: getattr(self, name) for name in own}
         epochs = self.epochs if self.epochs is not None else 20 if data == "cifar10" else 6
         trial = Trial(data=data, training=Training(epochs=epochs, **settings), model=self.network, seed=self.seed)
 
