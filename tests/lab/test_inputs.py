@@ -122,3 +122,10 @@ def test_values_that_are_large_are_shown_short() -> None:
     assert inputs.shown(10**5000) == "a whole number of 16610 bits"
     assert inputs.shown(-(10**30)) == "-1" + 30 * "0"
     assert inputs.shown("x" * 10**6).count("x") < inputs.LONGEST
+
+
+def test_a_value_that_just_fits_is_shown_whole() -> None:
+    for length in range(inputs.LONGEST - 2, inputs.LONGEST + 3):
+        value = ["a" * 50, "b" * (length - 58)]
+        assert len(repr(value)) == length
+        assert (inputs.shown(value) == repr(value)) == (length <= inputs.LONGEST)

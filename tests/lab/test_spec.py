@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from pydantic import ValidationError
 
 from weight_feedback.lab.models import NETWORKS
 from weight_feedback.lab.settings import Training, Trial
@@ -202,6 +203,16 @@ def test_settings_leave_out_what_does_not_apply() -> None:
     }
     film = plain.model_copy(update={"signal": "own", "conditioning": "film"})
     assert film.settings() == plain.settings() | {"signal": "own", "conditioning": "film"}
+
+
+@pytest.mark.parametrize("seed", [0, 2**31 - 1, -1, 2**31])
+def test_a_seed_is_what_generators_take(seed) -> None:
+    settings = {"data": "mnist", "training": Training(), "model": "mnist-plain", "seed": seed}
+    if 0 <= seed < 2**31:
+        assert Trial(**settings).seed == seed
+    else:
+        with pytest.raises(ValidationError, match="seed"):
+            Trial(**settings)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,10 @@ def test_too_few(n) -> None:
     assert found.superiority == 1.0 if n else math.isnan(found.superiority)
 
 
+def test_two_pairs_are_enough() -> None:
+    assert not estimate([1.5, 2.5, NAN], [1.0, 1.0, 1.0], 0.2).too_few
+
+
 def test_estimate_checks_its_settings() -> None:
     with pytest.raises(ValueError, match="estimate: confidence must lie between 0 and 1, got 1"):
         estimate([1.0, 2.0], [1.0, 1.0], 0.2, 1)
