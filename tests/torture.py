@@ -28,7 +28,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import tyro
@@ -94,12 +94,8 @@ def warm_up() -> None:
     assert alone()
 
 
-def _save_stand_in(self: Figure, file: Any, *, format: str | None = None, **_: object) -> None:  # noqa: A002
-    content = SVG if (format or Path(file).suffix[1:]) == "svg" else PNG
-    if format:
-        file.write(content)
-    else:
-        Path(file).write_bytes(content)
+def _save_stand_in(self: Figure, file: IO[bytes], *, format: str, **_: object) -> None:  # noqa: A002
+    file.write(SVG if format == "svg" else PNG)
 
 
 # What is in a folder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from weight_feedback.lab import cli, workers
@@ -33,7 +35,7 @@ def no_data(monkeypatch, tmp_path) -> None:
 
 @pytest.fixture
 def study(tmp_path) -> str:
-    path = tmp_path / "tiny.toml"
+    path = tmp_path / "a tiny one.toml"  # a command line must quote it
     path.write_text(STUDY)
     return str(path)
 
@@ -171,9 +173,11 @@ def test_some_arms_then_more_seeds(capsys, study, tmp_path) -> None:
     args = ["run", study, "--out", tmp_path, "--jobs", 1]
     assert "tiny: 2 trials, 0 finished, 2 to run" in run(capsys, *args, "--arms", "plain")
     report = tmp_path / "tiny" / "report.md"
-    assert f"`weight-feedback run {study} --arms plain`" in report.read_text()  # what makes these results
+    assert (
+        f"`weight-feedback run {shlex.quote(study)} --arms plain`" in report.read_text()
+    )  # what makes these results
     assert "tiny: 6 trials, 2 finished, 4 to run" in run(capsys, *args, "--seeds", 3)
-    assert f"`weight-feedback run {study} --seeds 3`" in report.read_text()
+    assert f"`weight-feedback run {shlex.quote(study)} --seeds 3`" in report.read_text()
 
 
 def test_failed_trials_are_named(capsys, study, tmp_path, monkeypatch) -> None:

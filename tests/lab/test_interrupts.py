@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 from contextlib import contextmanager
@@ -110,6 +111,24 @@ def test_one_that_comes_between_the_results_of_workers_leaves_none(tmp_path, mon
     assert code == 130
     wait_until(lambda: not living(child.pid), "no process of the run")
     assert "To go on: " in out.splitlines()[-1]
+
+
+STARTS_WORKERS = """
+import signal
+from joblib import Parallel, delayed
+from weight_feedback.lab.interrupts import deafening
+
+with deafening():
+    print(Parallel(n_jobs=2)([delayed(signal.pthread_sigmask)(signal.SIG_BLOCK, []) for _ in range(2)]))
+print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+
+def test_workers_are_deaf_from_their_start() -> None:
+    # A process of its own, in which joblib has started nothing yet.
+    found = subprocess.run([sys.executable, "-c", STARTS_WORKERS], check=True, capture_output=True, text=True)
+    deaf = {signal.SIGINT}
+    assert found.stdout.splitlines() == [str([deaf, deaf]), str(set())]
 
 
 def test_other_commands_keep_nothing(capsys, monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -118,7 +119,7 @@ class Run(Frozen):
                 checkpoint_seconds=self.checkpoint_seconds,
                 watcher=shown,
             )
-        present(console, study, readable(console, store.folder), f"weight-feedback run {self.study}")
+        present(console, study, readable(console, store.folder), _running(self.study))
 
 
 class Report(Frozen):
@@ -138,7 +139,7 @@ class Report(Frozen):
         """Write and print."""
         study = load_study(self.study)
         store = readable(console, self.out / study.name)
-        present(console, study, store, f"weight-feedback run {self.study}", self.to)
+        present(console, study, store, _running(self.study), self.to)
 
 
 class Plot(Frozen):
@@ -158,7 +159,7 @@ class Plot(Frozen):
         """Print the table, and draw."""
         study = load_study(self.study)
         store = readable(console, self.out / study.name)
-        draw(console, study, store, f"weight-feedback run {self.study}", self.arms, self.to)
+        draw(console, study, store, _running(self.study), self.arms, self.to)
 
 
 class Merge(Frozen):
@@ -210,3 +211,7 @@ class Export(Frozen):
                 f"{error}\nThe results themselves are as they were; --file writes elsewhere"
             ) from error
         say(console, f"{path}: {rows} rows")
+
+
+def _running(study: str) -> str:
+    return shlex.join(["weight-feedback", "run", study])
