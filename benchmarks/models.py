@@ -11,12 +11,14 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import weight_feedback as wf
-from timing import Target, finish, interleaved, show
+from timing import Target, finish, in_turns, show
 from weight_feedback.lab.trial import keep_freed_memory
 
 try:
@@ -103,20 +105,29 @@ def against_bare(
         **options: for `weight_feedback.attach`.
 
     Returns:
-        How many times as long a step takes with feedback; what bare ones differ by is printed.
+        How many times as long a step takes with feedback; the interval is of the bootstrap over rounds.
     """
     attach = partial(wf.attach, summary=wf.CountSketch(K), **options)
     # Two bare ones, of one seed, around the other, so that a slow minute falls on all.
     works = {"bare": make(), "with feedback": make(attach=attach), "bare again": make()}
-    seconds = interleaved(works, repeats)
-    for name, value in seconds.items():
+    rounds = np.array(list(in_turns(works, repeats).values()))
+    for name, value in zip(works, np.median(rounds, axis=1), strict=True):
         show(f"{what}, step {name}", 1e3 * value, "ms")
-    bare, heard, again = seconds.values()
-    show(f"{what}, bare again / bare, off 1 by", 100 * abs(again / bare - 1), "%")
     reads = {None: "its own weight", "all": "all weights"}[options.get("reads")]
-    return [
-        Target(f"step, {options['into']!r} hears {reads} / bare, {what}", 2 * heard / (bare + again), most=most)
-    ]
+    again = np.random.default_rng(0).integers(repeats, size=(2000, repeats))
+    ends = np.quantile(ratio(rounds[:, again]), [0.025, 0.975])
+    name = f"step, {options['into']!r} hears {reads} / bare, {what}"
+    return [Target(name, float(ratio(rounds)), most=most, interval=(float(ends[0]), float(ends[1])))]
+
+
+def ratio(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how many times as long steps with feedback take, by the medians of all rounds.
+
+    Args:
+        seconds: of steps without feedback, with it, and without, shape ``[3, ..., rounds]``.
+    """
+    bare, heard, again = np.median(seconds, axis=-1)
+    return 2 * heard / (bare + again)
 
 
 def images(side: int, repeats: int) -> list[Target]:
@@ -164,7 +175,7 @@ def language(repeats: int) -> list[Target]:
 def main() -> None:
     """Measure, print, and check the targets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15, help="rounds, each of one step of each")
+    parser.add_argument("--repeats", type=int, default=30, help="rounds, each of one step of each")
     parser.add_argument("--side", type=int, default=128, help="of the images, in pixels")
     arguments = parser.parse_args()
     keep_freed_memory()

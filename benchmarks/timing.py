@@ -25,6 +25,19 @@ def machine() -> str:
 
 
 def interleaved(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Time several things in turns; see `in_turns`.
+
+    Args:
+        works: name to what is to be timed.
+        repeats: rounds, each of everything.
+
+    Returns:
+        Name to the median of its seconds a call.
+    """
+    return {name: statistics.median(times) for name, times in in_turns(works, repeats).items()}
+
+
+def in_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Time several things in turns, so that whatever else the machine does falls on all of them.
 
     What takes less than 50 ms is called again and again until they are over, so that caches are as warm for it as
@@ -35,7 +48,7 @@ def interleaved(works: Mapping[str, Callable[[], object]], repeats: int) -> dict
         repeats: rounds, each of everything.
 
     Returns:
-        Name to the median of its seconds a call.
+        Name to its seconds a call, in each round.
     """
     calls = {}
     for name, work in works.items():
@@ -45,7 +58,7 @@ def interleaved(works: Mapping[str, Callable[[], object]], repeats: int) -> dict
     for _ in range(repeats):
         for name, work in works.items():
             rounds[name].append(seconds(work, calls[name]))
-    return {name: statistics.median(times) for name, times in rounds.items()}
+    return rounds
 
 
 def seconds(work: Callable[[], object], calls: int = 1) -> float:
@@ -84,12 +97,14 @@ class Target:
         ratio: found.
         least: it must be at least this; None: there is no lower limit.
         most: it must be at most this; None: there is no upper limit.
+        interval: of 95 %, where one was estimated.
     """
 
     what: str
     ratio: float
     least: float | None = None
     most: float | None = None
+    interval: tuple[float, float] | None = None
 
     @property
     def met(self) -> bool:
@@ -107,5 +122,6 @@ def finish(targets: list[Target]) -> None:
     print("| what | measured | target | met |\n| --- | --- | --- | --- |")
     for target in targets:
         limit = f"≥ {target.least:g}" if target.most is None else f"≤ {target.most:g}"
-        print(f"| {target.what} | {target.ratio:.3g} | {limit} | {'yes' if target.met else 'NO'} |")
+        ends = f" [{target.interval[0]:.3g}, {target.interval[1]:.3g}]" if target.interval else ""
+        print(f"| {target.what} | {target.ratio:.3g}{ends} | {limit} | {'yes' if target.met else 'NO'} |")
     sys.exit(0 if all(target.met for target in targets) else 1)
