@@ -15,6 +15,7 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes, subcommand
 
 from weight_feedback.lab.commands.data import Data
+from weight_feedback.lab.commands.dimensions import IntrinsicDimension
 from weight_feedback.lab.commands.networks import MatchDimensions, Train
 from weight_feedback.lab.commands.statistics import Calibrate
 from weight_feedback.lab.commands.studies import Export, Merge, Plan, Plot, Report, Run
@@ -31,13 +32,14 @@ Command = (
     | Annotated[Merge, subcommand("merge", prefix_name=False)]
     | Annotated[Export, subcommand("export", prefix_name=False)]
     | Annotated[Calibrate, subcommand("calibrate", prefix_name=False)]
+    | Annotated[IntrinsicDimension, subcommand("intrinsic-dimension", prefix_name=False)]
     | Annotated[MatchDimensions, subcommand("match-dimensions", prefix_name=False)]
     | Annotated[Data, subcommand("data", prefix_name=False)]
 )
 
 
 #: What to say of commands that go on where they were when they are given again.
-RESUMED = (Run, Calibrate)
+RESUMED = (Run, Calibrate, IntrinsicDimension)
 
 
 class Courteous(Console):

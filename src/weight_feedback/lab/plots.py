@@ -9,11 +9,13 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from weight_feedback.files import write_atomically
+from weight_feedback.lab.dimension import Measured
 
 # Okabe and Ito's colours: distinct for colour-blind readers, and in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -72,6 +74,50 @@ def plot_accuracy(curves: Mapping[str, ArrayLike], title: str, paths: Sequence[P
         axes.legend(
             lines, [*curves], loc="lower right", frameon=False, title=_seeds(counts, bands), alignment="left"
         )
+        _save(figure, paths)
+
+
+def plot_dimension(
+    measured: Measured, title: str, paths: Sequence[Path], published: tuple[str, int] | None = None
+) -> None:
+    """Draw accuracy against dimensions: a point a seed, the monotone fit, the threshold and where the fit meets it.
+
+    Args:
+        measured: accuracies, and what follows from them.
+        title: heading.
+        paths: where to write; see `plot_accuracy`.
+        published: what others found, and where that is published.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.add_subplot()
+        x = [d for d, values in measured.accuracy.items() for _ in values]
+        points = axes.scatter(x, np.concatenate([*measured.accuracy.values()]), color=COLOURS[0], s=22, alpha=0.6)
+        (fit,) = axes.plot([*measured.accuracy], measured.fitted, color=COLOURS[0], linewidth=1.8)
+        threshold = axes.axhline(measured.threshold, color=COLOURS[6], linestyle="dashed", linewidth=1)
+        shown: dict[str, Artist] = {
+            "one seed each": points,
+            "monotone fit of the means": fit,
+            f"threshold {measured.threshold:g} %": threshold,
+        }
+        value, low, high = measured.dimension
+        if 0 < value < np.inf:
+            shown[f"dimensions: {measured.estimate}"] = axes.axvline(value, color=COLOURS[1], linewidth=1.5)
+        ends = np.clip([low, high], min(measured.accuracy), max(measured.accuracy))
+        if np.isfinite(low) or np.isfinite(high):
+            band = axes.axvspan(*ends, color=COLOURS[1], alpha=0.15, linewidth=0)
+            shown[f"{100 * measured.confidence:g} % bootstrap interval"] = band
+        if published:
+            source, dimensions = published
+            line = axes.axvline(dimensions, color=COLOURS[2], linestyle="dotted", linewidth=1.8)
+            shown[f"{source}: {dimensions:,}"] = line
+        axes.set_xscale("log")
+        axes.set_xticks([*measured.accuracy], [f"{d:,}" for d in measured.accuracy])
+        axes.minorticks_off()
+        axes.set(xlabel="dimensions of the subspace", ylabel="accuracy %")
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend([*shown.values()], [*shown], loc="lower right", frameon=False)
         _save(figure, paths)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from weight_feedback.lab.settings import Swap, Trial
+from weight_feedback.lab.settings import Kept
 from weight_feedback.lab.store import Damaged, Record, Store
 
 
@@ -22,7 +22,7 @@ class Readable(Store):
         self._on_note = on_note
         self._told: set[Path] = set()
 
-    def read(self, trial: Trial | Swap) -> Record | None:
+    def read(self, trial: Kept) -> Record | None:
         """Return a finished trial or swap, or None if there is none that is whole.
 
         Args:

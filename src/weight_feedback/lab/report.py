@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -157,36 +158,36 @@ def markdown(analysis: Analysis, command: str, pictures: Mapping[str, str]) -> s
             are left out aren't shown.
     """
     study = analysis.study
-    lines = [f"# {_escape(study.title)}", "", *_contrasts(analysis, pictures)]
+    lines = [f"# {escape(study.title)}", "", *_contrasts(analysis, pictures)]
     if "accuracy" in pictures:
         lines += [f"![accuracy per epoch]({pictures['accuracy']})", ""]
     lines += [
-        *_table(*arm_cells(analysis.arms)),
+        *table(*arm_cells(analysis.arms)),
         "",
         "Means over seeds with 95 % Student's t intervals in brackets; a single seed has none. "
         "These intervals are of each arm by itself: whether arms differ is a question for differences "
         "paired by seed.",
         "",
         *_swaps(analysis),
-        *(f"- {_escape(sentence)}" for sentence in (*failures(analysis.arms), *mixtures(analysis))),
+        *(f"- {escape(sentence)}" for sentence in (*failures(analysis.arms), *mixtures(analysis))),
         f"- Data: {study.data}; {study.training.epochs} epochs, batches of {study.training.batch_size}, "
         f"SGD with learning rate {study.training.lr:g} and momentum {study.training.momentum:g}.",
-        f"- Made by: {_code(command)}",
-        f"- With: {_escape(made_with(analysis))}.",
+        f"- Made by: {code(command)}",
+        f"- With: {escape(made_with(analysis.provenance))}.",
         "",
     ]
     return "\n".join(lines)
 
 
-def made_with(analysis: Analysis) -> str:
+def made_with(provenances: Sequence[Mapping[str, Any]]) -> str:
     """Return versions, devices and threads, each value that occurs in any trial.
 
     Args:
-        analysis: of at least one finished trial.
+        provenances: of finished trials, at least one.
     """
 
     def values(name: str) -> str:
-        return printable(" and ".join(analysis.made_with(name)))
+        return printable(" and ".join(sorted({str(one[name]) for one in provenances})))
 
     return (
         f"weight-feedback {values('weight_feedback')}, torch {values('torch')}, Python {values('python')}, "
@@ -198,11 +199,11 @@ def _contrasts(analysis: Analysis, pictures: Mapping[str, str]) -> list[str]:
     study, outcome = analysis.study, analysis.outcome
     if study.declared is None:
         return []
-    lines = [*(f"- {_escape(sentence)}" for sentence in analysis.sentences), ""]
+    lines = [*(f"- {escape(sentence)}" for sentence in analysis.sentences), ""]
     if "forest" in pictures:
         lines += [f"![differences of {outcome.title}, paired by seed]({pictures['forest']})", ""]
     lines += [
-        *_table(*contrast_cells(analysis.contrasts, outcome.unit)),
+        *table(*contrast_cells(analysis.contrasts, outcome.unit)),
         "",
         f"Differences of {outcome.title} in {outcome.unit}, paired by seed, with "
         f"{100 * study.declared.confidence:g} % Student's t intervals in brackets. Only declared contrasts get a "
@@ -216,7 +217,7 @@ def _contrasts(analysis: Analysis, pictures: Mapping[str, str]) -> list[str]:
             f"Exploratory, with {analysis.extended} seeds, of which {study.seeds} were declared: estimates without "
             "verdicts.",
             "",
-            *_table(*contrast_cells(analysis.exploratory, outcome.unit)),
+            *table(*contrast_cells(analysis.exploratory, outcome.unit)),
             "",
         ]
     return lines
@@ -226,7 +227,7 @@ def _swaps(analysis: Analysis) -> list[str]:
     if not analysis.swaps:
         return []
     return [
-        *_table(*swap_cells(analysis.swaps)),
+        *table(*swap_cells(analysis.swaps)),
         "",
         "What the trained networks are worth when, in evaluation alone, they hear something else; changes of final "
         "accuracy, paired by seed.",
@@ -234,16 +235,26 @@ def _swaps(analysis: Analysis) -> list[str]:
     ]
 
 
-def _table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown.
+
+    Args:
+        headings: of the columns.
+        body: rows of cells.
+    """
     return [
         f"| {' | '.join(headings)} |",
         f"|{' --- |' * len(headings)}",
-        *(f"| {' | '.join(_escape(cell) for cell in row)} |" for row in body),
+        *(f"| {' | '.join(escape(cell) for cell in row)} |" for row in body),
     ]
 
 
-def _escape(text: str) -> str:
-    """Return text that is one line of Markdown and no markup: no cells, tags, code, emphasis, formulas or links."""
+def escape(text: str) -> str:
+    """Return text that is one line of Markdown and no markup: no cells, tags, code, emphasis, formulas or links.
+
+    Args:
+        text: whatever it contains.
+    """
     return " ".join(text.split()).translate(_ESCAPES).replace("](", "]\\(")
 
 
@@ -251,8 +262,12 @@ def _escape(text: str) -> str:
 _ESCAPES = str.maketrans({**{c: f"\\{c}" for c in "\\|`*_~$"}, "&": "&amp;", "<": "&lt;"})
 
 
-def _code(text: str) -> str:
-    """Return text as code in a line of Markdown, between more backticks than it has in a row."""
+def code(text: str) -> str:
+    """Return text as code in a line of Markdown, between more backticks than it has in a row.
+
+    Args:
+        text: whatever it contains.
+    """
     text = printable(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"

@@ -141,7 +141,7 @@ def run(
         watcher.begin(len(asked), len(todo), len(todo) * study.training.epochs)
     if not todo and not any(possible(swap, store) for swap in found.swaps):
         return 0
-    with _watched(store.folder / "progress", watcher) as shared:
+    with watched(store.folder / "progress", watcher) as shared:
         worker = Worker(study, store, shared, data_dir, device, tracker, checkpoint_seconds)
         run_all(_trials(worker, todo), jobs or cores(), retries, shared)
         run_all(_swaps(worker, found.swaps), jobs or cores(), retries, shared)
@@ -178,8 +178,13 @@ def cores() -> int:
 
 
 @contextmanager
-def _watched(progress: Path, watcher: Watcher | None) -> Iterator[Marks]:
-    """Make a folder for marks, and watch them meanwhile."""
+def watched(progress: Path, watcher: Watcher | None) -> Iterator[Marks]:
+    """Make a folder for marks, and watch them meanwhile.
+
+    Args:
+        progress: holds one folder a run.
+        watcher: told what is in them; without one, notes are warnings.
+    """
     with marks(progress) as shared:
         stop = threading.Event()
         thread = threading.Thread(target=_watch, args=(shared, watcher, stop), daemon=True)

@@ -54,23 +54,23 @@ class Subspace(Frozen):
     projection: Literal["count", "kronecker", "dense"] = "count"
     """``P``: `CountSketch`, `KroneckerProjection` or a Gaussian `DenseProjection`."""
 
-    def check_fit(self, parameters: int) -> None:
+    def check_fit(self, parameters: int, field: str = "training.subspace.dimensions") -> None:
         """Check what depends on the network, before anything is made.
 
         Args:
             parameters: of the network.
+            field: what people know the dimensions by.
 
         Raises:
             ValueError: the subspace would have more dimensions than they, or its matrix be too large.
         """
         if self.dimensions > parameters:
             raise ValueError(
-                f"training.subspace.dimensions: must be at most the network's {parameters} parameters, "
-                f"got {self.dimensions}"
+                f"{field}: must be at most the network's {parameters} parameters, got {self.dimensions}"
             )
         if self.projection == "dense" and self.dimensions * parameters > MOST_STORED:
             raise ValueError(
-                f"training.subspace.dimensions: must be at most {MOST_STORED // parameters}, for a matrix of "
+                f"{field}: must be at most {MOST_STORED // parameters}, for a matrix of "
                 f"{MOST_STORED} numbers over {parameters} parameters, got {self.dimensions}; the projections count "
                 "and kronecker store no matrix"
             )
@@ -285,6 +285,42 @@ class Swap(Frozen):
     def file_name(self) -> str:
         """What files of this swap are called, without an ending."""
         return f"{self.trial.file_name}-hears-{self.heard}-{self.key()}"
+
+
+class Measurement(Frozen):
+    """A network trained with Adam in a random subspace, to see how well ``d`` dimensions do; see `intrinsic`.
+
+    Networks, starts, subspaces and data orders of two measurements are independent, even if the seeds are the same.
+    """
+
+    folder: ClassVar[str] = "trials"
+
+    data: Name
+    network: Literal["fc", "lenet"]
+    subspace: Subspace
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    batch_size: Count = 128
+    """Examples a step."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Learning rate of Adam."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings as plain values."""
+        return self.model_dump(mode="json")
+
+    def key(self) -> str:
+        """Return 16 hex digits of the SHA-256 digest of all settings."""
+        return digest(self.settings())
+
+    @property
+    def file_name(self) -> str:
+        """What its file is called, without an ending."""
+        return f"{self.network}-{self.subspace.dimensions:05d}-seed-{self.seed:05d}-{self.key()}"
+
+
+#: What results are kept of.
+Kept = Trial | Swap | Measurement
 
 
 def digest(settings: Any) -> str:

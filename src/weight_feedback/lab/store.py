@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from weight_feedback import failpoints
 from weight_feedback.files import prepare, remove, write_atomically
-from weight_feedback.lab.settings import Swap, Trial
+from weight_feedback.lab.settings import Kept, Measurement, Swap, Trial
 from weight_feedback.lab.spec import Study
 
 FORMAT = 1
-_AGAIN = "`weight-feedback run` sets it aside and runs the trial again"
+_AGAIN = "the next run sets it aside and runs the trial again"
+#: By the names under which results hold their settings.
+_KINDS: dict[str, type[Kept]] = {"trial": Trial, "swap": Swap, "measurement": Measurement}
 #: Where a study's files are, in its folder.
 FOLDERS = ("trials", "swaps", "weights", "checkpoints", "failures", "figures", "damaged")
 
@@ -109,7 +109,7 @@ class Store:
             f"{found}); give the changed study a new name"
         )
 
-    def path(self, trial: Trial | Swap) -> Path:
+    def path(self, trial: Kept) -> Path:
         """Return where a trial or a swap is kept, whether it is there or not.
 
         Args:
@@ -173,7 +173,7 @@ class Store:
     def _failure(self, trial: Trial) -> Path:
         return self.folder / "failures" / f"{trial.file_name}.json"
 
-    def write(self, trial: Trial | Swap, record: Record) -> Path:
+    def write(self, trial: Kept, record: Record) -> Path:
         """Keep a finished trial or swap.
 
         After this returns, it survives a crash; before, nothing of it is visible. What is there already stays as it
@@ -208,7 +208,7 @@ class Store:
             write_atomically(path, _serialise(record))
         return path
 
-    def read(self, trial: Trial | Swap) -> Record | None:
+    def read(self, trial: Kept) -> Record | None:
         """Return a finished trial or swap, or None if there is none.
 
         Args:
@@ -327,8 +327,7 @@ def _checksum(part: Any) -> str:
 def _file_name(result: Any) -> str | None:
     """Return what the file of a result is called, or None if this version doesn't know such settings."""
     try:
-        if "swap" in result:
-            return Swap.model_validate(result["swap"]).file_name
-        return Trial.model_validate(result["trial"]).file_name
-    except (ValidationError, KeyError, TypeError):
+        ((kind, settings),) = ((kind, result[name]) for name, kind in _KINDS.items() if name in result)
+        return kind.model_validate(settings).file_name
+    except (ValueError, TypeError):
         return None

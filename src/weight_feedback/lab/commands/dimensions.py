@@ -1,0 +1,125 @@
+"""The command that measures how many dimensions a task needs."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from weight_feedback.files import write_atomically
+from weight_feedback.lab.arguments import OUT, DataDir, Jobs, Out
+from weight_feedback.lab.console import Shown, print_table, readable, say
+from weight_feedback.lab.dimension import estimate
+from weight_feedback.lab.dimension_report import cells, markdown, sentence
+from weight_feedback.lab.intrinsic import run
+from weight_feedback.lab.plots import plot_dimension
+from weight_feedback.lab.runner import cores
+from weight_feedback.lab.settings import Frozen, Measurement, Subspace
+from weight_feedback.lab.store import Store
+
+#: What stands for a network where people read: how many parameters, and which dimensions are tried.
+NETWORKS = {
+    "fc": ("784-200-200-10, 199,210 parameters", (100, 200, 400, 600, 750, 900, 1200)),
+    "lenet": ("LeNet, 44,426 parameters", (50, 100, 200, 290, 400, 600)),
+}
+#: By network and data set: the least dimensions with 90 % of the baseline's accuracy.
+PUBLISHED = {("fc", "mnist"): 750, ("lenet", "mnist"): 290}
+SOURCE = "Li et al. 2018"
+
+
+class IntrinsicDimension(Frozen):
+    """Measure how many dimensions of a random subspace a network needs to learn a task.
+
+    Trains the network in subspaces of several sizes, and finds the least size with which its accuracy on the test
+    set reaches a threshold after the last epoch. Each training is kept the moment it finishes; running again runs
+    what is missing.
+
+    For example:
+        weight-feedback intrinsic-dimension lenet --data mnist-5k --dimensions 100 200 400 --epochs 20
+        weight-feedback intrinsic-dimension fc --data-dir ~/data --jobs 4
+        weight-feedback intrinsic-dimension fc --data fashion-mnist --threshold 80 --seeds 5
+    """
+
+    network: Annotated[
+        Positional[Literal["fc", "lenet"]],
+        arg(metavar="NETWORK", help=f"fc ({NETWORKS['fc'][0]}) or lenet ({NETWORKS['lenet'][0]})."),
+    ]
+    data: Annotated[str, arg(metavar="NAME", help="mnist, mnist-5k or fashion-mnist.")] = "mnist"
+    dimensions: Annotated[
+        tuple[int, ...] | None,
+        arg(
+            metavar="D [D …]",
+            help="Default: " + "; ".join(f"{' '.join(map(str, d))} ({name})" for name, (_, d) in NETWORKS.items()),
+        ),
+    ] = None
+    seeds: Annotated[int, arg(metavar="N", help="Trainings for each number of dimensions.")] = 3
+    epochs: Annotated[int, arg(metavar="INT", help="Passes over the training set.")] = 10
+    lr: Annotated[float, arg(help="Learning rate of Adam.")] = 0.01
+    threshold: Annotated[
+        float, arg(metavar="PERCENT", help="Accuracy to reach; for d_int90, 90 % of what the whole network has.")
+    ] = 90.0
+    projection: Annotated[
+        Literal["count", "kronecker", "dense"], arg(help="From parameters to coordinates.")
+    ] = "count"
+    out: Out = OUT
+    data_dir: DataDir = None
+    jobs: Jobs = None
+
+    def __call__(self, console: Console) -> None:
+        """Run, draw and report."""
+        measurements = self._measurements()
+        name = f"intrinsic-dimension-{self.network}" + ("" if self.data == "mnist" else f"-{self.data}")
+        store = Store(self.out / name)
+        with Shown(console, name, self.jobs or cores()) as shown:
+            run(measurements, store, jobs=self.jobs, data_dir=self.data_dir, watcher=shown)
+        self._present(console, measurements, readable(console, store.folder))
+
+    def _measurements(self) -> list[Measurement]:
+        if self.seeds < 1 or self.dimensions == ():
+            raise ValueError(f"--seeds, --dimensions: expected at least one, got {self.seeds}, {self.dimensions}")
+        if not 0 < self.threshold <= 100:
+            raise ValueError(f"--threshold: expected a percentage above 0, at most 100, got {self.threshold}")
+        return [
+            Measurement(
+                data=self.data,
+                network=self.network,
+                subspace=Subspace(dimensions=d, projection=self.projection),
+                epochs=self.epochs,
+                lr=self.lr,
+                seed=seed,
+            )
+            for seed in range(self.seeds)  # the first seed of all dimensions first: something to see early
+            for d in sorted({*(self.dimensions or NETWORKS[self.network][1])})
+        ]
+
+    def _present(self, console: Console, measurements: list[Measurement], store: Store) -> None:
+        records = [(one, record) for one in measurements if (record := store.read(one))]
+        accuracy: dict[int, list[float]] = {}
+        for one, record in records:
+            accuracy.setdefault(one.subspace.dimensions, []).append(record.result["accuracy"][-1])
+        measured = estimate(accuracy, self.threshold)
+        title = f"Dimensions that {self.network} needs on {self.data}"
+        found = PUBLISHED.get((self.network, self.data)) if self.threshold == 90 else None
+        published = (SOURCE, found) if found else None
+        print_table(console, title, *cells(measured))
+        say(console, sentence(measured))
+        pictures = [store.folder / f"accuracy.{kind}" for kind in ("png", "svg")]
+        plot_dimension(measured, f"{title} ({NETWORKS[self.network][0]})", pictures, published)
+        provenances = [record.provenance for _, record in records]
+        text = markdown(measured, measurements[0], provenances, title, self.command, published)
+        write_atomically(store.folder / "report.md", text.encode())
+        say(console, f"report: {store.folder / 'report.md'}, {', '.join(map(str, pictures))}")
+
+    @property
+    def command(self) -> str:
+        """What to type for these results, wherever data and results are."""
+        words = ["weight-feedback", "intrinsic-dimension", self.network]
+        for name in ("data", "dimensions", "seeds", "epochs", "lr", "threshold", "projection"):
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                values = value if isinstance(value, tuple) else [value]
+                words += [f"--{name}", *(f"{one:g}" if isinstance(one, float) else str(one) for one in values)]
+        return shlex.join(words)

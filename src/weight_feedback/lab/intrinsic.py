@@ -1,0 +1,218 @@
+"""Networks trained in random subspaces of several sizes: how many dimensions does a task need?
+
+The protocol of Li et al. (2018, arXiv:1804.08838): Adam on the coordinates of `weight_feedback.Subspace`. What comes
+out is kept in a `Store`, like the trials of a study; `dimension` makes an estimate of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from weight_feedback.lab import datasets
+from weight_feedback.lab.confined import projection
+from weight_feedback.lab.datasets import Dataset, normalise
+from weight_feedback.lab.evaluation import evaluate
+from weight_feedback.lab.marks import Marks, clear_dead
+from weight_feedback.lab.models import count_parameters, initialise
+from weight_feedback.lab.pool import Task, run_all
+from weight_feedback.lab.runner import Watcher, cores, watched
+from weight_feedback.lab.settings import Measurement
+from weight_feedback.lab.store import Damaged, Record, Store
+from weight_feedback.lab.trial import keep_freed_memory, provenance, surroundings, thread_count, weights_digest
+from weight_feedback.lab.workers import THREADS
+from weight_feedback.streams import stream
+from weight_feedback.subspace import Subspace
+
+#: Height and width of the images that the networks take, in pixels; they have one channel.
+SIDE = 28
+#: A task whose process dies is tried this many times more.
+RETRIES = 2
+
+
+def build(network: str, seed: int) -> nn.Sequential:
+    """Build one of the paper's networks for digits, with PyTorch's default initialisation.
+
+    Args:
+        network: ``"fc"``, 784-200-200-10, with 199,210 parameters; or ``"lenet"``, with 44,426: convolutions 5×5
+            without padding to 6 and 16 channels, each with 2×2 max-pooling, then 256-120-84-10.
+        seed: of the initial weights.
+
+    Returns:
+        The network: from images, shape ``[n, 1, 28, 28]``, to log-probabilities, shape ``[n, 10]``.
+    """
+    layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+    widths: tuple[int, ...] = (SIDE * SIDE, 200, 200, 10)
+    if network == "lenet":
+        for i, (inputs, outputs) in enumerate(((1, 6), (6, 16)), start=1):
+            convolution = {f"conv{i}": nn.Conv2d(inputs, outputs, 5), f"pool{i}": nn.MaxPool2d(2)}
+            # ReLU after pooling gives the same numbers as before it, on a quarter of the elements.
+            layers = {**layers, **convolution, f"relu{i}": nn.ReLU()}
+        layers["flatten"] = layers.pop("flatten")
+        widths = (256, 120, 84, 10)
+    for i, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        layers |= {f"fc{i}": nn.Linear(inputs, outputs), f"fc{i}_relu": nn.ReLU()}
+    layers.popitem()
+    model = nn.Sequential(OrderedDict(layers, log_softmax=nn.LogSoftmax(dim=1)))
+    initialise(model, seed)
+    return model
+
+
+def check(measurements: Sequence[Measurement], data: Dataset) -> None:
+    """Check that networks, subspaces and data fit together, before any time is spent.
+
+    Args:
+        measurements: what is to be measured.
+        data: the data.
+
+    Raises:
+        ValueError: the images have another shape than the networks take, a batch is larger than the data, or a
+            subspace has more dimensions than its network has parameters, or too large a matrix.
+    """
+    shape = tuple(data.train_images.shape[1:])
+    if shape != (1, SIDE, SIDE):
+        raise ValueError(f"--data: expected images of shape {(1, SIDE, SIDE)}, but those of {data.name} are {shape}")
+    for one in measurements:
+        one.subspace.check_fit(count_parameters(build(one.network, 0)), "--dimensions")
+
+
+def measure(
+    measurement: Measurement, data: Dataset, on_epoch: Callable[[int], None] | None = None
+) -> dict[str, object]:
+    """Train a network in a random subspace, and evaluate it after each epoch.
+
+    Args:
+        measurement: the settings.
+        data: training and test set.
+        on_epoch: called after each epoch with its number, from 1.
+
+    Returns:
+        The settings; the ``accuracy`` on the test set after each epoch, in percent; how many ``parameters`` the
+        network has; and digests of ``data`` and final ``coordinates``. The same each time, bit for bit, on one
+        kind of machine and thread count, and one version of PyTorch.
+    """
+    # Runs that shared starts or signs over dimensions would not be the independent ones that the estimate takes
+    # them for.
+    drawn = stream(measurement.seed, "intrinsic dimension", measurement.subspace.dimensions)
+    seed = int(torch.randint(2**62, (), generator=drawn, device="cpu"))
+    network = build(measurement.network, seed)
+    parameters = count_parameters(network)
+    small = Subspace(network, projection(measurement.subspace, seed))
+    optimiser = torch.optim.Adam([small.coordinates], lr=measurement.lr, fused=True)
+    accuracy = []
+    for epoch in range(1, measurement.epochs + 1):
+        order = torch.randperm(len(data.train_labels), generator=stream(seed, "data order", epoch), device="cpu")
+        for batch in order.split(measurement.batch_size):
+            optimiser.zero_grad()
+            output = small(normalise(data.train_images[batch], data.mean, data.std))
+            F.nll_loss(output, data.train_labels[batch]).backward()
+            optimiser.step()
+        accuracy.append(evaluate(small.bake(), data).accuracy)
+        if on_epoch:
+            on_epoch(epoch)
+    return {
+        "measurement": measurement.settings(),
+        "data": data.fingerprint,
+        "parameters": parameters,
+        "accuracy": accuracy,
+        "coordinates": weights_digest({"coordinates": small.coordinates.detach()}),
+    }
+
+
+def run(
+    measurements: Sequence[Measurement],
+    store: Store,
+    *,
+    jobs: int | None = None,
+    data_dir: Path | None = None,
+    watcher: Watcher | None = None,
+) -> None:
+    """Make those of some measurements that are missing, side by side; each is kept the moment it is finished.
+
+    Args:
+        measurements: of one data set.
+        store: where results are and go; damaged ones are set aside and made again.
+        jobs: how many side by side, with one thread each; default: one a core.
+        data_dir: where data files are looked for; see `datasets.load`.
+        watcher: told how it goes.
+
+    Raises:
+        DataError: the data are missing or damaged.
+        ValueError: see `check`; or there are no jobs.
+        StoreError: results can't be kept, or other ones of the same settings are known.
+        ChildProcessError: processes die, again and again.
+    """
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs: expected at least 1, got {jobs}")
+    check(measurements, datasets.load(measurements[0].data, data_dir))
+    todo = [one for one in measurements if not _whole(one, store)]
+    store.probe()
+    progress = store.folder / "progress"
+    clear_dead(progress)
+    if watcher:
+        watcher.begin(len(measurements), len(todo), sum(one.epochs for one in todo))
+    with watched(progress, watcher) as marks:
+        worker = Worker(store, marks, data_dir)
+        tasks = [Task(one.key(), one.file_name, partial(worker.run, one), partial(_give_up, one)) for one in todo]
+        run_all(tasks, jobs or cores(), RETRIES, marks)
+
+
+def _whole(measurement: Measurement, store: Store) -> bool:
+    try:
+        return store.read(measurement) is not None
+    except Damaged:
+        return False
+
+
+def _give_up(measurement: Measurement, reason: str) -> None:
+    raise ChildProcessError(f"{measurement.file_name}: {reason}")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What every process needs to make any measurement, and to keep it; picklable.
+
+    Args:
+        store: where results go.
+        marks: of the run.
+        data_dir: where data files are looked for; see `datasets.load`.
+        driver: the process that all others work for.
+    """
+
+    store: Store
+    marks: Marks
+    data_dir: Path | None
+    driver: int = field(default_factory=os.getpid)
+
+    def run(self, measurement: Measurement) -> None:
+        """Make a measurement, unless another run has made it by now.
+
+        Args:
+            measurement: the settings.
+        """
+        if _whole(measurement, self.store):
+            return
+        parent, clock = os.getppid(), time.perf_counter()
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+
+        def count(epoch: int) -> None:
+            self.marks.count(measurement.key(), epoch)
+            if os.getpid() != self.driver and os.getppid() != parent:
+                os._exit(1)  # the run is dead, and nobody waits for this any more
+
+        keep_freed_memory()
+        with thread_count(THREADS):
+            result = measure(measurement, datasets.load(measurement.data, self.data_dir), count)
+            about = provenance(surroundings(torch.device("cpu")))
+        seconds = round(time.perf_counter() - clock, 3)
+        self.store.write(measurement, Record(result, {"started": started, "seconds": seconds, **about}))
