@@ -1,4 +1,4 @@
-"""How many dimensions a task needs (Li et al. 2018, arXiv:1804.08838): pure functions of accuracies, without torch."""
+"""How many dimensions a task needs (Li et al. 2018, arXiv:1804.08838): from accuracies alone, without torch."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ def estimate(
     if weights.max() > 1:
         generator = np.random.default_rng(0)
         resampled = [generator.choice(values, (resamples, len(values))).mean(axis=1) for values in known.values()]
-        crossings = [_crossing(dimensions, _fit(means, weights), threshold) for means in np.stack(resampled, axis=1)]
+        crossings = [
+            _crossing(dimensions, _fit(means, weights), threshold) for means in np.stack(resampled, axis=1)
+        ]
         outside = (1 - confidence) / 2
         low = float(np.quantile(crossings, outside, method="lower"))
         high = float(np.quantile(crossings, 1 - outside, method="higher"))
@@ -122,7 +124,9 @@ def _vector(d: int, values: ArrayLike) -> NDArray[np.float64]:
     """Return accuracies in an order of their own, so that resamples don't depend on that of the seeds."""
     x = np.sort(np.asarray(values, dtype=np.float64).ravel())
     if np.ndim(values) != 1 or not x.size or not np.isfinite(x).all():
-        raise ValueError(f"estimate: accuracies of {d} dimensions must be a vector of finite numbers, got {values!r}")
+        raise ValueError(
+            f"estimate: accuracies of {d} dimensions must be a vector of finite numbers, got {values!r}"
+        )
     return x
 
 

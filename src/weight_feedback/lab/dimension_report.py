@@ -78,9 +78,9 @@ def markdown(
         *table(*cells(measured)),
         "",
         "Final accuracy: mean over seeds, with a 95 % Student's t interval in brackets. The estimate is where a "
-        "monotone fit of the means (isotonic regression), interpolated in the logarithm of the dimensions, meets the "
-        "threshold; its interval is that of percentiles of a bootstrap over the seeds of each number of dimensions, "
-        "and too narrow with few seeds.",
+        "monotone fit of the means (isotonic regression), interpolated in the logarithm of the dimensions, meets "
+        "the threshold; its interval is that of percentiles of a bootstrap over the seeds of each number of "
+        "dimensions, and too narrow with few seeds.",
         "",
         *mixtures,
         f"- Data: {settings.data}; {settings.epochs} epochs, batches of {settings.batch_size}, Adam with learning "

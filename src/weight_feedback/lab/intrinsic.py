@@ -1,11 +1,12 @@
 """Networks trained in random subspaces of several sizes: how many dimensions does a task need?
 
-The protocol of Li et al. (2018, arXiv:1804.08838): Adam on the coordinates of `weight_feedback.Subspace`. What comes
-out is kept in a `Store`, like the trials of a study; `dimension` makes an estimate of it.
+As Li et al. (2018, arXiv:1804.08838) did it: Adam on the coordinates of `weight_feedback.Subspace`. What comes out
+is kept in a `Store`, like the trials of a study; `dimension` makes an estimate of it.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections import OrderedDict
@@ -30,7 +31,7 @@ from weight_feedback.lab.runner import Watcher, cores, watched
 from weight_feedback.lab.settings import Measurement
 from weight_feedback.lab.store import Damaged, Record, Store
 from weight_feedback.lab.trial import keep_freed_memory, provenance, surroundings, thread_count, weights_digest
-from weight_feedback.lab.workers import THREADS
+from weight_feedback.lab.workers import THREADS, counter
 from weight_feedback.streams import stream
 from weight_feedback.subspace import Subspace
 
@@ -51,18 +52,21 @@ def build(network: str, seed: int) -> nn.Sequential:
     Returns:
         The network: from images, shape ``[n, 1, 28, 28]``, to log-probabilities, shape ``[n, 10]``.
     """
-    layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+    layers: dict[str, nn.Module] = {}
     widths: tuple[int, ...] = (SIDE * SIDE, 200, 200, 10)
     if network == "lenet":
-        for i, (inputs, outputs) in enumerate(((1, 6), (6, 16)), start=1):
-            convolution = {f"conv{i}": nn.Conv2d(inputs, outputs, 5), f"pool{i}": nn.MaxPool2d(2)}
-            # ReLU after pooling gives the same numbers as before it, on a quarter of the elements.
-            layers = {**layers, **convolution, f"relu{i}": nn.ReLU()}
-        layers["flatten"] = layers.pop("flatten")
         widths = (256, 120, 84, 10)
-    for i, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for i, (inputs, outputs) in enumerate(((1, 6), (6, 16)), start=1):
+            # ReLU after pooling gives the same numbers as before it, on a quarter of the elements.
+            layers |= {
+                f"conv{i}": nn.Conv2d(inputs, outputs, 5),
+                f"pool{i}": nn.MaxPool2d(2),
+                f"relu{i}": nn.ReLU(),
+            }
+    layers["flatten"] = nn.Flatten()
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=1):
         layers |= {f"fc{i}": nn.Linear(inputs, outputs), f"fc{i}_relu": nn.ReLU()}
-    layers.popitem()
+    layers.popitem()  # outputs have no ReLU
     model = nn.Sequential(OrderedDict(layers, log_softmax=nn.LogSoftmax(dim=1)))
     initialise(model, seed)
     return model
@@ -76,12 +80,14 @@ def check(measurements: Sequence[Measurement], data: Dataset) -> None:
         data: the data.
 
     Raises:
-        ValueError: the images have another shape than the networks take, a batch is larger than the data, or a
-            subspace has more dimensions than its network has parameters, or too large a matrix.
+        ValueError: the images have another shape than the networks take, or a subspace has more dimensions than
+            its network has parameters, or too large a matrix.
     """
     shape = tuple(data.train_images.shape[1:])
     if shape != (1, SIDE, SIDE):
-        raise ValueError(f"--data: expected images of shape {(1, SIDE, SIDE)}, but those of {data.name} are {shape}")
+        raise ValueError(
+            f"--data: expected images of shape {(1, SIDE, SIDE)}, but those of {data.name} are {shape}"
+        )
     for one in measurements:
         one.subspace.check_fit(count_parameters(build(one.network, 0)), "--dimensions")
 
@@ -202,17 +208,11 @@ class Worker:
         """
         if _whole(measurement, self.store):
             return
-        parent, clock = os.getppid(), time.perf_counter()
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-
-        def count(epoch: int) -> None:
-            self.marks.count(measurement.key(), epoch)
-            if os.getpid() != self.driver and os.getppid() != parent:
-                os._exit(1)  # the run is dead, and nobody waits for this any more
-
+        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         keep_freed_memory()
         with thread_count(THREADS):
-            result = measure(measurement, datasets.load(measurement.data, self.data_dir), count)
+            data = datasets.load(measurement.data, self.data_dir)
+            result = measure(measurement, data, counter(self.marks, measurement.key(), self.driver))
             about = provenance(surroundings(torch.device("cpu")))
         seconds = round(time.perf_counter() - clock, 3)
         self.store.write(measurement, Record(result, {"started": started, "seconds": seconds, **about}))

@@ -66,7 +66,7 @@ class Worker:
         left = [trial for trial in missing if not self.store.finished(trial)]
         try:
             if left:
-                self._train(arm, trials, left, self._counter(key, len(missing)))
+                self._train(arm, trials, left, counter(self.marks, key, self.driver, len(missing)))
         except StoreError:
             raise
         except Exception as error:  # whatever it is, the other trials go on
@@ -94,16 +94,6 @@ class Worker:
             if trial in left:
                 self.store.write(trial, record)
                 self._track(arm, trial, record)
-
-    def _counter(self, key: str, trials: int) -> Callable[..., None]:
-        parent = os.getppid()
-
-        def count(epoch: int, *_: object) -> None:
-            self.marks.count(key, epoch * trials)
-            if os.getpid() != self.driver and os.getppid() != parent:
-                os._exit(1)  # the run is dead, and nobody waits for this any more
-
-        return count
 
     def fail(self, trials: Sequence[Trial], reason: str) -> None:
         """Note that trials failed, in the store and for people.
@@ -165,6 +155,25 @@ class Worker:
         """
         first = reason.partition("\n")[0]
         self.marks.note(f"failed: {swap.file_name}: {first}")
+
+
+def counter(marks: Marks, key: str, driver: int, trials: int = 1) -> Callable[..., None]:
+    """Return what is to be called after each epoch, with its number: it says how far a task is.
+
+    Args:
+        marks: of the run.
+        key: of the task.
+        driver: the process that all others work for; when it is dead, so is the one that calls.
+        trials: of the task, trained together.
+    """
+    parent = os.getppid()
+
+    def count(epoch: int, *_: object) -> None:
+        marks.count(key, epoch * trials)
+        if os.getpid() != driver and os.getppid() != parent:
+            os._exit(1)  # the run is dead, and nobody waits for this any more
+
+    return count
 
 
 def describe(error: Exception) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Annotated, Literal
 
 from rich.console import Console
@@ -20,7 +19,7 @@ from weight_feedback.lab.runner import cores
 from weight_feedback.lab.settings import Frozen, Measurement, Subspace
 from weight_feedback.lab.store import Store
 
-#: What stands for a network where people read: how many parameters, and which dimensions are tried.
+#: Of each network: what people know it by, and the dimensions that are tried.
 NETWORKS = {
     "fc": ("784-200-200-10, 199,210 parameters", (100, 200, 400, 600, 750, 900, 1200)),
     "lenet": ("LeNet, 44,426 parameters", (50, 100, 200, 290, 400, 600)),
@@ -61,9 +60,9 @@ class IntrinsicDimension(Frozen):
     threshold: Annotated[
         float, arg(metavar="PERCENT", help="Accuracy to reach; for d_int90, 90 % of what the whole network has.")
     ] = 90.0
-    projection: Annotated[
-        Literal["count", "kronecker", "dense"], arg(help="From parameters to coordinates.")
-    ] = "count"
+    projection: Annotated[Literal["count", "kronecker", "dense"], arg(help="From parameters to coordinates.")] = (
+        "count"
+    )
     out: Out = OUT
     data_dir: DataDir = None
     jobs: Jobs = None
