@@ -101,8 +101,10 @@ def plot_dimension(
             f"threshold {measured.threshold:g} %": threshold,
         }
         value, low, high = measured.dimension
-        if 0 < value < np.inf:
-            shown[f"dimensions: {measured.estimate}"] = axes.axvline(value, color=COLOURS[1], linewidth=1.5)
+        inside = 0 < value < np.inf
+        crossing = axes.axvline(value) if inside else axes.plot([], [])[0]
+        crossing.set(color=COLOURS[1], linewidth=1.5)
+        shown[f"dimensions: {measured.estimate}"] = crossing
         ends = np.clip([low, high], min(measured.accuracy), max(measured.accuracy))
         if np.isfinite(low) or np.isfinite(high):
             band = axes.axvspan(*ends, color=COLOURS[1], alpha=0.15, linewidth=0)
@@ -117,7 +119,7 @@ def plot_dimension(
         axes.set(xlabel="dimensions of the subspace", ylabel="accuracy %")
         axes.set_title(title, loc="left", fontweight="bold")
         axes.grid(visible=True, alpha=0.3)
-        axes.legend([*shown.values()], [*shown], loc="lower right", frameon=False)
+        axes.legend([*shown.values()], [*shown], loc="lower right", framealpha=0.9, edgecolor="none")
         _save(figure, paths)
 
 

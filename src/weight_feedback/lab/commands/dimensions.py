@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from rich.console import Console
 from tyro.conf import Positional, arg
@@ -19,14 +19,29 @@ from weight_feedback.lab.runner import cores
 from weight_feedback.lab.settings import Frozen, Measurement, Subspace
 from weight_feedback.lab.store import Store
 
-#: Of each network: what people know it by, and the dimensions that are tried.
+
+class Network(NamedTuple):
+    """What is known of a network beforehand.
+
+    Attributes:
+        label: for people.
+        parameters: how many.
+        dimensions: those that are tried.
+        published: the least dimensions with 90 % accuracy on MNIST, by Li et al. (2018, arXiv:1804.08838).
+    """
+
+    label: str
+    parameters: int
+    dimensions: tuple[int, ...]
+    published: int
+
+
 NETWORKS = {
-    "fc": ("784-200-200-10, 199,210 parameters", (100, 200, 400, 600, 750, 900, 1200)),
-    "lenet": ("LeNet, 44,426 parameters", (50, 100, 200, 290, 400, 600)),
+    "fc": Network("784-200-200-10", 199_210, (100, 200, 400, 600, 750, 900, 1200), 750),
+    "lenet": Network("LeNet", 44_426, (50, 100, 200, 290, 400, 600), 290),
 }
-#: By network and data set: the least dimensions with 90 % of the baseline's accuracy.
-PUBLISHED = {("fc", "mnist"): 750, ("lenet", "mnist"): 290}
-SOURCE = "Li et al. 2018"
+_HELP = " or ".join(f"{name} ({one.label}, {one.parameters:,} parameters)" for name, one in NETWORKS.items())
+_DIMENSIONS = "; ".join(f"{' '.join(map(str, one.dimensions))} ({name})" for name, one in NETWORKS.items())
 
 
 class IntrinsicDimension(Frozen):
@@ -44,16 +59,10 @@ class IntrinsicDimension(Frozen):
 
     network: Annotated[
         Positional[Literal["fc", "lenet"]],
-        arg(metavar="NETWORK", help=f"fc ({NETWORKS['fc'][0]}) or lenet ({NETWORKS['lenet'][0]})."),
+        arg(metavar="NETWORK", help=f"{_HELP}."),
     ]
     data: Annotated[str, arg(metavar="NAME", help="mnist, mnist-5k or fashion-mnist.")] = "mnist"
-    dimensions: Annotated[
-        tuple[int, ...] | None,
-        arg(
-            metavar="D [D …]",
-            help="Default: " + "; ".join(f"{' '.join(map(str, d))} ({name})" for name, (_, d) in NETWORKS.items()),
-        ),
-    ] = None
+    dimensions: Annotated[tuple[int, ...] | None, arg(metavar="D [D …]", help=f"Default: {_DIMENSIONS}.")] = None
     seeds: Annotated[int, arg(metavar="N", help="Trainings for each number of dimensions.")] = 3
     epochs: Annotated[int, arg(metavar="INT", help="Passes over the training set.")] = 10
     lr: Annotated[float, arg(help="Learning rate of Adam.")] = 0.01
@@ -91,7 +100,7 @@ class IntrinsicDimension(Frozen):
                 seed=seed,
             )
             for seed in range(self.seeds)  # the first seed of all dimensions first: something to see early
-            for d in sorted({*(self.dimensions or NETWORKS[self.network][1])})
+            for d in sorted({*(self.dimensions or NETWORKS[self.network].dimensions)})
         ]
 
     def _present(self, console: Console, measurements: list[Measurement], store: Store) -> None:
@@ -100,13 +109,14 @@ class IntrinsicDimension(Frozen):
         for one, record in records:
             accuracy.setdefault(one.subspace.dimensions, []).append(record.result["accuracy"][-1])
         measured = estimate(accuracy, self.threshold)
-        title = f"Dimensions that {self.network} needs on {self.data}"
-        found = PUBLISHED.get((self.network, self.data)) if self.threshold == 90 else None
-        published = (SOURCE, found) if found else None
+        network = NETWORKS[self.network]
+        title = f"Dimensions that {network.label} needs on {self.data}"
+        comparable = self.data == "mnist" and self.threshold == 90
+        published = ("Li et al. 2018", network.published) if comparable else None
         print_table(console, title, *cells(measured))
         say(console, sentence(measured))
         pictures = [store.folder / f"accuracy.{kind}" for kind in ("png", "svg")]
-        plot_dimension(measured, f"{title} ({NETWORKS[self.network][0]})", pictures, published)
+        plot_dimension(measured, title, pictures, published)
         provenances = [record.provenance for _, record in records]
         text = markdown(measured, measurements[0], provenances, title, self.command, published)
         write_atomically(store.folder / "report.md", text.encode())
