@@ -271,6 +271,7 @@ def test_data_list_and_verify(capsys) -> None:
         ["merge"],
         ["export"],
         ["calibrate"],
+        ["intrinsic-dimension"],
         ["match-dimensions"],
         ["data", "verify"],
         ["data", "fetch"],

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from weight_feedback.lab.plots import plot_accuracy
+from weight_feedback.lab.dimension import estimate
+from weight_feedback.lab.plots import plot_accuracy, plot_dimension
 
 CURVES = {
     "w/o weight feedback": np.array([[90.0, 95.0, 96.0], [92.0, 94.0, 97.0]]),
@@ -73,3 +74,52 @@ def test_labels_are_text_whatever_they_contain(tmp_path) -> None:
 def test_bad_input(tmp_path, curves, message) -> None:
     with pytest.raises(ValueError, match=message):
         plot_accuracy(curves, "t", [tmp_path / "a.svg"])
+
+
+# Dimensions
+
+RISING = {100: [80.0, 82.0], 200: [87.0, 88.0], 1000: [92.0, 93.0]}
+
+
+def test_a_picture_of_dimensions_shows_seeds_fit_threshold_estimate_and_what_is_published(tmp_path) -> None:
+    svg, png = tmp_path / "deep" / "d.svg", tmp_path / "deep" / "d.png"
+    measured = estimate(RISING)
+    plot_dimension(measured, "The title", [svg, png], ("Somebody 2018", 750))
+    shown = texts(svg.read_text())
+    for text in (
+        "The title",
+        "dimensions of the subspace",
+        "accuracy %",
+        "one seed each",
+        "monotone fit of the means",
+        "threshold 90 %",
+        f"dimensions: {measured.estimate}",
+        "95 % bootstrap interval",
+        "Somebody 2018: 750",
+        "1,000",
+    ):
+        assert text in shown
+    points = re.search(r'<g id="PathCollection_1">.*?</g>\s*</g>', svg.read_text(), re.S)
+    assert points[0].count("<use ") == 6
+    assert png.read_bytes().startswith(b"\x89PNG")
+    again = tmp_path / "again.svg"
+    plot_dimension(measured, "The title", [again], ("Somebody 2018", 750))
+    assert again.read_bytes() == svg.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "estimated", "band"),
+    [
+        ({100: [50.0, 51.0], 200: [60.0, 61.0]}, "> 200 [> 200, > 200]", False),
+        ({100: [95.0, 96.0], 200: [97.0, 98.0]}, "< 100 [< 100, < 100]", False),
+        ({100: [80.0], 200: [100.0]}, "141", False),
+        ({100: [50.0, 51.0], 200: [80.0, 95.0]}, "> 200 [", True),
+    ],
+)
+def test_a_picture_of_dimensions_says_what_is_a_bound(tmp_path, accuracy, estimated, band) -> None:
+    svg = tmp_path / "d.svg"
+    plot_dimension(estimate(accuracy), "t", [svg])
+    shown = texts(svg.read_text())
+    assert f"dimensions: {estimated}" in shown.replace("&gt;", ">").replace("&lt;", "<")
+    assert ("bootstrap interval" in shown) == band
+    assert "2018" not in shown

@@ -106,7 +106,7 @@ def plot_dimension(
         crossing.set(color=COLOURS[1], linewidth=1.5)
         shown[f"dimensions: {measured.estimate}"] = crossing
         ends = np.clip([low, high], min(measured.accuracy), max(measured.accuracy))
-        if np.isfinite(low) or np.isfinite(high):
+        if low < high:
             band = axes.axvspan(*ends, color=COLOURS[1], alpha=0.15, linewidth=0)
             shown[f"{100 * measured.confidence:g} % bootstrap interval"] = band
         if published:

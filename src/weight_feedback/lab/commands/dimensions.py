@@ -86,8 +86,10 @@ class IntrinsicDimension(Frozen):
         self._present(console, measurements, readable(console, store.folder))
 
     def _measurements(self) -> list[Measurement]:
-        if self.seeds < 1 or self.dimensions == ():
-            raise ValueError(f"--seeds, --dimensions: expected at least one, got {self.seeds}, {self.dimensions}")
+        if self.seeds < 1:
+            raise ValueError(f"--seeds: expected at least 1, got {self.seeds}")
+        if self.dimensions == ():
+            raise ValueError("--dimensions: expected at least one number")
         if not 0 < self.threshold <= 100:
             raise ValueError(f"--threshold: expected a percentage above 0, at most 100, got {self.threshold}")
         return [
@@ -109,18 +111,21 @@ class IntrinsicDimension(Frozen):
         for one, record in records:
             accuracy.setdefault(one.subspace.dimensions, []).append(record.result["accuracy"][-1])
         measured = estimate(accuracy, self.threshold)
-        network = NETWORKS[self.network]
-        title = f"Dimensions that {network.label} needs on {self.data}"
-        comparable = self.data == "mnist" and self.threshold == 90
-        published = ("Li et al. 2018", network.published) if comparable else None
+        title = f"Dimensions that {NETWORKS[self.network].label} needs on {self.data}"
         print_table(console, title, *cells(measured))
         say(console, sentence(measured))
         pictures = [store.folder / f"accuracy.{kind}" for kind in ("png", "svg")]
-        plot_dimension(measured, title, pictures, published)
+        plot_dimension(measured, title, pictures, self.published)
         provenances = [record.provenance for _, record in records]
-        text = markdown(measured, measurements[0], provenances, title, self.command, published)
+        text = markdown(measured, measurements[0], provenances, title, self.command, self.published)
         write_atomically(store.folder / "report.md", text.encode())
         say(console, f"report: {store.folder / 'report.md'}, {', '.join(map(str, pictures))}")
+
+    @property
+    def published(self) -> tuple[str, int] | None:
+        """Where the same was measured, and what was found there; None where it wasn't."""
+        comparable = self.data == "mnist" and self.threshold == 90
+        return ("Li et al. 2018", NETWORKS[self.network].published) if comparable else None
 
     @property
     def command(self) -> str:

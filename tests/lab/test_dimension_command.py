@@ -1,0 +1,130 @@
+"""The command on dimensions: what it trains, prints, writes and refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from weight_feedback.lab import cli, intrinsic
+from weight_feedback.lab.commands.dimensions import NETWORKS, IntrinsicDimension
+from weight_feedback.lab.dimension import estimate
+from weight_feedback.lab.dimension_report import markdown, sentence
+from weight_feedback.lab.intrinsic import build
+from weight_feedback.lab.models import count_parameters
+
+SMALL = ["intrinsic-dimension", "lenet", "--data", "generated", "--epochs", "1", "--threshold", "50"]
+#: Final accuracy of made-up measurements.
+FINAL = {3: 20.0, 10: 40.0, 100: 60.0}
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list:
+    """Which measurements were asked for; what comes out of them is made up."""
+    asked = []
+
+    def made_up(one, data, on_epoch):
+        asked.append(one)
+        on_epoch(one.epochs)
+        accuracy = [99.0, FINAL[one.subspace.dimensions] + one.seed]
+        return {"measurement": one.settings(), "parameters": 7, "accuracy": accuracy}
+
+    monkeypatch.setattr(intrinsic, "measure", made_up)
+    return asked
+
+
+def command(capsys, *args: object) -> str:
+    cli.main([*map(str, args)])
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def refused(capsys, *args: object) -> str:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*map(str, args)])
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_it_trains_draws_and_reports_and_goes_on_where_it_was(capsys, tmp_path, monkeypatch, trained) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    args = [*SMALL, "--dimensions", 100, 3, 10, "--seeds", 2, "--jobs", 1, "--out", tmp_path]
+    out = command(capsys, *args)
+    name = "intrinsic-dimension-lenet-generated"
+    assert f"{name}: 6 trials, 0 finished, 6 to run, 1 side by side" in out
+    assert f"{name}: 6/6 epochs" in out
+    folder = tmp_path / name
+    assert sorted(path.name for path in folder.iterdir()) == ["accuracy.png", "accuracy.svg", "report.md", "trials"]
+    report = (folder / "report.md").read_text()
+    # The last epoch counts, not the best one. 40.5 and 60.5: met at 10^(1 + 9.5/20).
+    said = (
+        "Least dimensions with 50 % test accuracy: 30 [27, 32] (95 % bootstrap interval, 2 seeds for each number)."
+    )
+    assert said in out
+    assert f"- {said}\n" in report
+    assert "| 100 | 2 | 60.50 [54.15, 66.85] | 60.50 | 60.00, 61.00 |" in report
+    assert "- Data: generated; 1 epochs, batches of 128, Adam with learning rate 0.01, projection count." in report
+    assert (
+        "`weight-feedback intrinsic-dimension lenet --data generated --dimensions 100 3 10 --seeds 2 --epochs 1 "
+        "--threshold 50`"
+    ) in report
+    assert "Published" not in report
+    assert [(one.subspace.dimensions, one.seed) for one in trained] == [
+        (d, s) for s in (0, 1) for d in (3, 10, 100)
+    ]
+
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert "6 finished, 0 to run" in command(capsys, *args)
+    assert {path: path.read_bytes() for path in before} == before
+    assert "9 trials, 6 finished, 3 to run" in command(capsys, *args, "--seeds", 3)
+    assert "6 trials, 0 finished, 6 to run" in command(capsys, *args, "--lr", 0.1)
+
+
+def test_the_defaults_are_fixed() -> None:
+    for name, network in NETWORKS.items():
+        asked = IntrinsicDimension(network=name)._measurements()
+        assert {one.subspace.dimensions for one in asked} == {*network.dimensions}
+        assert len(asked) == 3 * len(network.dimensions)
+        assert {(one.data, one.epochs, one.lr, one.batch_size) for one in asked} == {("mnist", 10, 0.01, 128)}
+        assert count_parameters(build(name, 0)) == network.parameters
+        assert network.published in network.dimensions
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [({}, True), ({"threshold": 80.0}, False), ({"data": "mnist-5k"}, False), ({"projection": "dense"}, True)],
+)
+def test_what_is_published_is_shown_beside_what_is_comparable(changes, shown) -> None:
+    published = IntrinsicDimension(network="fc", **changes).published
+    assert published == (("Li et al. 2018", 750) if shown else None)
+
+
+def test_the_report_says_what_is_published_and_what_it_was_made_with() -> None:
+    measured = estimate({3: [1.0], 5: [2.0, 3.0]})
+    assert sentence(measured).endswith(": > 5 [> 5, > 5] (95 % bootstrap interval, 1 to 2 seeds for each number).")
+    one = IntrinsicDimension(network="fc")._measurements()[0]
+    versions = {"weight_feedback": "1", "torch": "2", "python": "3", "device": "cpu", "threads": 1}
+    text = markdown(measured, one, [versions, versions | {"torch": "4"}], "T | T", "c", ("Some | body", 7500))
+    assert "# T \\| T\n" in text
+    assert "- Published (Some \\| body): 7,500.\n" in text
+    assert "bits may differ: torch 2 (1 trials), 4 (1 trials)" in text
+    assert "With: weight-feedback 1, torch 2 and 4, Python 3" in text
+    assert sentence(estimate({3: [99.0]})).endswith(": < 3 (1 seed for each number).")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--seeds", 0], "--seeds: expected at least 1, got 0"),
+        (["--threshold", 0], "--threshold: expected a percentage above 0, at most 100, got 0.0"),
+        (["--threshold", 101], "at most 100, got 101.0"),
+        (["--dimensions", 0], "dimensions: Input should be greater"),
+        (["--dimensions", 44427], "--dimensions: must be at most the network's 44426 parameters, got 44427"),
+        (["--epochs", 0], "epochs: Input should be greater"),
+        (["--data", "nope"], "expected a data set among"),
+        (["--jobs", 0], "jobs: expected at least 1, got 0"),
+        (["--dimensions"], "--dimensions: expected at least one number"),
+    ],
+)
+def test_bad_input_is_refused_in_words(capsys, tmp_path, trained, args, message) -> None:
+    assert message in refused(capsys, *SMALL, "--out", tmp_path, *args)
+    assert trained == []
