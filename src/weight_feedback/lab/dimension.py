@@ -13,7 +13,7 @@ from scipy.optimize import isotonic_regression
 
 from weight_feedback.lab.estimates import check_confidence
 
-RESAMPLES = 10_000
+RESAMPLES = 2_000
 """Bootstrap resamples behind an interval."""
 # Accuracies are of up to 100, with rounding errors of 1e-14; means that agree to this are equal.
 _ROUNDING = 1e-9
