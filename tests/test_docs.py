@@ -35,7 +35,7 @@ def blocks(page: str, language: str) -> list[str]:
     return fenced((ROOT / page).read_text(encoding="utf-8"), language)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/concepts.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/concepts.md", "docs/intrinsic-dimension.md"])
 def test_code_runs(page, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
@@ -201,3 +201,14 @@ def test_verdicts_are_those_of_the_reports(page) -> None:
 def test_the_declaration_in_a_report_is_that_of_the_study(name) -> None:
     report = (ROOT / f"docs/results/{name}/report.md").read_text(encoding="utf-8")
     assert f"Declaration: `{load_study(name).declaration()}`" in report
+
+
+def test_dimensions_are_those_of_the_reports() -> None:
+    page = (ROOT / "docs/intrinsic-dimension.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .* \| (\S+) \| (\S+ \[.*\]) \| `(weight-feedback intrinsic-dimension (\w+))` \|$", page, re.M)
+    assert [network for *_, network in rows] == ["fc", "lenet"]
+    for published, estimate, command, network in rows:
+        report = (ROOT / f"docs/results/intrinsic-dimension-{network}/report.md").read_text(encoding="utf-8")
+        assert f"Least dimensions with 90 % test accuracy: {estimate} (95 % bootstrap interval, 3 seeds" in report
+        assert f"- Published (Li et al. 2018): {published}.\n" in report
+        assert f"- Made by: `{command}`\n" in report
