@@ -205,7 +205,9 @@ def test_the_declaration_in_a_report_is_that_of_the_study(name) -> None:
 
 def test_dimensions_are_those_of_the_reports() -> None:
     page = (ROOT / "docs/intrinsic-dimension.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| .* \| (\S+) \| (\S+ \[.*\]) \| `(weight-feedback intrinsic-dimension (\w+))` \|$", page, re.M)
+    rows = re.findall(
+        r"^\| .* \| (\S+) \| (\S+ \[.*\]) \| `(weight-feedback intrinsic-dimension (\w+))` \|$", page, re.M
+    )
     assert [network for *_, network in rows] == ["fc", "lenet"]
     for published, estimate, command, network in rows:
         report = (ROOT / f"docs/results/intrinsic-dimension-{network}/report.md").read_text(encoding="utf-8")

@@ -133,6 +133,13 @@ def test_the_interval_is_that_of_all_resamples(confidence) -> None:
     assert (found.low, found.high) == pytest.approx(expected)
 
 
+def test_ends_between_two_resamples_are_the_outer_ones() -> None:
+    spread = {100: [70.0, 72.0, 75.0, 79.0], 200: [92.0, 93.0, 95.0, 99.0]}
+    widest = estimate(spread, 88.0, 0.999, resamples=2).dimension
+    assert widest.low < widest.high
+    assert estimate(spread, 88.0, 0.001, resamples=2).dimension == widest
+
+
 @pytest.mark.parametrize(
     ("accuracy", "options", "message"),
     [

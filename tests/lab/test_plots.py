@@ -122,4 +122,6 @@ def test_a_picture_of_dimensions_says_what_is_a_bound(tmp_path, accuracy, estima
     shown = texts(svg.read_text())
     assert f"dimensions: {estimated}" in shown.replace("&gt;", ">").replace("&lt;", "<")
     assert ("bootstrap interval" in shown) == band
+    # In the legend, and where it lies if that is known.
+    assert svg.read_text().count("stroke: #d55e00; stroke-width: 1.5") == 1 + (estimated == "141")
     assert "2018" not in shown

@@ -38,7 +38,7 @@ class Measured:
     """What was measured in subspaces of several sizes, and what follows.
 
     Attributes:
-        accuracy: dimensions, smallest first, to accuracies in percent, shape ``[seeds]``.
+        accuracy: dimensions, smallest first, to accuracies in percent, sorted, shape ``[seeds]``.
         fitted: the accuracies of the monotone fit, in percent, shape ``[len(accuracy)]``.
         threshold: in percent.
         confidence: of the interval.

@@ -22,7 +22,7 @@ def cells(measured: Measured) -> tuple[list[str], list[list[str]]]:
     Returns:
         Headings, and one list of cells a row.
     """
-    headings = ["dimensions", "seeds", "final accuracy %", "monotone fit %", "each seed %"]
+    headings = ["dimensions", "seeds", "final accuracy %", "monotone fit %", "seeds, sorted %"]
     body = [
         [
             f"{d:,}",
