@@ -1,5 +1,6 @@
 """Sphinx configuration."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ copyright = "The weight-feedback authors"  # noqa: A001 - Sphinx's name for it
 release = weight_feedback.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
     "sphinx.ext.intersphinx",
@@ -25,6 +26,15 @@ extensions = [
 ]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "results/*/trials", "torch_names.txt"]
+
+# The notebook is kept without outputs: each build makes them anew, and fails where a cell fails or warns. Its kernel
+# gets a folder of its own for what IPython keeps, so that nobody's start-up files have a say.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120  # seconds a cell
+nb_output_stderr = "warn"
+os.environ["IPYTHONDIR"] = str(HERE / "_build" / "ipython")
+
 html_theme = "furo"
 html_title = "weight-feedback"
 html_static_path = ["_static"]
@@ -46,3 +56,13 @@ intersphinx_mapping = {"torch": ("https://docs.pytorch.org/docs/stable/", "_buil
 # own and those that could not be evaluated.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(.*\.)?_[^.]*"), ("py:class", r"(collections\.abc|pathlib)\..*|\w+")]
+
+
+def setup(app):
+    """Run the notebook only where its outputs are shown: doctest builds have no use for them."""
+
+    def run_no_notebooks(app):
+        if app.builder.name == "doctest":
+            app.config.nb_execution_mode = "off"
+
+    app.connect("builder-inited", run_no_notebooks, priority=100)  # before myst_nb reads its configuration
