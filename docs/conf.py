@@ -27,13 +27,18 @@ extensions = [
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "results/*/trials", "torch_names.txt"]
 
-# The notebook is kept without outputs: each build makes them anew, and fails where a cell fails or warns. Its kernel
-# gets a folder of its own for what IPython keeps, so that nobody's start-up files have a say.
+# The notebook is kept without outputs: each build makes them anew, and fails where a cell fails or warns.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120  # seconds a cell
+nb_execution_show_tb = True
+nb_execution_timeout = 600  # seconds a cell, of which none takes half a minute unless the machine is busy
 nb_output_stderr = "warn"
-os.environ["IPYTHONDIR"] = str(HERE / "_build" / "ipython")
+# The kernel's settings are these, and nobody's own. It would log that its sockets, within this machine, aren't
+# encrypted; and pooch's progress bar would warn that there are no widgets to draw itself with.
+IPYTHON = HERE / "_build" / "ipython"
+(IPYTHON / "profile_default").mkdir(parents=True, exist_ok=True)
+(IPYTHON / "profile_default" / "ipython_kernel_config.py").write_text('c.IPKernelApp.log_level = "ERROR"\n')
+os.environ |= {"IPYTHONDIR": str(IPYTHON), "PYTHONWARNINGS": "ignore:IProgress not found"}
 
 html_theme = "furo"
 html_title = "weight-feedback"
