@@ -1,5 +1,6 @@
 """Sphinx configuration."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ copyright = "The weight-feedback authors"  # noqa: A001 - Sphinx's name for it
 release = weight_feedback.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
     "sphinx.ext.intersphinx",
@@ -25,6 +26,20 @@ extensions = [
 ]
 myst_heading_anchors = 3
 exclude_patterns = ["_build", "results/*/trials", "torch_names.txt"]
+
+# The notebook is kept without outputs: each build makes them anew, and fails where a cell fails or warns.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_execution_timeout = 600  # seconds a cell, of which none takes half a minute unless the machine is busy
+nb_output_stderr = "warn"
+# The kernel's settings are these, and nobody's own. It would log that its sockets, within this machine, aren't
+# encrypted; and pooch's progress bar would warn that there are no widgets to draw itself with.
+IPYTHON = HERE / "_build" / "ipython"
+(IPYTHON / "profile_default").mkdir(parents=True, exist_ok=True)
+(IPYTHON / "profile_default" / "ipython_kernel_config.py").write_text('c.IPKernelApp.log_level = "ERROR"\n')
+os.environ |= {"IPYTHONDIR": str(IPYTHON), "PYTHONWARNINGS": "ignore:IProgress not found"}
+
 html_theme = "furo"
 html_title = "weight-feedback"
 html_static_path = ["_static"]
@@ -46,3 +61,13 @@ intersphinx_mapping = {"torch": ("https://docs.pytorch.org/docs/stable/", "_buil
 # own and those that could not be evaluated.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(.*\.)?_[^.]*"), ("py:class", r"(collections\.abc|pathlib)\..*|\w+")]
+
+
+def setup(app):
+    """Run the notebook only where its outputs are shown: doctest builds have no use for them."""
+
+    def run_no_notebooks(app):
+        if app.builder.name == "doctest":
+            app.config.nb_execution_mode = "off"
+
+    app.connect("builder-inited", run_no_notebooks, priority=100)  # before myst_nb reads its configuration

@@ -17,6 +17,7 @@ import types
 import warnings
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
@@ -96,6 +97,15 @@ def test_recipe_runs(page, heading, tmp_path, monkeypatch, tidy) -> None:
         for kind, message in NOISE:
             warnings.filterwarnings("ignore", message, kind)
         exec(compile(tree, f"{page}: {heading}", "exec"), vars(module))
+
+
+def test_the_notebook_is_kept_without_outputs() -> None:
+    notebook = nbformat.read(ROOT / "docs/weight-net.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(cells) > 10
+    kept = [cell.id for cell in cells if cell.outputs or cell.execution_count is not None]
+    assert kept == [], "clear these cells' outputs: the build of the documentation makes them anew"
 
 
 def messages() -> list[str]:
