@@ -7,7 +7,8 @@ import pytest
 from children import DiesOnce
 from watched import Watched
 from weight_feedback.lab import workers
-from weight_feedback.lab.runner import cores, missing, run
+from weight_feedback.lab.backends import cores
+from weight_feedback.lab.runner import missing, run
 from weight_feedback.lab.settings import Training
 from weight_feedback.lab.sources import ENVIRONMENT
 from weight_feedback.lab.spec import Arm, Study

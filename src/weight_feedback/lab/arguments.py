@@ -30,8 +30,30 @@ To = Annotated[
 ]
 Arms = Annotated[tuple[str, ...] | None, arg(metavar="ARM [ARM …]", help="Names of some arms; default: all.")]
 Jobs = Annotated[int | None, arg(metavar="INT", help="Trials side by side; default: one a core.")]
+Workers = Annotated[
+    int | None,
+    arg(metavar="INT", help="The same as --jobs; default: as many as the cluster has workers, or one a core."),
+]
 Device = Annotated[str, arg(metavar="NAME", help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
 Cuda = Annotated[bool, arg(help="--no-cuda trains on the CPU even where there is a GPU.")]
+
+
+def agreed_jobs(jobs: int | None, workers: int | None) -> int | None:
+    """Return how many trials run side by side, by whichever name that was given.
+
+    Args:
+        jobs: by one name.
+        workers: by the other.
+
+    Raises:
+        ValueError: both are given, and they differ, or one is too small.
+    """
+    for name, value in (("--jobs", jobs), ("--workers", workers)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    if jobs is not None and workers is not None and jobs != workers:
+        raise ValueError(f"--jobs {jobs} and --workers {workers} contradict each other; they are the same")
+    return workers if jobs is None else jobs
 
 
 def choose(device: str, cuda: bool) -> str:
