@@ -20,7 +20,8 @@ from weight_feedback.lab.spec import Arm, Study, load_study
 from weight_feedback.lab.store import Store
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm_array.sh"
-ARMS = tuple(Arm(name=name, model="mnist-plain", label=name, salt=salt) for salt, name in enumerate("abc"))
+NAMES = ("plain", "pooled", "sketched")
+ARMS = tuple(Arm(name=name, model=f"mnist-{name}", label=name) for name in NAMES)
 
 
 def study(seeds: int, cohort: int = 1) -> Study:
@@ -40,7 +41,10 @@ def test_parts_are_disjoint_whole_and_balanced(count, seeds, cohort) -> None:
         here = {trial for _, trial in part}
         assert all(set(trial.cohort()) <= here for trial in here)
         assert [pair for pair in trials if pair in part] == part  # in the study's order
-    for counts in ([len(part) for part in parts], *([Counter(a.name for a, _ in p)[n] for p in parts] for n in "abc")):
+    for counts in (
+        [len(part) for part in parts],
+        *([Counter(a.name for a, _ in p)[n] for p in parts] for n in NAMES),
+    ):
         assert max(counts) - min(counts) <= cohort
 
 
@@ -74,7 +78,9 @@ def test_shards_that_share_a_folder_end_with_a_report(tmp_path, capsys, whole) -
     (tmp_path / "tiny.toml").write_text(document(BASE), encoding="utf-8")
     for number, left in ((1, 2), (2, 0)):
         with stand_ins():
-            cli.main(["run", f"{tmp_path}/tiny.toml", "--out", str(tmp_path), "--jobs", "1", "--shard", f"{number}/2"])
+            cli.main(
+                ["run", f"{tmp_path}/tiny.toml", "--out", str(tmp_path), "--jobs", "1", "--shard", f"{number}/2"]
+            )
         out = capsys.readouterr().out
         assert (f"shard {number}/2 is through; {left} trials of the study aren't in" in out) == bool(left)
         assert (tmp_path / "tiny" / "report.html").exists() == (left == 0)

@@ -150,7 +150,8 @@ class _Dask(_Cluster):
         return self._client.submit(call, pure=False)
 
     def _wait(self, futures: Collection[Any]) -> Collection[Any]:
-        done: Collection[Any] = self._distributed.wait(list(futures), return_when="FIRST_COMPLETED").done
+        with self._client.as_current():
+            done: Collection[Any] = self._distributed.wait(list(futures), return_when="FIRST_COMPLETED").done
         return done
 
     def _take(self, future: Any) -> tuple[Exception | None, Any]:
@@ -278,7 +279,7 @@ def _dask(distributed: Any, where: str, address: str | None, jobs: int | None) -
             cluster: Any = address or distributed.LocalCluster(
                 n_workers=jobs or cores(),
                 threads_per_worker=1,
-                dashboard_address=None,
+                dashboard_address=":0",
                 memory_limit=None,  # as with loky, the system's alone
                 silence_logs=logging.ERROR,
             )
