@@ -137,6 +137,12 @@ def agree(backend: Backend, site: Site, mixed: bool) -> dict[str, Any]:
     return first
 
 
+def _said(error: Exception) -> str:
+    if isinstance(error, (ValueError, OSError)):
+        return str(error)
+    return f"expected weight-feedback {weight_feedback.__version__}, as here, but: {type(error).__name__}: {error}"
+
+
 def _compare(name: str, here: Mapping[str, Any], expected: Mapping[str, Any] | None) -> None:
     if expected is not None and (phrases := differences(here, [expected])):
         raise StoreError(
