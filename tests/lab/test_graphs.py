@@ -15,19 +15,18 @@ from weight_feedback.lab.settings import Pooled, Sketched, Subspace, Trial
 from weight_feedback.lab.training import Lockstep
 from weight_feedback.lab.trial import build_cohort
 
-POOLED = Pooled(k=26, kernels=((25, 16), (2, 25)))
-SIGNALS = ("none", "zeros", "constant", "noise", "clock", "stale", "permuted", "yoked", "own")
+POOLED = Pooled(k=32, kernels=((25, 16), (2, 25)))
+SIGNALS = (None, "zeros", "constant", "noise", "clock", "stale", "permuted", "yoked", "own")
 
 
-def subspace(signal: str, projection: str = "count") -> Trial:
+def subspace(signal: str | None, projection: str = "count") -> Trial:
     settings = {"subspace": Subspace(dimensions=8, projection=projection), "lr": 0.5}
     return make(signal, summary=None, training=settings)
 
 
 TRIALS = {
-    **{signal: make(signal) for signal in (*SIGNALS, "own-gradient")},
+    **{str(signal): make(signal) for signal in (*SIGNALS, "own-gradient")},
     **{f"{signal}, cohort": make(signal, training={"cohort": 2}) for signal in SIGNALS},
-    "plain": make(None),
     "film": make("own", conditioning="film"),
     "film, cohort": make("own", conditioning="film", training={"cohort": 2}),
     "full weight": make(None, model="mnist-projected"),
@@ -35,7 +34,7 @@ TRIALS = {
     "count": make("own", summary=Sketched(k=8, sketch="count")),
     "count, yoked cohort": make("yoked", summary=Sketched(k=8, sketch="count"), training={"cohort": 2}),
     "kronecker": make("own", summary=Sketched(k=8, sketch="kronecker")),
-    **{f"{signal}, subspace": subspace(signal) for signal in ("none", "zeros", "yoked", "own")},
+    **{f"{signal}, subspace": subspace(signal) for signal in (None, "zeros", "yoked", "own")},
     **{f"own, {kind} subspace": subspace("own", kind) for kind in ("kronecker", "dense")},
 }
 

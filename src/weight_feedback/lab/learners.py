@@ -58,10 +58,12 @@ class Learner:
             Indices, shape ``[n, images]``, on the CPU.
         """
         images = len(self._data.train_labels)
-        return torch.stack([
-            torch.randperm(images, generator=stream(seed, "data order", epoch), device="cpu")
-            for seed in self._seeds
-        ])
+        return torch.stack(
+            [
+                torch.randperm(images, generator=stream(seed, "data order", epoch), device="cpu")
+                for seed in self._seeds
+            ]
+        )
 
     def foresee(self, steps: int) -> None:
         """Make ready for so many steps; see `weight_feedback.foresee`.

@@ -222,9 +222,7 @@ class Lockstep:
         Returns:
             The losses of the models, shape ``[n]``.
         """
-        losses, *_ = [
-            learner.step(batch) for learner, batch in zip(self._learners.values(), batches, strict=True)
-        ]
+        losses, *_ = [learner.step(batch) for learner, batch in zip(self._learners.values(), batches, strict=True)]
         self._tell()
         return losses
 
