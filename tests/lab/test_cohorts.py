@@ -20,7 +20,8 @@ from weight_feedback.lab.store import Store
 from weight_feedback.lab.training import Donor, train, train_cohort
 from weight_feedback.lab.trial import build_networks, run_cohort, run_trial
 
-SETTINGS = Training(epochs=2, batch_size=96, test_batch_size=50, lr=0.05)
+# With larger steps, rounding that swaps the maximum of a pool grows past any bound: on some processors it did.
+SETTINGS = Training(epochs=2, batch_size=96, test_batch_size=50, lr=0.02)
 N = 3
 
 
