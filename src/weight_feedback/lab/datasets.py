@@ -191,7 +191,7 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 @functools.cache
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return a number for each channel, shape ``[c, 1, 1]``; made once, since to send it to a GPU is to wait for it.
+    """Return a number for each channel, shape ``[c, 1, 1]``; made once, as sending it to a GPU takes a wait.
 
     Tensors, not Python numbers: CUDA multiplies by the reciprocal of a number, which rounds differently.
     """

@@ -83,8 +83,8 @@ class Replayed:
     The first `WARM_UP` batches of the shape are real steps too, as is the one for which it is recorded.
 
     Args:
-        step: takes a batch, trains in place, returns losses. It must do all its work on the device, on tensors whose
-            places don't change between calls, or that it makes itself.
+        step: takes a batch, trains in place, returns losses. It must do all its work on the device, on tensors
+            whose places don't change between calls, or that it makes itself.
         recorder: of the device.
         batch: of the shape to record, on the device; what is in it doesn't matter. Each batch is copied here.
     """
