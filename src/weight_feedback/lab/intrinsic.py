@@ -29,7 +29,7 @@ from weight_feedback.lab.models import count_parameters, initialise
 from weight_feedback.lab.pool import Task, run_all
 from weight_feedback.lab.runner import Watcher, cores, watched
 from weight_feedback.lab.settings import Measurement
-from weight_feedback.lab.store import Damaged, Record, Store
+from weight_feedback.lab.store import Record, Store
 from weight_feedback.lab.trial import keep_freed_memory, provenance, surroundings, thread_count, weights_digest
 from weight_feedback.lab.workers import THREADS, counter
 from weight_feedback.streams import stream
@@ -88,8 +88,9 @@ def check(measurements: Sequence[Measurement], data: Dataset) -> None:
         raise ValueError(
             f"--data: expected images of shape {(1, SIDE, SIDE)}, but those of {data.name} are {shape}"
         )
+    parameters = {network: count_parameters(build(network, 0)) for network in {one.network for one in measurements}}
     for one in measurements:
-        one.subspace.check_fit(count_parameters(build(one.network, 0)), "--dimensions")
+        one.subspace.check_fit(parameters[one.network], "--dimensions")
 
 
 def measure(
@@ -161,7 +162,7 @@ def run(
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs: expected at least 1, got {jobs}")
     check(measurements, datasets.load(measurements[0].data, data_dir))
-    todo = [one for one in measurements if not _whole(one, store)]
+    todo = [one for one in measurements if not store.finished(one)]
     store.probe()
     progress = store.folder / "progress"
     clear_dead(progress)
@@ -171,13 +172,6 @@ def run(
         worker = Worker(store, marks, data_dir)
         tasks = [Task(one.key(), one.file_name, partial(worker.run, one), partial(_give_up, one)) for one in todo]
         run_all(tasks, jobs or cores(), RETRIES, marks)
-
-
-def _whole(measurement: Measurement, store: Store) -> bool:
-    try:
-        return store.read(measurement) is not None
-    except Damaged:
-        return False
 
 
 def _give_up(measurement: Measurement, reason: str) -> None:
@@ -206,7 +200,7 @@ class Worker:
         Args:
             measurement: the settings.
         """
-        if _whole(measurement, self.store):
+        if self.store.finished(measurement):
             return
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         keep_freed_memory()

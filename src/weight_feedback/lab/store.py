@@ -133,8 +133,8 @@ class Store:
         """
         return self.folder / "checkpoints" / f"{trial.file_name}.safetensors"
 
-    def finished(self, trial: Trial) -> bool:
-        """Say whether everything is there that is kept of a trial, and undamaged.
+    def finished(self, trial: Trial | Measurement) -> bool:
+        """Say whether everything is there that is kept of a trial or measurement, and undamaged.
 
         Args:
             trial: the settings.
@@ -143,9 +143,11 @@ class Store:
             StoreError: its file is of another format.
         """
         try:
-            return self.read(trial) is not None and (not trial.keeps_weights or self.weights(trial).is_file())
+            if self.read(trial) is None:
+                return False
         except Damaged:
             return False
+        return not (isinstance(trial, Trial) and trial.keeps_weights) or self.weights(trial).is_file()
 
     def fail(self, trial: Trial, reason: str) -> None:
         """Note that a trial failed; the note goes when it is run again and finishes.
