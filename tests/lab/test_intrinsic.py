@@ -170,6 +170,15 @@ def test_what_is_damaged_is_set_aside_and_made_again(tmp_path) -> None:
     assert len(list((tmp_path / "damaged").iterdir())) == 2
 
 
+def test_what_another_run_has_finished_is_not_made_again(tmp_path, monkeypatch) -> None:
+    store, one = Store(tmp_path / "a"), dimensions(2, epochs=1)
+    run([one], store, jobs=1)
+    written = store.path(one).read_bytes()
+    monkeypatch.setattr(intrinsic, "measure", lambda *_: pytest.fail("measured again"))
+    intrinsic.Worker(store, Marks(tmp_path), None).run(one)
+    assert store.path(one).read_bytes() == written
+
+
 def test_folders_can_be_merged_and_names_are_checked(tmp_path) -> None:
     store, one = Store(tmp_path / "a"), dimensions(2, epochs=1)
     run([one], store, jobs=1)

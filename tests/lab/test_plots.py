@@ -62,6 +62,17 @@ def test_the_same_arrays_give_the_same_file(tmp_path) -> None:
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
 
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_a_picture_takes_the_place_of_an_older_one_as_a_whole(tmp_path, suffix) -> None:
+    path = tmp_path / f"a.{suffix}"
+    plot_accuracy(CURVES, "t", [path])
+    content = path.read_bytes()
+    with path.open("rb") as older:
+        plot_accuracy(CURVES, "another", [path])
+        assert older.read() == content  # nothing was written into the file that was there
+    assert path.read_bytes() != content
+
+
 def test_labels_are_text_whatever_they_contain(tmp_path) -> None:
     svg = tmp_path / "a.svg"
     plot_accuracy({r"$\frac{1}$ <script>alert(1)</script>": np.ones((1, 2))}, "$\\oops{", [svg])
