@@ -188,7 +188,7 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @given(file=st.sampled_from([WEIGHTS, CONFIG]), data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_damage_is_noticed(intact: dict[str, bytes], tmp_path_factory, file: str, data: st.DataObject) -> None:
     whole = intact[file]
     start = data.draw(st.integers(0, len(whole) - 1), label="start")

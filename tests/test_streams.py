@@ -50,7 +50,7 @@ def test_other_seed_or_names_other_numbers(one, two) -> None:
 names = st.lists(st.one_of(st.text(max_size=4), st.integers(-9, 99)), max_size=3).map(tuple)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(one=st.tuples(st.integers(), names), two=st.tuples(st.integers(), names))
 def test_equal_only_if_all_is_equal(one, two) -> None:
     assert (numbers(one[0], *one[1]) == numbers(two[0], *two[1])) == (one == two)

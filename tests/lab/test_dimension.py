@@ -17,7 +17,7 @@ accuracies = st.integers(5000, 10_000).map(lambda n: n / 100)
 measured = st.dictionaries(
     st.integers(1, 2000), st.lists(accuracies, min_size=1, max_size=4), min_size=1, max_size=7
 )
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 
 
 def quick(accuracy, threshold: float = 90.0, confidence: float = 0.95) -> Measured:

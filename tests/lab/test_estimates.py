@@ -203,7 +203,7 @@ def test_bca_is_skewed_where_the_data_are() -> None:
 
 
 @given(differences, st.integers(-20, 20), st.sampled_from([0.25, 2.0, 8.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_bca_laws(x, shift, scale) -> None:
     """It mirrors, shifts and scales with the data, and doesn't depend on their order."""
     assume(not no_spread(x))

@@ -117,7 +117,7 @@ def damaged_studies(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(damaged_studies())
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 def test_any_study_is_run_or_refused_before_it_is(tmp_path_factory, values) -> None:
     folder = tmp_path_factory.mktemp("study")
     path = folder / "study.toml"

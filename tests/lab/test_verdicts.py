@@ -9,7 +9,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import TTestPower
@@ -281,7 +281,6 @@ def test_detection_by_published_tables() -> None:
 
 
 @given(st.integers(2, 500), st.sampled_from([0.2, 0.05, 0.01, 0.05 / 8, 0.001]), st.sampled_from([0.5, 0.8, 0.95]))
-@settings(deadline=None)
 def test_detectable_effects_are_found_everywhere(n, alpha, power) -> None:
     """With few pairs and strict levels the noncentral t is far out, where its lower tail is NaN in scipy."""
     effect = detectable_effect(n, 1.0, alpha, power)

@@ -27,7 +27,7 @@ def test_one_block_for_each_tensor() -> None:
     assert torch.equal(both, torch.cat([z(wf.Moments(), one), z(wf.Moments(), two)]))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30),
     quantiles=st.lists(st.floats(0, 1), max_size=4),

@@ -41,7 +41,7 @@ def shares(projection: wf.Projection, cuts: list[list[int]]) -> list[torch.Tenso
     return found
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(cuts=st.lists(st.lists(st.integers(0, 9), max_size=3), min_size=4, max_size=4))
 @pytest.mark.parametrize("kind", PROJECTIONS)
 def test_shares_add_up(kind: str, cuts: list[list[int]]) -> None:

@@ -110,7 +110,7 @@ def test_matches_of_the_notebook() -> None:
     assert matches == reference.match_dimensions(160, 50, 10, (10, 39), (10, 49), (10, 159))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     a=st.integers(1, 60),
     b=st.integers(1, 40),

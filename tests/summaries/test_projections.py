@@ -110,7 +110,7 @@ vectors = st.lists(st.floats(-1e3, 1e3), min_size=6, max_size=6).map(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(a=st.floats(-1e3, 1e3), b=st.floats(-1e3, 1e3), x=vectors, y=vectors)
 def test_linear(a: float, b: float, x: Tensor, y: Tensor) -> None:
     torch.testing.assert_close(

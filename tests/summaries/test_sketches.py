@@ -137,7 +137,7 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize("kind", MAPS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(z=st.lists(st.floats(-10, 10), min_size=K, max_size=K), seed=st.integers(0, 2**40))
 def test_the_adjoint_is_the_transpose(kind, z, seed) -> None:
     summary = MAPS[kind](seed, "isometry").bind(WEIGHTS)
