@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -94,6 +95,23 @@ def test_what_another_run_finishes_meanwhile_is_not_trained_again(tmp_path, monk
     assert watcher.notes == []
     assert results(store) == results(alone)
     assert not (store.folder / "progress").exists()
+
+
+def test_a_folder_that_is_still_being_made_is_whole_or_gone(tmp_path, monkeypatch) -> None:
+    half_made = tmp_path / "progress" / "half-made"
+    (half_made / "epochs").mkdir(parents=True)
+    rmtree, removed = shutil.rmtree, []
+
+    def while_its_run_goes_on_making_it(folder, **options):
+        with pytest.raises(FileNotFoundError):
+            (half_made / "under-way").mkdir()
+        removed.append(folder)
+        rmtree(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", while_its_run_goes_on_making_it)
+    marks.clear_dead(half_made.parent)
+    assert len(removed) == 1
+    assert not half_made.parent.exists()
 
 
 def test_marks_of_dead_runs_go_and_those_of_living_ones_stay(tmp_path) -> None:

@@ -126,7 +126,9 @@ def clear_dead(progress: Path) -> None:
             # What can't be opened is gone, or not a run's; what can't be locked is a living one's.
             with suppress(OSError), (folder / "lock").open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                # A run that is still making this folder must find it gone, not lose parts of it.
+                dead = folder.rename(progress / uuid.uuid4().hex)
+                shutil.rmtree(dead, ignore_errors=True)
     _remove_if_empty(progress)
 
 
