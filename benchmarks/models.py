@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,54 +63,62 @@ class Transformer(nn.Module):
         return self.head(self.blocks(x, mask=self.mask, is_causal=True))
 
 
-def stepper(
+def steppers(
     build: Callable[[], nn.Module],
     optimise: Callable[..., torch.optim.Optimizer],
     x: Tensor,
     y: Tensor,
-    attach: Callable[[nn.Module], object] = lambda _: None,
-) -> Callable[[], None]:
-    """Return a function that takes a training step.
+    **options: Any,
+) -> dict[str, Callable[[], None]]:
+    """Return functions that take a training step: one with feedback, and two without around it.
+
+    All train the same weights in the same memory, with the same optimiser: where networks happen to lie in memory
+    makes more difference than what is measured.
 
     Args:
         build: returns the model.
         optimise: returns its optimiser.
         x: inputs.
         y: classes to be told.
-        attach: gives the model feedback.
+        **options: for `weight_feedback.attach`; ``into`` names a linear layer.
     """
     torch.manual_seed(0)
-    model = build().train()
-    attach(model)
+    model, into = build().train(), options["into"]
+    wf.attach(model, summary=wf.CountSketch(K), **options)
+    hearing = model.get_submodule(into)
+    plain = nn.Linear(hearing.in_features, hearing.out_features, device="meta")
+    plain.weight, plain.bias = hearing.weight, hearing.bias
     optimiser = optimise(model.parameters())
 
-    def step() -> None:
+    def step(layer: nn.Module) -> None:
+        model.set_submodule(into, layer)
         optimiser.zero_grad()
         F.cross_entropy(model(x).flatten(0, -2), y.flatten()).backward()
         optimiser.step()
         wf.advance(model)
 
-    return step
+    step(hearing)  # the fused SGD wants a gradient for every parameter in its first step
+    return {
+        "bare": partial(step, plain),
+        "with feedback": partial(step, hearing),
+        "bare again": partial(step, plain),
+    }
 
 
-def against_bare(
-    what: str, repeats: int, most: float, make: Callable[..., Callable[[], None]], **options: object
-) -> list[Target]:
-    """Time a step with feedback against one without, and that against itself.
+def against_bare(what: str, repeats: int, most: float, *training: Any, **options: Any) -> list[Target]:
+    """Time a step with feedback against one without.
 
     Args:
         what: the name of the model.
         repeats: rounds, each of one step of each.
         most: how many times as long a step with feedback may take.
-        make: returns a step, without feedback unless told.
+        *training: for `steppers`.
         **options: for `weight_feedback.attach`.
 
     Returns:
         How many times as long a step takes with feedback; the interval is of the bootstrap over rounds.
     """
-    attach = partial(wf.attach, summary=wf.CountSketch(K), **options)
-    # Two bare ones, of one seed, around the other, so that a slow minute falls on all.
-    works = {"bare": make(), "with feedback": make(attach=attach), "bare again": make()}
+    works = steppers(*training, **options)
     rounds = np.array(list(in_turns(works, repeats).values()))
     for name, value in zip(works, np.median(rounds, axis=1), strict=True):
         show(f"{what}, step {name}", 1e3 * value, "ms")
@@ -121,13 +130,13 @@ def against_bare(
 
 
 def ratio(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how many times as long steps with feedback take, by the medians of all rounds.
+    """Return how many times as long steps with feedback take: the median over rounds, each compared within itself.
 
     Args:
         seconds: of steps without feedback, with it, and without, shape ``[3, ..., rounds]``.
     """
-    bare, heard, again = np.median(seconds, axis=-1)
-    return 2 * heard / (bare + again)
+    bare, heard, again = seconds
+    return np.median(2 * heard / (bare + again), axis=-1)
 
 
 def images(side: int, repeats: int) -> list[Target]:
@@ -147,10 +156,8 @@ def images(side: int, repeats: int) -> list[Target]:
     vit = partial(timm.create_model, "vit_tiny_patch16_224", num_classes=CLASSES, img_size=side)
     where = f"batch {BATCH}, {side} × {side}"
     return [
-        *against_bare(f"ResNet-18, {where}", repeats, 1.03, partial(stepper, resnet, sgd, x, y), into="fc"),
-        *against_bare(
-            f"ViT-tiny, {where}", repeats, 1.03, partial(stepper, vit, adamw, x, y), into="head", reads="all"
-        ),
+        *against_bare(f"ResNet-18, {where}", repeats, 1.03, resnet, sgd, x, y, into="fc"),
+        *against_bare(f"ViT-tiny, {where}", repeats, 1.03, vit, adamw, x, y, into="head", reads="all"),
     ]
 
 
@@ -165,11 +172,12 @@ def language(repeats: int) -> list[Target]:
     """
     words = torch.randint(WORDS, (SEQUENCES, LENGTH + 1))
     adamw = partial(torch.optim.AdamW, lr=3e-4, weight_decay=0.1, fused=True)
-    make = partial(stepper, Transformer, adamw, words[:, :-1], words[:, 1:])
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in Transformer().parameters())
     what = f"transformer of {size / 1e6:.0f} million, {SEQUENCES} × {LENGTH} words"
-    return against_bare(what, repeats, 1.05, make, into="head", reads="all")
+    return against_bare(
+        what, repeats, 1.05, Transformer, adamw, words[:, :-1], words[:, 1:], into="head", reads="all"
+    )
 
 
 def main() -> None:
