@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# pip compiles on one core. Packages' own tests aren't run; some files are templates, and no Python yet.
+COMPILE := $(BIN)/python -m compileall -q -j 0 -x '/tests?/' .venv/lib > /dev/null || true
 TIMM := .venv-integrations
 TIMM_PIP := $(TIMM)/bin/pip install --quiet --disable-pip-version-check \
 	--constraint constraints-integrations.txt --constraint <(grep -v '^torch==' constraints.txt)
@@ -64,17 +66,19 @@ clean:  ## Remove the environment and everything that was built.
 $(BIN)/python: | constraints.txt
 	@echo "Making .venv and installing PyTorch …"
 	@$(PYTHON) -m venv .venv
-	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) --no-compile "$$(grep '^torch==' constraints.txt)"
 
 # The extras' dependencies; the package itself comes from .venv/wheel.
 .venv/lab: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what the lab needs …"
-	@$(PIP) '.[lab]'
+	@$(PIP) --no-compile '.[lab]'
+	@$(COMPILE)
 	@touch $@
 
 .venv/test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what the lab, the tests and the docs need …"
-	@$(PIP) '.[test,docs]'
+	@$(PIP) --no-compile '.[test,docs]'
+	@$(COMPILE)
 	@touch $@ .venv/lab
 
 .venv/bench: pyproject.toml constraints.txt | .venv/lab
