@@ -13,11 +13,12 @@ import torch
 from scipy import optimize
 
 from weight_feedback.lab import datasets
+from weight_feedback.lab.cohorts import as_one
 from weight_feedback.lab.evaluation import evaluate_all, hear, heard
 from weight_feedback.lab.models import count_parameters
 from weight_feedback.lab.settings import Training, Trial
 from weight_feedback.lab.spec import Declared, Study
-from weight_feedback.lab.training import as_one, train_cohort
+from weight_feedback.lab.training import train_cohort
 from weight_feedback.lab.trial import build_cohort, check_fit, choose_device, keep_freed_memory, thread_count
 from weight_feedback.lab.verdicts import POWER, detectable_effect, equivalence_power
 
