@@ -11,6 +11,7 @@ import torch
 from interrupted import STEPS, TRAINING, bits, few_images, make
 from tapes import HostWorkError, Tapes
 from weight_feedback.lab import graphs, learners
+from weight_feedback.lab.datasets import normalise
 from weight_feedback.lab.graphs import CudaGraphs, Replayed, recorder_for
 from weight_feedback.lab.settings import Pooled, Sketched, Subspace, Trial
 from weight_feedback.lab.training import Lockstep
@@ -47,6 +48,25 @@ def lockstep(trial: Trial, recorder: Tapes | None = None, device: str = "cpu") -
     return Lockstep(models, few_images().to(device), trial.training, seeds, donors, recorder)
 
 
+def add_to_step(monkeypatch, work: Callable[[torch.Tensor], object]) -> None:
+    """Do something more with the losses, in each training step."""
+    classify = learners.classify
+
+    def with_work(model, x, labels, reduction):
+        output, losses = classify(model, x, labels, reduction)
+        work(losses)
+        return output, losses
+
+    monkeypatch.setattr(learners, "classify", with_work)
+
+
+@pytest.fixture(autouse=True)
+def constants() -> None:
+    """What a data set is normalised with is sent to a device once, in whichever step is the first."""
+    data = few_images()
+    normalise(data.train_images[:1], data.mean, data.std)
+
+
 @pytest.mark.parametrize("name", TRIALS)
 def test_replayed_training_has_the_bits_of_the_plain_loop_and_asks_nothing_of_the_host(name: str) -> None:
     plain, replayed = lockstep(TRIALS[name]), lockstep(TRIALS[name], tapes := Tapes())
@@ -57,41 +77,39 @@ def test_replayed_training_has_the_bits_of_the_plain_loop_and_asks_nothing_of_th
 
 
 @pytest.mark.parametrize(
-    "work",
+    ("work", "noticed"),
     [
-        lambda x: x.sum().item(),
-        lambda x: float(x[0]),
-        lambda x: bool(x.isfinite().all()),
-        lambda x: x.tolist(),
-        lambda x: x.cpu(),
-        lambda x: x.to("cpu"),
-        lambda x: x.detach().numpy(),
-        lambda x: x[x > 0],
-        lambda x: x.nonzero(),
-        lambda x: torch.equal(x, x),
-        lambda x: torch.tensor(2.0, device=x.device),
-        lambda x: x + torch.ones(1, device="cpu"),
-        lambda x: x + torch.ones(1),
-        lambda x: torch.rand_like(x),
+        (lambda x: x.sum().item(), "item"),
+        (lambda x: float(x[0]), "__float__"),
+        (lambda x: bool(x.isfinite().all()), "__bool__"),
+        (lambda x: x.tolist(), "tolist"),
+        (lambda x: x.cpu(), "cpu"),
+        (lambda x: x.to("cpu"), "to"),
+        (lambda x: x.detach().numpy(), "numpy"),
+        (lambda x: x[x > 0], "index"),
+        (lambda x: x.nonzero(), "nonzero"),
+        (lambda x: torch.equal(x, x), "equal"),
+        (lambda x: torch.tensor(2.0, device=x.device), "tensor"),
+        (lambda x: x + torch.ones(1, device="cpu"), "ones"),
+        (lambda x: torch.rand_like(x), "rand_like"),
     ],
 )
-def test_work_of_the_host_in_a_step_is_noticed(monkeypatch, work: Callable) -> None:
-    classify = learners.classify
+def test_work_of_the_host_in_a_step_is_noticed(monkeypatch, work: Callable, noticed: str) -> None:
+    add_to_step(monkeypatch, work)
+    with pytest.raises(HostWorkError, match=f"^{noticed}$"):
+        lockstep(make(None), Tapes()).train()
 
-    def with_work(model, x, labels, reduction):
-        output, losses = classify(model, x, labels, reduction)
-        work(losses)
-        return output, losses
 
-    monkeypatch.setattr(learners, "classify", with_work)
-    with pytest.raises((HostWorkError, RuntimeError)):
+def test_a_tensor_made_in_a_step_on_another_device_is_noticed(monkeypatch) -> None:
+    add_to_step(monkeypatch, lambda x: x + torch.ones(1))
+    with pytest.raises(RuntimeError, match="Tensor on device meta is not on the expected device cpu"):
         lockstep(make(None), Tapes()).train()
 
 
 @pytest.mark.parametrize("signal", ["noise", "clock"])
 def test_what_is_not_foreseen_is_work_of_the_host(monkeypatch, signal: str) -> None:
     monkeypatch.setattr(learners, "foresee", lambda *_: None)
-    with pytest.raises(HostWorkError):
+    with pytest.raises(HostWorkError, match=r"^__int__$"):
         lockstep(make(signal), Tapes()).train()
 
 
