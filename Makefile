@@ -12,7 +12,7 @@ TIMM_PIP := $(TIMM)/bin/pip install --quiet --disable-pip-version-check \
 	--constraint constraints-integrations.txt --constraint <(grep -v '^torch==' constraints.txt)
 SOURCES := pyproject.toml README.md LICENSE $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: help demo test test-integrations torture fuzz mutants lint docs bench bench-models clean
+.PHONY: help demo test test-integrations torture fuzz mutants lint docs bench bench-models bench-gpu clean
 
 help:  ## Say what can be made.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -58,6 +58,9 @@ bench: .venv/bench .venv/wheel $(TIMM)/wheel  ## Time everything against targets
 
 bench-models: $(TIMM)/wheel  ## Of these, time steps of timm's networks and of a large transformer alone.
 	$(TIMM)/bin/python benchmarks/models.py
+
+bench-gpu: .venv/bench .venv/wheel  ## Time cohorts and CUDA graphs against the plain loop, where there is a GPU.
+	@$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 clean:  ## Remove the environment and everything that was built.
 	rm -rf .venv $(TIMM) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*

@@ -272,11 +272,37 @@ def advance(model: nn.Module) -> None:
     Args:
         model: a module with or without feedback.
     """
-    # What is inside another signal comes before it, and once, whoever else uses it.
+    for signal in _every_signal(model):
+        signal.advance()
+
+
+def foresee(model: nn.Module, steps: int) -> None:
+    """Draw now what signals with time will say in the next steps, so that `advance` needn't wait for the device.
+
+    `Noise` and `Clock` follow from a step's number by work on the CPU: `advance` must fetch the number from the
+    device, and send what it draws there. After this function so many calls of it do nothing but work on the device;
+    the ones after them draw for themselves again. The values are the same, bit for bit.
+
+    A CUDA graph that replays `advance` needs this before each such number of replays, and the number must stay the
+    same, since the graph reads where it read when it was recorded; ``foresee(model, 0)`` when no more is replayed.
+
+    Args:
+        model: a module with or without feedback.
+        steps: how many calls of `advance` are to come; 0 forgets what was drawn.
+
+    Raises:
+        ValueError: ``steps`` is negative.
+    """
+    if steps < 0:
+        raise ValueError(f"foresee: steps must be at least 0, got {steps}")
+    for signal in _every_signal(model):
+        signal.foresee(steps)
+
+
+def _every_signal(model: nn.Module) -> list[Signal]:
+    """Return all signals, and those inside of others before them; each once, whoever else uses it."""
     every = [part for signal in signals(model).values() for part in reversed([*signal.modules()])]
-    for part in dict.fromkeys(every):
-        if isinstance(part, Signal):
-            part.advance()
+    return [part for part in dict.fromkeys(every) if isinstance(part, Signal)]
 
 
 def refresh(model: nn.Module) -> None:

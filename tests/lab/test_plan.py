@@ -7,6 +7,7 @@ import pytest
 import torch
 from statsmodels.stats.power import TTestPower
 
+from tapes import Tapes
 from weight_feedback.lab import datasets
 from weight_feedback.lab import plan as planning
 from weight_feedback.lab.controls import build_arm
@@ -39,6 +40,25 @@ def test_a_trial_of_a_cohort_costs_its_share(monkeypatch, cohort) -> None:
     assert timed.hearing == 1
     assert timed.step == (300 - 40 - 2 * cohort) / cohort / 2
     assert timed.seconds(training, 1000, 70) == pytest.approx(3 * (10 * timed.step + 70 * timed.image + 1))
+
+
+def test_steps_are_timed_once_they_are_recorded(monkeypatch) -> None:
+    data, recorder, before = datasets.load("generated"), Tapes(), []
+
+    def seconds(work) -> float:
+        before.append([*recorder.events])
+        work()
+        return 1.0
+
+    monkeypatch.setattr(planning, "recorder_for", lambda _: recorder)
+    monkeypatch.setattr(planning, "_seconds", seconds)
+    trial = Trial(data="generated", training=Training(batch_size=100), model="mnist-plain", seed=0)
+    time_trial(trial, data, torch.device("cpu"), steps=4)
+    assert before[-1] == [*["warm up"] * 3, "record", "replay"]
+    assert recorder.events == [*before[-1], *["replay"] * 4]
+    recorder.events.clear()
+    time_trial(trial, data, torch.device("cpu"), steps=4, graphs=False)
+    assert not recorder.events
 
 
 def test_what_cannot_be_run_cannot_be_planned() -> None:

@@ -76,3 +76,12 @@ class Cohort(nn.Module):
             return self._linear("fc1", x, heard)
         scale, shift = (part[:, None] for part in heard.chunk(2, dim=1))
         return (1 + scale) * self._linear("fc1", x) + shift
+
+
+def as_one(models: Sequence[ConvNet]) -> ConvNet | Cohort:
+    """Return several networks as a cohort, and a single one as it is.
+
+    Args:
+        models: of one architecture.
+    """
+    return Cohort(models) if len(models) > 1 else models[0]

@@ -185,12 +185,17 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
             f"expected uint8 images [n, {channels}, h, w], with {channels} means and standard deviations, "
             f"found {images.dtype} {list(images.shape)} and {len(std)} standard deviations"
         )
-    # Tensors, not Python numbers: CUDA multiplies by the reciprocal of a number, which rounds differently.
-    scale, centre, spread = (
-        torch.tensor(values, dtype=torch.float32, device=images.device).view(-1, 1, 1)
-        for values in ((255.0,), mean, std)
-    )
+    scale, centre, spread = (_channels(values, images.device) for values in ((255.0,), mean, std))
     return images.float().div_(scale).sub_(centre).div_(spread)
+
+
+@functools.cache
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return a number for each channel, shape ``[c, 1, 1]``; made once, as sending it to a GPU takes a wait.
+
+    Tensors, not Python numbers: CUDA multiplies by the reciprocal of a number, which rounds differently.
+    """
+    return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 def fetch(name: str, data_dir: Path | None = None, progress: bool = True) -> Path:

@@ -13,11 +13,13 @@ import torch
 from scipy import optimize
 
 from weight_feedback.lab import datasets
+from weight_feedback.lab.cohorts import as_one
 from weight_feedback.lab.evaluation import evaluate_all, hear, heard
+from weight_feedback.lab.graphs import recorder_for
 from weight_feedback.lab.models import count_parameters
 from weight_feedback.lab.settings import Training, Trial
 from weight_feedback.lab.spec import Declared, Study
-from weight_feedback.lab.training import as_one, train_cohort
+from weight_feedback.lab.training import History, Lockstep
 from weight_feedback.lab.trial import build_cohort, check_fit, choose_device, keep_freed_memory, thread_count
 from weight_feedback.lab.verdicts import POWER, detectable_effect, equivalence_power
 
@@ -101,7 +103,9 @@ class Timed:
         return training.epochs * epoch
 
 
-def time_trial(trial: Trial, data: datasets.Dataset, where: torch.device, steps: int = STEPS) -> Timed:
+def time_trial(
+    trial: Trial, data: datasets.Dataset, where: torch.device, steps: int = STEPS, graphs: bool = True
+) -> Timed:
     """Build the networks of a trial, and time some of their steps, with the present number of threads.
 
     Args:
@@ -109,6 +113,7 @@ def time_trial(trial: Trial, data: datasets.Dataset, where: torch.device, steps:
         data: the data; a part of them is used.
         where: the device.
         steps: how many are timed, at most; each three times, after as many to warm up.
+        graphs: whether a GPU replays the steps as a CUDA graph, as it does in a study; recording isn't timed.
     """
     images = min(steps * trial.training.batch_size, len(data.train_labels))
     part = replace(
@@ -121,11 +126,17 @@ def time_trial(trial: Trial, data: datasets.Dataset, where: torch.device, steps:
     once, trials = trial.training.model_copy(update={"epochs": 1}), trial.cohort()
     epoch_steps = trial.training.epoch_steps(len(data.train_labels))
     models, donors = build_cohort(trials, epoch_steps, where)
-    run = partial(train_cohort, models, part, once, [one.seed for one in trials], donors=donors)
-    run()
-    z = heard(models[0])
     evaluation = _seconds(partial(evaluate_all, as_one(models), part, once.test_batch_size))
-    hearing = _seconds(partial(hear, models[0], part, z))
+    hearing = _seconds(partial(hear, models[0], part, heard(models[0])))
+    recorder = recorder_for(where) if graphs else None
+    lockstep = Lockstep(models, part, once, [one.seed for one in trials], donors, recorder)
+
+    def run() -> None:
+        # The same networks again: a graph that is recorded in the first epoch is replayed in the others.
+        lockstep.epoch, lockstep.histories = 0, [History() for _ in models]
+        lockstep.train()
+
+    run()
     # An epoch of training ends with an evaluation of its own, and what is heard is measured before it and after.
     epoch = _seconds(run) - evaluation - 2 * hearing * len(models)
     shared = len(models) * once.epoch_steps(images)

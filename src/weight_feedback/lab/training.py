@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 
 import torch
 from torch import Tensor
 
-from weight_feedback.attach import advance
-from weight_feedback.lab.cohorts import Cohort
-from weight_feedback.lab.confined import Confined
-from weight_feedback.lab.datasets import Dataset, normalise
-from weight_feedback.lab.evaluation import Evaluation, Hearing, classify, evaluate_all, hear, heard
+from weight_feedback.lab.datasets import Dataset
+from weight_feedback.lab.evaluation import Evaluation, Hearing, evaluate_all, hear, heard
+from weight_feedback.lab.graphs import Recorder, Replayed, recorder_for
+from weight_feedback.lab.learners import Learner
 from weight_feedback.lab.models import ConvNet
 from weight_feedback.lab.settings import Training
-from weight_feedback.streams import stream
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,8 @@ def train_cohort(
     Returns:
         What `train` returns for each of them.
     """
-    return Lockstep(models, data, settings, seeds, donors).train(on_epoch, on_log)
+    recorder = recorder_for(data.train_labels.device)
+    return Lockstep(models, data, settings, seeds, donors, recorder).train(on_epoch, on_log)
 
 
 class Lockstep:
@@ -135,6 +134,7 @@ class Lockstep:
         settings: of the optimiser and the batches.
         seeds: of the data order.
         donors: one for each of the models, or none.
+        recorder: records a step of all networks, which is replayed from then on; None: each step is taken plainly.
 
     Attributes:
         epoch: how many are finished.
@@ -148,14 +148,19 @@ class Lockstep:
         settings: Training,
         seeds: Sequence[int],
         donors: Sequence[Donor] = (),
+        recorder: Recorder | None = None,
     ) -> None:
         self.epoch = 0
         self.histories = [History() for _ in models]
         self._data, self._settings, self._donors = data, settings, donors
-        self._learners = {"network": _Learner(models, data, settings, seeds)}
+        self._learners = {"network": Learner(models, data, settings, seeds)}
         if donors:
             others, their_seeds = [donor.model for donor in donors], [donor.seed for donor in donors]
-            self._learners["donor"] = _Learner(others, data, settings, their_seeds)
+            self._learners["donor"] = Learner(others, data, settings, their_seeds)
+        self._step: Callable[[Tensor], Tensor] = self._take_step
+        if recorder:
+            shape, device = (len(self._learners), len(models), settings.batch_size), data.train_labels.device
+            self._step = Replayed(self._take_step, recorder, torch.empty(shape, dtype=torch.int64, device=device))
         self._tell()
         self._starts = [heard(model) for model in models]
 
@@ -193,15 +198,33 @@ class Lockstep:
         return self.histories
 
     def _steps(self, on_log: Callable[[Progress], None] | None) -> list[list[float]]:
-        """Train for an epoch; after each step of the models, their donors take one and tell of it."""
-        epoch, images = self.epoch + 1, len(self._data.train_labels)
+        """Train for an epoch."""
+        epoch, labels, learners = self.epoch + 1, self._data.train_labels, self._learners.values()
+        orders = torch.stack([learner.order(epoch) for learner in learners]).to(labels.device)
+        batches = orders.split(self._settings.batch_size, dim=2)
+        for learner in learners:
+            learner.foresee(len(batches))
         losses: list[Tensor] = []
-        for loss, *_ in zip(*(learner.steps(epoch) for learner in self._learners.values()), strict=True):
-            self._tell()
-            if on_log and len(losses) % self._settings.log_interval == 0:
-                on_log(Progress(epoch, len(losses) * self._settings.batch_size, images, float(loss[0])))
-            losses.append(loss)
+        for i, batch in enumerate(batches):
+            losses.append(self._step(batch))  # no .item(), which would wait for the device at every step
+            if on_log and i % self._settings.log_interval == 0:
+                on_log(Progress(epoch, i * self._settings.batch_size, len(labels), float(losses[-1][0])))
+        for learner in learners:
+            learner.foresee(0)
         return torch.stack(losses, dim=1).tolist()
+
+    def _take_step(self, batches: Tensor) -> Tensor:
+        """Take a step: the models, then their donors, which tell of it.
+
+        Args:
+            batches: indices of images, shape ``[1 or 2, n, batch]``: those of the models, those of the donors.
+
+        Returns:
+            The losses of the models, shape ``[n]``.
+        """
+        losses, *_ = [learner.step(batch) for learner, batch in zip(self._learners.values(), batches, strict=True)]
+        self._tell()
+        return losses
 
     def _tell(self) -> None:
         for donor in self._donors:
@@ -300,70 +323,3 @@ def _check_history(name: str, history: History, epochs: int, steps: int, hears: 
 
 def _kind(tensor: Tensor | None) -> str:
     return "nothing" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}"
-
-
-class _Learner:
-    """One network, or several as a cohort, with the optimiser and the data orders that train it."""
-
-    def __init__(
-        self, networks: Sequence[ConvNet], data: Dataset, settings: Training, seeds: Sequence[int]
-    ) -> None:
-        self.networks, self.model = networks, as_one(networks)
-        self._data, self._seeds, self._batch_size = data, seeds, settings.batch_size
-        self.confined = Confined(networks[0], settings.subspace, seeds[0]) if settings.subspace else None
-        self._trained = dict(self.model.named_parameters())
-        if self.confined:
-            self._trained = {"coordinates": self.confined.coordinates}
-        # One kernel for all parameters, in place of a Python loop over them.
-        sgd = torch.optim.SGD(self._trained.values(), lr=settings.lr, momentum=settings.momentum, fused=True)
-        self._optimiser = sgd
-        # Zeros are what the first step starts from anyway; now there is a place to restore momentum to.
-        for parameter in self._trained.values():
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-
-    def steps(self, epoch: int) -> Iterator[Tensor]:
-        """Train for an epoch, one step for each vector of losses, one a network, that is taken."""
-        data, images = self._data, len(self._data.train_labels)
-        orders = [
-            torch.randperm(images, generator=stream(seed, "data order", epoch), device="cpu")
-            for seed in self._seeds
-        ]
-        for batch in torch.stack(orders).to(data.train_images.device).split(self._batch_size, dim=1):
-            self.model.train()
-            x = normalise(data.train_images[batch.flatten()], data.mean, data.std).unflatten(0, batch.shape)
-            _, losses = classify(self.model, x, data.train_labels[batch], "mean")
-            self.model.zero_grad()
-            losses.sum().backward()
-            if self.confined:
-                self.confined.collect()
-            self._optimiser.step()
-            if self.confined:
-                self.confined.move()
-            for network in self.networks:
-                advance(network)
-            yield losses.detach()  # not .item(), which would wait for the device at every step
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return weights, coordinates, momentum and the buffers of signals; of a cohort, each network's part."""
-        tensors = {
-            f"{i}.{name}": value
-            for i, network in enumerate(self.networks)
-            for name, value in network.state_dict().items()
-            if not name.endswith("_extra_state")  # a seed
-        }
-        if self.confined:
-            tensors["0.coordinates"] = self.confined.coordinates.detach()
-        for name, parameter in self._trained.items():
-            for kind, value in self._optimiser.state[parameter].items():
-                parts = value if isinstance(self.model, Cohort) else [value]
-                tensors |= {f"{i}.{kind}.{name}": part for i, part in enumerate(parts)}
-        return tensors
-
-
-def as_one(models: Sequence[ConvNet]) -> ConvNet | Cohort:
-    """Return several networks as a cohort, and a single one as it is.
-
-    Args:
-        models: of one architecture.
-    """
-    return Cohort(models) if len(models) > 1 else models[0]

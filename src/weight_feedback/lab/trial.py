@@ -29,6 +29,7 @@ from weight_feedback.lab import datasets
 from weight_feedback.lab.checkpoints import Checkpointer
 from weight_feedback.lab.controls import build_arm, build_donor, reads, summary, tell
 from weight_feedback.lab.evaluation import Evaluation
+from weight_feedback.lab.graphs import recorder_for
 from weight_feedback.lab.models import ConvNet, Network, count_parameters, find_network
 from weight_feedback.lab.settings import Pooled, Subspace, Summarised, Trial, digest
 from weight_feedback.lab.store import Record, StoreError
@@ -164,7 +165,8 @@ def run_cohort(
     with thread_count(threads):  # building as well: there, projections are calibrated
         here = surroundings(where)
         models, donors = build_cohort(trials, epoch_steps, where)
-        lockstep = Lockstep(models, data.to(where), trial.training, [one.seed for one in trials], donors)
+        seeds, recorder = [one.seed for one in trials], recorder_for(where)
+        lockstep = Lockstep(models, data.to(where), trial.training, seeds, donors, recorder)
         settings = digest([one.settings() for one in trials])
         kept.resume(lockstep, {"settings": settings, "data": data.fingerprint, **here})
         histories = lockstep.train(on_epoch, on_log, kept.keep)

@@ -43,6 +43,13 @@ class Signal(nn.Module):
     def advance(self) -> None:
         """Move time on by one optimiser step; nothing to do for signals without time."""
 
+    def foresee(self, steps: int) -> None:
+        """Make ready for so many calls of `advance`; nothing to do for signals that draw nothing.
+
+        Args:
+            steps: how many; 0 forgets what was made ready.
+        """
+
     def extra_repr(self) -> str:
         """Name the size, as PyTorch's own layers do."""
         return f"out_features={self.out_features}"

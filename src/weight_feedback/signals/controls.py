@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,25 +90,58 @@ class Constant(_Held):
 
 
 class _Timed(_Held):
-    """A signal with time: buffers ``step`` and ``z``, where ``z`` is ``_at(step)``."""
+    """A signal with time: buffers ``step`` and ``z``, where ``z`` is what `_at` says of the step.
+
+    Attributes:
+        ahead: ``z`` of coming steps, that of step t in row t modulo the number of rows; None before `foresee`.
+    """
 
     step: Tensor
+    ahead: Tensor | None
+    _foreseen: int = 0
 
     def _start(self, like: Tensor) -> None:
         self._hold(torch.empty_like(like))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64, device=like.device))
+        self.register_buffer("ahead", None, persistent=False)
 
     def reset_parameters(self) -> None:
         """Go back to step 0."""
+        self._foreseen = 0
         self.step.zero_()
-        self.z.copy_(self._at(0))
+        self.z.copy_(self._at(range(1))[0])
+
+    def foresee(self, steps: int) -> None:
+        """Draw what the next calls of `advance` will say, so that they neither draw nor wait for the device.
+
+        Args:
+            steps: how many; 0 forgets what was drawn.
+        """
+        self._foreseen = steps
+        if not steps:
+            return
+        if self.ahead is None or len(self.ahead) != steps:
+            self.ahead = self.z.new_empty(steps, self.out_features)
+        first = int(self.step) + 1
+        # In place, as a CUDA graph that replays `advance` goes on reading there.
+        self.ahead.copy_(self._at(range(first, first + steps)).roll(first, 0))
 
     def advance(self) -> None:
         """Go on to the next step."""
         self.step.add_(1)
-        self.z.copy_(self._at(int(self.step)))
+        if self._foreseen and self.ahead is not None:
+            self._foreseen -= 1
+            self.z.copy_(self.ahead.index_select(0, (self.step % len(self.ahead)).reshape(1)).squeeze(0))
+        else:
+            now = int(self.step)
+            self.z.copy_(self._at(range(now, now + 1))[0])
 
-    def _at(self, step: int) -> Tensor:
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._foreseen = 0
+        super()._load_from_state_dict(*arguments)
+
+    def _at(self, steps: range) -> Tensor:
+        """Return ``z`` of some steps, shape ``[len(steps), out_features]``, on any device."""
         raise NotImplementedError
 
 
@@ -139,17 +173,20 @@ class Noise(_Timed, Seeded):
         self.register_buffer("target", z.detach().clone())
         self.reset_parameters()
 
-    def _at(self, step: int) -> Tensor:
-        heard = self.target[: self.target.numel() - self.padding]
+    def _at(self, steps: range) -> Tensor:
+        heard, fill = self.target.split([self.target.numel() - self.padding, self.padding])
+        drawn = torch.stack([self._draw(step if self.redraw else 0, heard.numel()) for step in steps]).to(heard)
+        noise = heard.mean() + heard.std(correction=0) * drawn
+        return torch.cat([noise, fill.expand(len(steps), -1)], dim=1)
+
+    def _draw(self, step: int, count: int) -> Tensor:
         # Drawn on the CPU, so that every device hears the same noise.
-        generator = stream(self.seed, "noise", step if self.redraw else 0)
-        drawn = torch.randn(heard.numel(), generator=generator, dtype=torch.float64, device="cpu")
+        generator = stream(self.seed, "noise", step)
+        drawn = torch.randn(count, generator=generator, dtype=torch.float64, device="cpu")
         drawn -= drawn.mean()
         # A single entry has no spread: it is its own mean.
         drawn /= drawn.std(correction=0).clamp_min(torch.finfo(drawn.dtype).tiny)
-        drawn = drawn.to(heard)
-        noise = heard.mean() + heard.std(correction=0) * drawn
-        return torch.cat([noise, self.target[heard.numel() :]])
+        return drawn
 
 
 class Clock(_Timed):
@@ -185,13 +222,13 @@ class Clock(_Timed):
         self._start(torch.empty(check_size("Clock", out_features), device=device, dtype=dtype))
         self.reset_parameters()
 
-    def _at(self, step: int) -> Tensor:
-        k = self.out_features
-        values = []
-        for i in range(k):
-            angle = step / self.max_period ** (2 * (i // 2) / k)
-            values.append(self.amplitude * (math.cos(angle) if i % 2 else math.sin(angle)))
+    def _at(self, steps: range) -> Tensor:
+        values = [[self._feature(i, step) for i in range(self.out_features)] for step in steps]
         return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+    def _feature(self, i: int, step: int) -> float:
+        angle = step / self.max_period ** (2 * (i // 2) / self.out_features)
+        return self.amplitude * (math.cos(angle) if i % 2 else math.sin(angle))
 
 
 class Stale(Signal):
