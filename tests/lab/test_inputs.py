@@ -47,6 +47,15 @@ def test_a_file_that_is_far_too_large_is_not_even_read(tmp_path, read) -> None:
     assert error.expected.startswith("at most ")
 
 
+def test_a_file_may_be_a_64th_and_64_kib_larger_than_its_contents(tmp_path) -> None:
+    path, most = tmp_path / "packed", 6400 + 100 + 65_536
+    with path.open("wb") as file:
+        file.truncate(most)
+        inputs.check_size(path, 6400)
+        file.truncate(most + 1)
+        assert failure(inputs.check_size, path, 6400).found == str(most + 1)
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
 def test_a_bomb_is_not_unpacked(tmp_path, pack) -> None:
     path = tmp_path / "bomb"

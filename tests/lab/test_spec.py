@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from weight_feedback.lab.models import NETWORKS
-from weight_feedback.lab.settings import Training, Trial
+from weight_feedback.lab.settings import Swap, Training, Trial
 from weight_feedback.lab.spec import SpecError, builtin_studies, load_study
 
 STUDY = """
@@ -205,14 +205,21 @@ def test_settings_leave_out_what_does_not_apply() -> None:
     assert film.settings() == plain.settings() | {"signal": "own", "conditioning": "film"}
 
 
-@pytest.mark.parametrize("seed", [0, 2**31 - 1, -1, 2**31])
-def test_a_seed_is_what_generators_take(seed) -> None:
-    settings = {"data": "mnist", "training": Training(), "model": "mnist-plain", "seed": seed}
-    if 0 <= seed < 2**31:
-        assert Trial(**settings).seed == seed
-    else:
-        with pytest.raises(ValidationError, match="seed"):
-            Trial(**settings)
+@pytest.mark.parametrize(
+    ("field", "right", "wrong"),
+    [("seed", [0, 2**31 - 1], [-1, 2**31]), ("salt", [0, 1000], [-1, 1001]), ("other", [0], [-1])],
+)
+def test_settings_of_trials_and_swaps_have_bounds(field, right, wrong) -> None:
+    def make(value: int) -> Trial | Swap:
+        changes = {} if field == "other" else {field: value}
+        trial = Trial(**{"data": "mnist", "training": Training(), "model": "mnist-plain", "seed": 0} | changes)
+        return Swap(trial=trial, heard="other", other=value) if field == "other" else trial
+
+    for value in right:
+        assert getattr(make(value), field) == value
+    for value in wrong:
+        with pytest.raises(ValidationError, match=field):
+            make(value)
 
 
 @pytest.mark.parametrize(
