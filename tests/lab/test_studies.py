@@ -201,6 +201,15 @@ def test_trials_can_be_counted(load, refused) -> None:
             next(loaded.trials(seeds=seeds))
 
 
+def test_trials_are_those_of_some_seeds_and_arms_of_the_study(load) -> None:
+    study = load(document(BASE))
+    assert [(arm.name, trial.seed) for arm, trial in study.trials(["own"], seeds=1)] == [("own", 0)]
+    with pytest.raises(ValueError, match=r"^seeds: expected at least 1, got 0$"):
+        next(study.trials(seeds=0))
+    with pytest.raises(ValueError, match=r"^arms: expected names among plain, own, got 'other'$"):
+        next(study.trials(["other"]))
+
+
 # The file itself
 
 
