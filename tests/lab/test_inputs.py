@@ -129,6 +129,8 @@ def test_values_that_are_large_are_shown_short() -> None:
         deep = [deep, deep]
     assert inputs.shown(deep).startswith("[[")
     assert inputs.shown(10**5000) == "a whole number of 16610 bits"
+    assert inputs.shown(2**256) == "a whole number of 257 bits"
+    assert inputs.shown(2**256 - 1) == str(2**256 - 1)
     assert inputs.shown(-(10**30)) == "-1" + 30 * "0"
     assert inputs.shown("x" * 10**6).count("x") < inputs.LONGEST
 
