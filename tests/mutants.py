@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -167,8 +168,13 @@ def arithmetic(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
         yield node, str(node.value + 1)
 
 
-def survives(mutant: Mutant) -> bool:
-    """Run a module's tests on a copy of the project in which it is broken; or whole, if the line is empty."""
+def survives(mutant: Mutant, most: float | None = None) -> bool:
+    """Run a module's tests on a copy of the project in which it is broken; or whole, if the line is empty.
+
+    Args:
+        mutant: what to break.
+        most: seconds; after them the tests count as failed, for somebody would notice that they hang.
+    """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for part in ("src", "tests", "docs", "examples"):
@@ -179,8 +185,8 @@ def survives(mutant: Mutant) -> bool:
         (copy / "src/weight_feedback" / f"{mutant.module}.py").write_text(mutant.source, encoding="utf-8")
         child = multiprocessing.get_context("fork").Process(target=run, args=(copy, TESTS[mutant.module]))
         child.start()
-        child.join(timeout=600)
-        if child.is_alive():  # it hangs: somebody would notice
+        child.join(most)
+        if child.is_alive():
             child.kill()
             return False
         if child.exitcode not in (0, 1):
@@ -197,7 +203,16 @@ def run(copy: Path, tests: list[str]) -> None:
     sys.path.insert(0, str(copy / "src"))
     nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0"]
+        options = [
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            "--hypothesis-seed=0",
+            "--hypothesis-profile=mutants",
+        ]
         try:
             status = int(pytest.main([*options, *tests]))
         except BaseException:  # a crash is no failing test
@@ -245,11 +260,14 @@ def break_all(modules: list[str], todo: list[Mutant], jobs: int) -> int:
     survivors = []
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        most = {}
         for module in modules:
             source = (ROOT / "src/weight_feedback" / f"{module}.py").read_text(encoding="utf-8")
+            start = time.monotonic()
             if not pool.submit(survives, Mutant(module, 0, "", source)).result():
                 sys.exit(f"{module}: its tests fail as it is; there is nothing to break")
-        futures = {pool.submit(survives, mutant): mutant for mutant in todo}
+            most[module] = 60 + 5 * (time.monotonic() - start)
+        futures = {pool.submit(survives, mutant, most[mutant.module]): mutant for mutant in todo}
         for count, future in enumerate(as_completed(futures), 1):
             if future.result():
                 survivors.append(futures[future])
