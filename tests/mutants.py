@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import gc
+import importlib
 import multiprocessing
 import os
 import shutil
@@ -88,6 +90,14 @@ STATISTICS = ("lab/estimates", "lab/calibration")
 DURABLE = ("fsync", "flush", "replace", "rename", "unlink", "link")
 FLIPPED: dict[type[ast.cmpop], str] = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">"}
 SIGNS: dict[type[ast.operator], str] = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*"}
+#: What tests import: once, and not for each mutant.
+HEAVY = (
+    "hypothesis", "joblib", "matplotlib.figure", "pandas", "pydantic", "pytest", "safetensors.torch", "scipy.stats",
+    "statsmodels.stats.multitest", "torch",
+)  # fmt: skip
+#: No messages, and no examples in their shortest form: it is enough to know that a test fails.
+PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", "--hypothesis-seed=0",
+          "--hypothesis-profile=mutants")  # fmt: skip
 BOUNDS = ("ge", "gt", "le", "lt", "min_length", "max_length")
 
 
@@ -203,18 +213,8 @@ def run(copy: Path, tests: list[str]) -> None:
     sys.path.insert(0, str(copy / "src"))
     nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        options = [
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:xdist",
-            "--hypothesis-seed=0",
-            "--hypothesis-profile=mutants",
-        ]
         try:
-            status = int(pytest.main([*options, *tests]))
+            status = int(pytest.main([*PYTEST, *tests]))
         except BaseException:  # a crash is no failing test
             status = pytest.ExitCode.INTERNAL_ERROR
     os._exit(status)
@@ -222,16 +222,10 @@ def run(copy: Path, tests: list[str]) -> None:
 
 def warm() -> None:
     """Import what takes long, and nothing of this project."""
-    import joblib
-    import matplotlib.figure
-    import pydantic
-    import safetensors.torch
-    import scipy.stats
-    import statsmodels.stats.multitest
-    import torch
-
-    torch.set_num_threads(1)
-    _ = joblib, matplotlib, pydantic, safetensors, scipy, statsmodels
+    for module in HEAVY:
+        importlib.import_module(module)
+    sys.modules["torch"].set_num_threads(1)
+    gc.freeze()  # tests collect garbage, and would go over all of this each time
 
 
 def main() -> int:
