@@ -6,10 +6,60 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from weight_feedback.lab import calibration
+from weight_feedback.lab import calibration, estimates
 from weight_feedback.lab.calibration import calibrate
 from weight_feedback.lab.estimates import bca_interval, sign_flip
 from weight_feedback.lab.verdicts import detection_power
+
+
+def test_the_simulation_runs_the_estimators(monkeypatch) -> None:
+    """Study by study with the functions that analyses use, at the same number of resamples: the same counts."""
+    monkeypatch.setattr(calibration, "RESAMPLES", 2000)
+    found = calibrate(studies=100, seeds=(8,), effect=0.5)[8]
+    samples = np.random.default_rng([0, 8]).normal(0.5, 1.0, (100, 8))
+    assert found.flip_rejections.mean == np.mean([sign_flip(x) < 0.05 for x in samples])
+    bca = [bca_interval(x, resamples=2000) for x in samples]
+    covered = np.mean([interval.low <= 0.5 <= interval.high for interval in bca])
+    assert found.bca_coverage.mean == pytest.approx(covered, abs=0.02)
+
+
+def test_an_interval_holds_its_ends() -> None:
+    """A quarter of the resamples of 0 and 1 are 0 twice, as many 1 twice: those are the ends."""
+    for end in (0.0, 1.0):
+        found = calibration.measure(np.array([[0.0, 1.0]]), effect=end)
+        assert (found.n, found.studies, found.bca_coverage.mean) == (2, 1, 1)
+
+
+def test_an_analysis_draws_ten_times_as_often() -> None:
+    assert (10 * calibration.RESAMPLES, 10 * calibration.FLIPS) == (estimates.RESAMPLES, estimates.FLIPS)
+
+
+def test_shares_have_wilson_intervals() -> None:
+    found = calibrate(studies=50, seeds=(5,))[5].t_coverage
+    z, p, n = stats.norm.isf(0.025), found.mean, 50
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half))
+
+
+def test_each_n_has_its_own_stream() -> None:
+    both, alone = calibrate(studies=50, seeds=(5, 9)), calibrate(studies=50, seeds=(9,))
+    assert both[9] == alone[9]
+    assert calibrate(studies=50, seeds=(9,), seed=1) != alone
+
+
+@pytest.mark.parametrize(("studies", "seeds", "sd"), [(0, (5,), 1.0), (5, (1,), 1.0), (5, (5,), 0.0)])
+def test_settings_are_checked(studies, seeds, sd) -> None:
+    with pytest.raises(ValueError, match=r"calibrate: expected studies ≥ 1, seeds ≥ 2 and sd > 0, got"):
+        calibrate(studies=studies, seeds=seeds, sd=sd)
+
+
+def test_the_least_that_can_be_simulated() -> None:
+    found = calibrate(studies=1, seeds=(2,), sd=1e-3)
+    assert [(n, one.n, one.studies) for n, one in found.items()] == [(2, 2, 1)]
+
+
+# What takes seconds
 
 
 @pytest.fixture(scope="module")
@@ -43,34 +93,3 @@ def test_power_is_as_planned() -> None:
     assert found.t_rejections.low < power < found.t_rejections.high
     assert found.flip_rejections.mean == pytest.approx(power, abs=0.03)
     assert 0.935 < found.t_coverage.mean < 0.965
-
-
-def test_the_simulation_runs_the_estimators(monkeypatch) -> None:
-    """Study by study with the functions that analyses use, at the same number of resamples: the same counts."""
-    monkeypatch.setattr(calibration, "RESAMPLES", 2000)
-    found = calibrate(studies=100, seeds=(8,), effect=0.5)[8]
-    samples = np.random.default_rng([0, 8]).normal(0.5, 1.0, (100, 8))
-    assert found.flip_rejections.mean == np.mean([sign_flip(x) < 0.05 for x in samples])
-    bca = [bca_interval(x, resamples=2000) for x in samples]
-    covered = np.mean([interval.low <= 0.5 <= interval.high for interval in bca])
-    assert found.bca_coverage.mean == pytest.approx(covered, abs=0.02)
-
-
-def test_shares_have_wilson_intervals() -> None:
-    found = calibrate(studies=50, seeds=(5,))[5].t_coverage
-    z, p, n = stats.norm.isf(0.025), found.mean, 50
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    assert (found.low, found.high) == pytest.approx((centre - half, centre + half))
-
-
-def test_each_n_has_its_own_stream() -> None:
-    both, alone = calibrate(studies=50, seeds=(5, 9)), calibrate(studies=50, seeds=(9,))
-    assert both[9] == alone[9]
-    assert calibrate(studies=50, seeds=(9,), seed=1) != alone
-
-
-@pytest.mark.parametrize(("studies", "seeds", "sd"), [(0, (5,), 1.0), (5, (1,), 1.0), (5, (5,), 0.0)])
-def test_settings_are_checked(studies, seeds, sd) -> None:
-    with pytest.raises(ValueError, match=r"calibrate: expected studies ≥ 1, seeds ≥ 2 and sd > 0, got"):
-        calibrate(studies=studies, seeds=seeds, sd=sd)

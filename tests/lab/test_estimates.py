@@ -141,6 +141,12 @@ def test_sign_flip_does_not_depend_on_order_or_names(x) -> None:
     assert sign_flip(x) == sign_flip([1e6 * value for value in x])
 
 
+def test_up_to_16_pairs_every_flip_is_tried() -> None:
+    assert sign_flip(np.arange(1.0, 17.0)) == 2 / 2**16
+    # Reports state p-values: the random flips of more pairs must not change by accident.
+    assert sign_flip(np.arange(-5.0, 12.0)) == 3190 / 100_001
+
+
 def test_exact_and_random_flips_agree(monkeypatch) -> None:
     """100,000 flips: the standard error at p = 0.1 is 0.001; allow four."""
     x = np.linspace(-1, 1.6, 16)
@@ -197,6 +203,15 @@ def test_bca_is_scipys() -> None:
     assert (found.low, found.high) == pytest.approx((-high, -low), rel=1e-12)
 
 
+def test_bca_of_what_is_its_own_mirror_image() -> None:
+    x = [-3.0, -1.5, -0.4, -0.1, 0.1, 0.4, 1.5, 3.0]
+    theirs = stats.bootstrap((x,), np.mean, n_resamples=10_000, method="BCa", rng=0).confidence_interval
+    found = bca_interval(x)
+    assert found == bca_interval([-value for value in x])
+    assert found.low == -found.high
+    assert found.high == pytest.approx(theirs.high, abs=0.05)
+
+
 def test_bca_is_skewed_where_the_data_are() -> None:
     found = bca_interval([0.0, 0.1, 0.2, 0.1, 0.0, 0.2, 0.1, 5.0])
     assert found.high - found.mean > 1.5 * (found.mean - found.low)
@@ -222,6 +237,7 @@ def test_effect_size() -> None:
     assert effect_size(x) == pytest.approx(hedges(3) * 3 / math.sqrt(14 / 3))
     assert effect_size([-value for value in x]) == pytest.approx(-effect_size(x))
     assert effect_size(np.multiply(x, 7)) == pytest.approx(effect_size(x))
+    assert effect_size([1.0, 2.0, 3.0]) == pytest.approx(hedges(2) * 2)
     assert math.isnan(effect_size([1.0, 2.0]))
 
 
@@ -279,6 +295,7 @@ def test_the_margin_itself_is_not_within() -> None:
     assert equivalence([0.1 + 0.2, 0.1 + 0.2], 0.3) == 1.0
     assert equivalence([-0.3, -0.3], 0.1 + 0.2) == 1.0
     assert equivalence([0.3, 0.3], 0.31) == 0.0
+    assert equivalence([0.99e-4, 0.99e-4], 1e-4) == 0.0
 
 
 def test_spread() -> None:
@@ -287,6 +304,12 @@ def test_spread() -> None:
     assert not no_spread([0.01, 0.02])
     assert not no_spread([1.0, 1.0, 1.0001])
     assert no_spread([0.0, 0.0])
+
+
+def test_two_pairs_are_enough() -> None:
+    # A quarter of the resamples are the first twice, as many the second.
+    assert bca_interval([1.0, 2.0]) == (1.5, 1.0, 2.0)
+    assert sign_flip([1.0, 2.0]) == 0.5
 
 
 @pytest.mark.parametrize("x", [[], [0.5]])

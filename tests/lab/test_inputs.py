@@ -47,6 +47,15 @@ def test_a_file_that_is_far_too_large_is_not_even_read(tmp_path, read) -> None:
     assert error.expected.startswith("at most ")
 
 
+def test_a_file_may_be_a_64th_and_64_kib_larger_than_its_contents(tmp_path) -> None:
+    path, most = tmp_path / "packed", 6400 + 100 + 65_536
+    with path.open("wb") as file:
+        file.truncate(most)
+        inputs.check_size(path, 6400)
+        file.truncate(most + 1)
+        assert failure(inputs.check_size, path, 6400).found == str(most + 1)
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
 def test_a_bomb_is_not_unpacked(tmp_path, pack) -> None:
     path = tmp_path / "bomb"
@@ -120,6 +129,8 @@ def test_values_that_are_large_are_shown_short() -> None:
         deep = [deep, deep]
     assert inputs.shown(deep).startswith("[[")
     assert inputs.shown(10**5000) == "a whole number of 16610 bits"
+    assert inputs.shown(2**256) == "a whole number of 257 bits"
+    assert inputs.shown(2**256 - 1) == str(2**256 - 1)
     assert inputs.shown(-(10**30)) == "-1" + 30 * "0"
     assert inputs.shown("x" * 10**6).count("x") < inputs.LONGEST
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from weight_feedback.lab.models import NETWORKS
-from weight_feedback.lab.settings import Training, Trial
+from weight_feedback.lab.settings import Measurement, Subspace, Swap, Training, Trial
 from weight_feedback.lab.spec import SpecError, builtin_studies, load_study
 
 STUDY = """
@@ -205,14 +205,28 @@ def test_settings_leave_out_what_does_not_apply() -> None:
     assert film.settings() == plain.settings() | {"signal": "own", "conditioning": "film"}
 
 
-@pytest.mark.parametrize("seed", [0, 2**31 - 1, -1, 2**31])
-def test_a_seed_is_what_generators_take(seed) -> None:
-    settings = {"data": "mnist", "training": Training(), "model": "mnist-plain", "seed": seed}
-    if 0 <= seed < 2**31:
-        assert Trial(**settings).seed == seed
-    else:
-        with pytest.raises(ValidationError, match="seed"):
-            Trial(**settings)
+TRIAL = {"data": "mnist", "training": Training(), "model": "mnist-plain", "seed": 0}
+SWAP = {"trial": Trial(**TRIAL), "heard": "other"}
+MEASUREMENT = {"data": "mnist", "network": "fc", "subspace": Subspace(dimensions=1), "epochs": 1, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("kept", "settings", "field", "right", "wrong"),
+    [
+        (Trial, TRIAL, "seed", [0, 2**31 - 1], [-1, 2**31]),
+        (Trial, TRIAL, "salt", [0, 1000], [-1, 1001]),
+        (Swap, SWAP, "other", [0], [-1]),
+        (Measurement, MEASUREMENT, "seed", [0, 2**31 - 1], [-1, 2**31]),
+        (Measurement, MEASUREMENT, "epochs", [1, 100_000], [0, 100_001]),
+        (Measurement, MEASUREMENT, "lr", [5e-324, 1.0], [0.0]),
+    ],
+)
+def test_settings_have_bounds(kept, settings, field, right, wrong) -> None:
+    for value in right:
+        assert getattr(kept(**settings | {field: value}), field) == value
+    for value in wrong:
+        with pytest.raises(ValidationError, match=field):
+            kept(**settings | {field: value})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import limits
 from tomls import BASE, OWN, PLAIN, document
 from weight_feedback.lab import runner
 from weight_feedback.lab.inputs import LONGEST
-from weight_feedback.lab.settings import Pooled, Projected, Sketched
+from weight_feedback.lab.settings import Pooled, Projected, Sketched, Subspace
 from weight_feedback.lab.spec import (
     LONGEST_FILE,
     LONGEST_LINE,
@@ -125,6 +125,7 @@ def test_numbers_have_bounds(load, refused, place, right, wrong) -> None:
         ("data", "../x", "data: String should match pattern"),
         ("title", "", "title: String should have at least 1 character"),
         ("title", "x" * 201, "title: String should have at most 200 characters"),
+        ("arms.1.label", "", "arms.1.label: String should have at least 1 character"),
         ("arms.1.label", "x" * 81, "arms.1.label: String should have at most 80 characters"),
         ("arms", [], "arms: Tuple should have at least 1 item"),
         ("arms", {}, "arms: Input should be a valid tuple"),
@@ -179,19 +180,34 @@ def test_a_clock_needs_two_numbers(load, refused) -> None:
 # What no list of trials could hold
 
 
+def many_arms(count: int, seeds: int) -> str:
+    arms = [{"name": f"a{i}", "label": f"{i}", "model": f"m{i}"} for i in range(count)]
+    study = {"name": "many", "title": "t", "data": "generated", "seeds": seeds, "arms": arms}
+    return document(study).replace("}, {", "},\n{")
+
+
+def test_arms_can_be_counted(load, refused) -> None:
+    assert len(load(many_arms(1000, seeds=1)).arms) == 1000
+    assert refused(many_arms(1001, seeds=1)).startswith(": arms: Tuple should have at most 1000 items")
+
+
 def test_trials_can_be_counted(load, refused) -> None:
-    arms = [{**PLAIN, "name": f"a{i}", "label": f"{i}", "model": f"m{i}"} for i in range(400)]
-    study = {**BASE, "arms": arms, "seeds": 250}
-    del study["summary"], study["declared"]
-    text = document(study).replace("}, {", "},\n{")
-    loaded = load(text)
+    loaded = load(many_arms(400, seeds=250))
     assert sum(1 for _ in loaded.trials()) == MOST_TRIALS
-    assert "seeds: expected at most 250 for 400 arms, 100000 trials, got 251" in refused(
-        text.replace("= 250", "= 251")
-    )
+    message = refused(many_arms(400, seeds=251))
+    assert "seeds: expected at most 250 for 400 arms, 100000 trials, got 251" in message
     for seeds in (251, 10**30):
         with pytest.raises(ValueError, match=rf"seeds: expected at most 250 for 400 arms.*got {seeds}"):
             next(loaded.trials(seeds=seeds))
+
+
+def test_trials_are_those_of_some_seeds_and_arms_of_the_study(load) -> None:
+    study = load(document(BASE))
+    assert [(arm.name, trial.seed) for arm, trial in study.trials(["own"], seeds=1)] == [("own", 0)]
+    with pytest.raises(ValueError, match=r"^seeds: expected at least 1, got 0$"):
+        next(study.trials(seeds=0))
+    with pytest.raises(ValueError, match=r"^arms: expected names among plain, own, got 'other'$"):
+        next(study.trials(["other"]))
 
 
 # The file itself
@@ -238,6 +254,13 @@ def test_a_file_that_is_no_study_is_refused(refused, content, message) -> None:
     assert refused(content).startswith(message)
 
 
+def test_a_file_and_its_lines_can_be_as_long_as_is_said(load) -> None:
+    study = document(BASE)
+    comment = "#" * LONGEST_LINE + "\n"
+    text = study + comment * ((LONGEST_FILE - len(study)) // len(comment))
+    assert load(text + "\n" * (LONGEST_FILE - len(text))) == load(study)
+
+
 def test_marks_and_line_ends_of_other_systems_are_allowed(load) -> None:
     study = load(document(BASE))
     assert load(b"\xef\xbb\xbf" + document(BASE).encode()) == study
@@ -276,18 +299,32 @@ def test_messages_stay_short(refused) -> None:
     assert lines[-1] == "and 280 more"
     assert max(map(len, lines)) < LONGEST + 200
     assert all(map(str.isprintable, lines))
+    lines = refused(document({**BASE, **{f"x{i}": 0 for i in range(MOST_WRONG)}})).split("\n")
+    assert lines[-1] == f"x{MOST_WRONG - 1}: Extra inputs are not permitted, got 0"
 
 
-# Summaries that don't fit their network
+# Summaries and subspaces that don't fit their network
 
 
 @pytest.mark.parametrize(
-    "summary", [Projected(k=101), Sketched(k=101, sketch="count"), Pooled(k=101, kernels=((1, 1), (1, 1)))]
+    ("settings", "message"),
+    [
+        (Projected(k=101), "summary.k: must be at most the 100 weights that are read, got 101"),
+        (Sketched(k=101, sketch="count"), "summary.k: must be at most the 100 weights that are read, got 101"),
+        (
+            Pooled(k=101, kernels=((1, 1), (1, 1))),
+            "summary.k: must be at most the 100 weights that are read, got 101",
+        ),
+        (
+            Subspace(dimensions=101),
+            "training.subspace.dimensions: must be at most the network's 100 parameters, got 101",
+        ),
+    ],
 )
-def test_a_summary_is_no_longer_than_what_it_reads(summary) -> None:
-    summary.check_fit(101)
-    with pytest.raises(ValueError, match=r"summary.k: must be at most the 100 weights that are read, got 101"):
-        summary.check_fit(100)
+def test_nothing_has_more_dimensions_than_the_network(settings, message) -> None:
+    settings.check_fit(101)
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        settings.check_fit(100)
 
 
 @pytest.mark.parametrize(
@@ -317,3 +354,9 @@ def test_a_stored_projection_is_bounded() -> None:
     with pytest.raises(ValueError, match=r"summary.k: must be at most 1024, .* got 2000; give summary.sketch"):
         Projected(k=2000).check_fit(2**20)
     Sketched(k=2000, sketch="kronecker").check_fit(2**20)
+    Subspace(dimensions=2**15, projection="dense").check_fit(2**15)
+    with pytest.raises(
+        ValueError, match=r"subspace.dimensions: must be at most 1024, .* got 2000; the projections"
+    ):
+        Subspace(dimensions=2000, projection="dense").check_fit(2**20)
+    Subspace(dimensions=2000, projection="kronecker").check_fit(2**20)

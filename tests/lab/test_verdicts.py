@@ -129,7 +129,9 @@ def test_too_few(n) -> None:
 
 
 def test_two_pairs_are_enough() -> None:
-    assert not estimate([1.5, 2.5, NAN], [1.0, 1.0, 1.0], 0.2).too_few
+    found = estimate([1.5, 2.5, NAN], [1.0, 1.0, 1.0], 0.2)
+    assert not found.too_few
+    assert found.detectable == detectable_effect(2, math.sqrt(0.5))
 
 
 def test_estimate_checks_its_settings() -> None:
@@ -315,6 +317,7 @@ def test_plans_without_spread() -> None:
     assert seeds_to_detect(0.5, 0.0) == 2
     assert seeds_for_equivalence(0.0, 0.2, 0.1) == 2
     assert equivalence_power(5, 0.0, 0.2, 0.3) == 0.0
+    assert equivalence_power(5, 0.0, 0.2, 0.2) == equivalence_power(5, 0.0, 0.2, -0.2) == 0.0
     # Two pairs can't make a sign-flip test pass: 5 % takes six.
     assert verdicts({"only": vary(n=3, mean=0.5, sd=0.0)}, 0.2)["only"].seeds == 6
 

@@ -60,7 +60,7 @@ def calibrate(
     Raises:
         ValueError: there are no studies, fewer than two seeds, or no spread.
     """
-    if studies < 1 or min(seeds, default=2) < 2 or not sd > 0:
+    if studies < 1 or any(n < 2 for n in seeds) or not sd > 0:
         raise ValueError(
             "calibrate: expected studies ≥ 1, seeds ≥ 2 and sd > 0, "
             f"got studies = {studies}, seeds = {seeds}, sd = {sd}"

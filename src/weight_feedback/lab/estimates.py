@@ -193,12 +193,12 @@ def bca_interval(differences: ArrayLike, confidence: float = 0.95, resamples: in
     if no_spread(x):
         return Interval(mean, mean, mean)
     # Of x and −x the same one is resampled, whichever of the two was asked for.
-    mirrored = np.sort(-x)
-    if mirrored.tolist() < x.tolist():
-        low, high = bca_ends(mirrored, confidence, resamples)
-        return Interval(mean, -float(high), -float(low))
-    low, high = bca_ends(x, confidence, resamples)
-    return Interval(mean, float(low), float(high))
+    there, mirrored = x.tolist(), np.sort(-x).tolist()
+    first = min(there, mirrored)
+    low, high = map(float, bca_ends(np.array(first), confidence, resamples))
+    if there == mirrored:  # x is its own mirror image, but its resamples aren't
+        return Interval(mean, (low - high) / 2, (high - low) / 2)
+    return Interval(mean, low, high) if there == first else Interval(mean, -high, -low)
 
 
 def bca_ends(
@@ -306,7 +306,7 @@ def effect_size(differences: ArrayLike) -> float:
     if x.size < 3:
         return math.nan
     if no_spread(x):
-        return math.copysign(math.inf, x[0]) if x.any() else 0.0
+        return math.copysign(math.inf, x.max()) if x.any() else 0.0
     return float(hedges(x.size - 1) * x.mean() / x.std(ddof=1))
 
 
