@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import operator
 import os
@@ -13,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -113,17 +112,12 @@ def command(pid: int) -> str:
         return "resource_tracker"
 
 
-def test_dask_on_this_machine(tmp_path, here) -> None:
+def test_dask_on_this_machine() -> None:
     pytest.importorskip("distributed")
-    config = importlib.import_module("dask").config
-    with (
-        config.set({"distributed.scheduler.allowed-failures": 1}),
-        nothing_left(),
-        connected("dask", jobs=2) as backend,
-    ):
-        assert backend.jobs == 2
-        check_study(backend, Store(tmp_path / "out"), here, tmp_path / "died")
-        check_outcomes(backend)
+    with nothing_left(), connected("dask", jobs=1) as backend:
+        assert backend.jobs == 1
+        (there,) = backend.everywhere(os.getpid).values()
+        assert there in descendants()
 
 
 def test_ray_on_this_machine(tmp_path, here, monkeypatch) -> None:
@@ -158,27 +152,24 @@ def check_outcomes(backend) -> None:
 def dask_cluster(folder: Path, workers: int) -> Iterator[str]:
     """A scheduler and workers, each started by its command, in a folder of its own; yields the address."""
     file = folder / "scheduler.json"
-    dask = [sys.executable, "-P", "-m", "dask"]
-    started: list[subprocess.Popen[bytes]] = []
-    with (folder / "log").open("w") as log:
-        try:
-            commands = [
-                ["scheduler", "--scheduler-file", file, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
-                *[["worker", "--scheduler-file", file, "--no-dashboard", "--nthreads", "1"]] * workers,
-            ]
-            started += [subprocess.Popen([*dask, *args], cwd=folder, stdout=log, stderr=log) for args in commands]
-            wait_until(file.exists, "a scheduler")
-            yield json.loads(file.read_text())["address"]
-        finally:
-            for process in reversed(started):
-                process.terminate()
-            for process in started:
-                process.wait(SECONDS)
+    commands = [
+        ["scheduler", "--scheduler-file", file, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
+        *[["worker", "--scheduler-file", file, "--no-dashboard", "--nthreads", "1"]] * workers,
+    ]
+    with (folder / "log").open("w") as log, ExitStack() as ends:
+        for command in commands:
+            dask = [sys.executable, "-P", "-m", "dask", *command]
+            process = subprocess.Popen(dask, cwd=folder, stdout=log, stderr=log)
+            ends.callback(process.wait, SECONDS)
+            ends.callback(process.terminate)
+        wait_until(file.exists, "a scheduler")
+        yield json.loads(file.read_text())["address"]
 
 
 def test_dask_elsewhere(tmp_path, here, monkeypatch) -> None:
     """On a cluster that runs already, and is left running."""
     pytest.importorskip("distributed")
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "1")
     (tmp_path / "there").mkdir()
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path / "mine")
@@ -191,8 +182,9 @@ def test_dask_elsewhere(tmp_path, here, monkeypatch) -> None:
             assert not list((tmp_path / "mine").rglob("trials"))
         with connected("dask", address) as backend:
             assert backend.jobs == 2
-            run(STUDY, Store(Path("out")), backend=backend)  # relative to this process, not to the workers
-    check_same(Store(tmp_path / "mine" / "out"), here)
+            # Relative to this process, not to the workers.
+            check_study(backend, Store(Path("out")), here, tmp_path / "died")
+            check_outcomes(backend)
 
 
 @contextmanager
@@ -243,16 +235,6 @@ def test_a_package_that_is_missing_is_named(name, monkeypatch, capsys, tmp_path)
     assert f"pip install 'weight-feedback[{name}]', or '.[{name}]' in a clone" in said
 
 
-def test_jobs_and_workers_are_one(capsys, tmp_path) -> None:
-    for options, message in (
-        (["--jobs", "1", "--workers", "2"], "--jobs 1 and --workers 2 contradict each other"),
-        (["--workers", "0"], "--workers: expected at least 1, got 0"),
-    ):
-        with pytest.raises(SystemExit):
-            cli.main(["run", "quick", "--out", str(tmp_path), *options])
-        assert message in capsys.readouterr().err
-
-
 class Threads:
     """A cluster of one process, this one, which does several things at a time, as none may."""
 
@@ -285,7 +267,7 @@ def test_one_trial_at_a_time_in_a_process(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(workers, "run_cohort", lambda *_, **__: second.wait(SECONDS) and [])
     with pytest.raises(StoreError, match="expected one trial at a time in a worker"):
-        run(STUDY, Store(tmp_path), backend=Noticing(2))
+        run(STUDY, Store(tmp_path), backend=Noticing(2), watcher=Watched())
 
 
 def test_a_trial_ends_with_its_run(tmp_path, monkeypatch) -> None:
@@ -307,7 +289,7 @@ def test_workers_must_be_alike(tmp_path, monkeypatch) -> None:
         def everywhere(self, call):
             return {"a": call(), "b": call() | {"torch": "0.1"}}
 
-    with pytest.raises(StoreError, match=r"worker b: its surroundings.*torch .*, here 0.1\); .*--mixed"):
+    with pytest.raises(StoreError, match=r"worker b: its surroundings.*torch .*, here 0\.1\), so .*--mixed"):
         run(STUDY, Store(tmp_path), backend=Different())
     late = {"processor": "another"}
     monkeypatch.setattr(sites, "agree", lambda *_, **__: late)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import weight_feedback
 from children import SECONDS, stand_ins
 from tomls import BASE, document
 from weight_feedback.lab import cli
@@ -76,12 +77,12 @@ def whole(tmp_path_factory) -> dict[str, object]:
 
 def test_shards_that_share_a_folder_end_with_a_report(tmp_path, capsys, whole) -> None:
     (tmp_path / "tiny.toml").write_text(document(BASE), encoding="utf-8")
-    for number, left in ((1, 2), (2, 0)):
+    for number, left, jobs in ((1, 2, "--jobs"), (2, 0, "--workers")):
+        args = ["run", f"{tmp_path}/tiny.toml", "--out", str(tmp_path), jobs, "1", "--shard", f"{number}/2"]
         with stand_ins():
-            cli.main(
-                ["run", f"{tmp_path}/tiny.toml", "--out", str(tmp_path), "--jobs", "1", "--shard", f"{number}/2"]
-            )
+            cli.main(args)
         out = capsys.readouterr().out
+        assert "tiny: 2 trials, 0 finished, 2 to run, 1 side by side" in out
         assert (f"shard {number}/2 is through; {left} trials of the study aren't in" in out) == bool(left)
         assert (tmp_path / "tiny" / "report.html").exists() == (left == 0)
         assert bool(list((tmp_path / "tiny").glob("swaps/*.json"))) == (left == 0)
@@ -90,7 +91,7 @@ def test_shards_that_share_a_folder_end_with_a_report(tmp_path, capsys, whole) -
 
 @pytest.mark.skipif(sys.platform == "win32", reason="runs a shell script")
 def test_a_slurm_array_is_the_same_study(tmp_path, capsys, whole) -> None:
-    """The script that sbatch would run, once for each part, in folders of their own."""
+    """The script that sbatch would run, once for each part, side by side, in folders of their own."""
     (tmp_path / "tiny.toml").write_text(document(BASE), encoding="utf-8")
     program = tmp_path / "bin" / "weight-feedback"
     program.parent.mkdir()
@@ -98,19 +99,28 @@ def test_a_slurm_array_is_the_same_study(tmp_path, capsys, whole) -> None:
         f"#!/bin/sh\nexec {sys.executable} -P -c 'from weight_feedback.lab.cli import main; main()' \"$@\"\n"
     )
     program.chmod(0o755)
-    for number in (1, 2):
-        environment = os.environ | {
-            "PATH": f"{program.parent}:{os.environ['PATH']}",
-            "SLURM_ARRAY_TASK_ID": str(number),
-            "SLURM_ARRAY_TASK_COUNT": "2",
-            "SLURM_CPUS_PER_TASK": "1",
-            "STUDY": "tiny.toml",
-        }
-        done = subprocess.run(
-            ["bash", SCRIPT], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=2 * SECONDS
+    environment = os.environ | {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(weight_feedback.__file__).parents[1]),
+        "SLURM_ARRAY_TASK_COUNT": "2",
+        "SLURM_CPUS_PER_TASK": "1",
+        "STUDY": "tiny.toml",
+    }
+    tasks = [
+        subprocess.Popen(
+            ["bash", SCRIPT],
+            cwd=tmp_path,
+            env=environment | {"SLURM_ARRAY_TASK_ID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
-        assert done.returncode == 0, done.stderr
-        assert f"shard {number}/2 is through; 2 trials of the study aren't in shards/{number}/tiny" in done.stdout
+        for number in (1, 2)
+    ]
+    for number, task in enumerate(tasks, start=1):
+        printed, _ = task.communicate(timeout=2 * SECONDS)
+        assert task.returncode == 0, printed
+        assert f"shard {number}/2 is through; 2 trials of the study aren't in shards/{number}/tiny" in printed
     cli.main(["merge", f"{tmp_path}/tiny", *(f"{tmp_path}/shards/{number}/tiny" for number in (1, 2))])
     assert "4 trials, 0 swaps and 2 weights copied" in capsys.readouterr().out
     with stand_ins():
