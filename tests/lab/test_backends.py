@@ -291,9 +291,11 @@ def test_workers_must_be_alike(tmp_path, monkeypatch) -> None:
 
     with pytest.raises(StoreError, match=r"worker b: its surroundings.*torch .*, here 0\.1\), so .*--mixed"):
         run(STUDY, Store(tmp_path), backend=Different())
-    late = {"processor": "another"}
-    monkeypatch.setattr(sites, "agree", lambda *_, **__: late)
-    monkeypatch.setattr(runner, "agree", lambda *_, **__: late)
+
+    def agree(*args, **options):
+        return sites.agree(*args, **options) | {"processor": "another"}
+
+    monkeypatch.setattr(runner, "agree", agree)
     with pytest.raises(StoreError, match=r"worker .*, process .*: its surroundings.*processor another"):
         run(STUDY, Store(tmp_path), backend=Threads())
 
