@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import operator
 import os
@@ -114,8 +115,13 @@ def command(pid: int) -> str:
 
 def test_dask_on_this_machine() -> None:
     pytest.importorskip("distributed")
-    with nothing_left(), connected("dask", jobs=1) as backend:
+    with (
+        importlib.import_module("dask").config.set({"distributed.scheduler.allowed-failures": 0}),
+        nothing_left(),
+        connected("dask", jobs=1) as backend,
+    ):
         assert backend.jobs == 1
+        check_outcomes(backend)
         (there,) = backend.everywhere(os.getpid).values()
         assert there in descendants()
 
@@ -125,8 +131,10 @@ def test_ray_on_this_machine(tmp_path, here, monkeypatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # else it would write one into the user's home
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     pytest.importorskip("ray")
+    handler = signal.getsignal(signal.SIGTERM)
     with nothing_left(), connected("ray", jobs=2) as backend:
         assert backend.jobs == 2
+        assert signal.getsignal(signal.SIGTERM) is handler
         check_study(backend, Store(tmp_path / "out"), here, tmp_path / "died")
         check_outcomes(backend)
 
@@ -154,7 +162,7 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[str]:
     file = folder / "scheduler.json"
     commands = [
         ["scheduler", "--scheduler-file", file, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
-        *[["worker", "--scheduler-file", file, "--no-dashboard", "--nthreads", "1"]] * workers,
+        *[["worker", "--scheduler-file", file, "--no-dashboard", "--no-nanny", "--nthreads", "1"]] * workers,
     ]
     with (folder / "log").open("w") as log, ExitStack() as ends:
         for command in commands:
@@ -167,9 +175,8 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[str]:
 
 
 def test_dask_elsewhere(tmp_path, here, monkeypatch) -> None:
-    """On a cluster that runs already, and is left running."""
+    """On a cluster that runs already, and is left running; a worker that dies isn't replaced."""
     pytest.importorskip("distributed")
-    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "1")
     (tmp_path / "there").mkdir()
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path / "mine")
@@ -184,7 +191,6 @@ def test_dask_elsewhere(tmp_path, here, monkeypatch) -> None:
             assert backend.jobs == 2
             # Relative to this process, not to the workers.
             check_study(backend, Store(Path("out")), here, tmp_path / "died")
-            check_outcomes(backend)
 
 
 @contextmanager
