@@ -12,7 +12,7 @@ TIMM_PIP := $(TIMM)/bin/pip install --quiet --disable-pip-version-check \
 	--constraint constraints-integrations.txt --constraint <(grep -v '^torch==' constraints.txt)
 SOURCES := pyproject.toml README.md LICENSE $(shell find src -type f -not -name '*.pyc')
 
-.PHONY: help demo test test-integrations torture fuzz mutants lint docs bench bench-models bench-gpu clean
+.PHONY: help demo test test-integrations torture fuzz mutants lint docs bench bench-models bench-scheduling bench-gpu clean
 
 help:  ## Say what can be made.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -54,10 +54,14 @@ bench: .venv/bench .venv/wheel $(TIMM)/wheel  ## Time everything against targets
 	@status=0; for name in projections training; do \
 		$(BIN)/python benchmarks/$$name.py || status=1; done; \
 	$(TIMM)/bin/python benchmarks/models.py || status=1; \
+	$(BIN)/python benchmarks/scheduling.py; \
 	$(BIN)/python benchmarks/growth.py; exit $$status
 
 bench-models: $(TIMM)/wheel  ## Of these, time steps of timm's networks and of a large transformer alone.
 	$(TIMM)/bin/python benchmarks/models.py
+
+bench-scheduling: .venv/bench .venv/wheel  ## Of these, count the empty trials a second that each engine can be handed.
+	$(BIN)/python benchmarks/scheduling.py
 
 bench-gpu: .venv/bench .venv/wheel  ## Time cohorts and CUDA graphs against the plain loop, where there is a GPU.
 	@$(BIN)/python benchmarks/gpu.py $(ARGS)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from weight_feedback.lab.standing import Standing
+
 
 class Watched:
     def __init__(self) -> None:
         self.begun: list[tuple[int, int, int]] = []
         self.seen: list[int] = []
+        self.standings: list[Standing] = []
         self.notes: list[str] = []
 
     def begin(self, trials: int, todo: int, epochs: int) -> None:
         self.begun.append((trials, todo, epochs))
 
-    def progress(self, epochs: int) -> None:
-        self.seen.append(epochs)
+    def progress(self, standing: Standing) -> None:
+        self.seen.append(standing.epochs)
+        self.standings.append(standing)
 
     def note(self, line: str) -> None:
         self.notes.append(line)

@@ -7,10 +7,12 @@ import pytest
 from children import DiesOnce
 from watched import Watched
 from weight_feedback.lab import workers
-from weight_feedback.lab.runner import cores, missing, run
+from weight_feedback.lab.backends import cores
+from weight_feedback.lab.runner import missing, run
 from weight_feedback.lab.settings import Training
 from weight_feedback.lab.sources import ENVIRONMENT
 from weight_feedback.lab.spec import Arm, Study
+from weight_feedback.lab.standing import Standing
 from weight_feedback.lab.store import Store
 from weight_feedback.lab.trial import run_cohort, run_trial
 
@@ -93,6 +95,7 @@ def test_a_trial_that_fails_is_noted_and_the_others_go_on(tmp_path, monkeypatch)
     assert (arm.name, trial.seed) == ("pooled", 0)
     assert tried == [trial]  # what would fail again isn't tried again
     assert watcher.notes == [f"failed: {trial.file_name}: RuntimeError: no luck at all"]
+    assert watcher.standings[-1] == Standing(epochs=8, running=0, done=3, failed=1)
     assert store.failure(trial).splitlines()[0] == "RuntimeError: no luck at all"
     assert "Traceback" in store.failure(trial)
     with pytest.warns(UserWarning, match=f"^failed: {trial.file_name}: RuntimeError"):

@@ -19,6 +19,7 @@ from weight_feedback.lab import checkpoints, cli
 from weight_feedback.lab.console import Shown
 from weight_feedback.lab.runner import run
 from weight_feedback.lab.spec import load_study
+from weight_feedback.lab.standing import Standing
 from weight_feedback.lab.store import Store
 
 posix = pytest.mark.skipif(os.name != "posix", reason="closes streams, and sets a POSIX locale")
@@ -168,10 +169,10 @@ def test_a_terminal_gets_a_bar() -> None:
     file = io.StringIO()
     with Shown(Console(file=file, force_terminal=True, width=100), "tiny", 2) as shown:
         shown.begin(4, 3, 6)
-        shown.progress(4)
+        shown.progress(Standing(epochs=4, running=1, done=2, failed=0))
         shown.note("failed: [bold]x\x1b[2J")
     printed = file.getvalue()
-    assert "4/6 epochs" in printed
+    assert "4/6 epochs; trials: 1 running, 2 done, 0 failed" in printed
     assert "failed: [bold]x\\x1b[2J" in printed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,13 +23,14 @@ from weight_feedback.lab.plots import plot_accuracy
 from weight_feedback.lab.reading import Readable
 from weight_feedback.lab.report import arm_cells, failures, markdown, mixtures, swap_cells
 from weight_feedback.lab.spec import Study
+from weight_feedback.lab.standing import Standing
 from weight_feedback.lab.store import Store
 from weight_feedback.texts import printable
 
 
 @contextmanager
-def progress(console: Console, name: str, epochs: int) -> Iterator[Callable[[int], None]]:
-    """Show progress: a bar in a terminal, a line for each tenth in a log file.
+def progress(console: Console, name: str, epochs: int) -> Iterator[Callable[[int, str], None]]:
+    """Show progress: a bar in a terminal, a line for each tenth in a log file; both with the time that is left.
 
     Args:
         console: where to.
@@ -36,30 +38,31 @@ def progress(console: Console, name: str, epochs: int) -> Iterator[Callable[[int
         epochs: all that there are to do.
 
     Yields:
-        A function to call with the number of epochs done.
+        A function to call with the number of epochs done, and what else to say.
     """
     if not console.is_terminal:
-        shown = 0
+        shown, start = 0, time.monotonic()
 
-        def print_tenths(done: int) -> None:
+        def print_tenths(done: int, more: str) -> None:
             nonlocal shown
             if (tenths := done * 10 // max(epochs, 1)) > shown:
                 shown = tenths
-                console.print(f"{name}: {done}/{epochs} epochs", markup=False)
+                left = (time.monotonic() - start) / done * (epochs - done)
+                console.print(f"{name}: {done}/{epochs} epochs; {more}; {_duration(left)} left", markup=False)
 
         yield print_tenths
         return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} epochs; {task.fields[more]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(name, total=epochs)
-        yield lambda done: bar.update(task, completed=done)
+        task = bar.add_task(name, total=epochs, more="")
+        yield lambda done, more: bar.update(task, completed=done, more=more)
 
 
 class Shown:
@@ -94,13 +97,14 @@ class Shown:
         )
         self._show = self._ends.enter_context(progress(self._console, self._name, epochs))
 
-    def progress(self, epochs: int) -> None:
-        """Show how many epochs are done.
+    def progress(self, standing: Standing) -> None:
+        """Show how far the run is.
 
         Args:
-            epochs: of all trials that are run.
+            standing: epochs, and trials that are running, done and failed.
         """
-        self._show(epochs)
+        trials = f"trials: {standing.running} running, {standing.done} done, {standing.failed} failed"
+        self._show(standing.epochs, trials)
 
     def note(self, line: str) -> None:
         """Print a note.

@@ -21,13 +21,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from weight_feedback.lab import datasets
+from weight_feedback.lab.backends import Processes, cores
 from weight_feedback.lab.confined import projection
 from weight_feedback.lab.datasets import Dataset, normalise
 from weight_feedback.lab.evaluation import evaluate
 from weight_feedback.lab.marks import Marks, clear_dead
 from weight_feedback.lab.models import count_parameters, initialise
 from weight_feedback.lab.pool import Task, run_all
-from weight_feedback.lab.runner import Watcher, cores, watched
+from weight_feedback.lab.runner import Watcher, watched
 from weight_feedback.lab.settings import Measurement
 from weight_feedback.lab.store import Record, Store
 from weight_feedback.lab.trial import keep_freed_memory, provenance, surroundings, thread_count, weights_digest
@@ -168,10 +169,13 @@ def run(
     clear_dead(progress)
     if watcher:
         watcher.begin(len(measurements), len(todo), sum(one.epochs for one in todo))
-    with watched(progress, watcher) as marks:
+    with watched(progress, watcher) as (marks, tally):
         worker = Worker(store, marks, data_dir)
-        tasks = [Task(one.key(), one.file_name, partial(worker.run, one), partial(_give_up, one)) for one in todo]
-        run_all(tasks, jobs or cores(), RETRIES, marks)
+        tasks = [
+            Task(one.key(), one.file_name, partial(worker.run, one), partial(_give_up, one), 1, one.epochs)
+            for one in todo
+        ]
+        run_all(tasks, Processes(jobs or cores()), RETRIES, marks, tally)
 
 
 def _give_up(measurement: Measurement, reason: str) -> None:

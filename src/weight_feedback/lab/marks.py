@@ -41,10 +41,42 @@ class Marks:
             file.truncate(epochs)  # its size is the count; a file without content takes no room
 
     def epochs(self) -> int:
-        """Return how many epochs are done, of all tasks."""
+        """Return how many epochs are done, of all tasks that aren't forgotten."""
+        total = 0
         with suppress(FileNotFoundError):
-            return sum(mark.stat().st_size for mark in os.scandir(self.folder / "epochs"))
+            for mark in os.scandir(self.folder / "epochs"):
+                with suppress(FileNotFoundError):  # forgotten meanwhile
+                    total += mark.stat().st_size
+        return total
+
+    def forget(self, key: str) -> None:
+        """Forget how far a task is: thousands of marks would take long to read, again and again.
+
+        Args:
+            key: of the task.
+        """
+        with suppress(OSError):
+            (self.folder / "epochs" / key).unlink()
+
+    def fail(self, name: str) -> None:
+        """Mark a trial as failed.
+
+        Args:
+            name: of its files.
+        """
+        with suppress(OSError):  # as for epochs
+            (self.folder / "failed" / name).touch()
+
+    def failed(self) -> int:
+        """Return how many trials have failed."""
+        with suppress(FileNotFoundError):
+            return sum(1 for _ in (self.folder / "failed").iterdir())
         return 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the run is, and can be seen from here: its folder goes with it."""
+        return self.folder.is_dir()
 
     @contextmanager
     def under_way(self, key: str) -> Iterator[None]:
@@ -60,12 +92,18 @@ class Marks:
         finally:
             mark.unlink(missing_ok=True)
 
+    def running(self) -> list[str]:
+        """Return the keys of tasks that are under way."""
+        with suppress(FileNotFoundError):
+            return [mark.name for mark in (self.folder / "under-way").iterdir()]
+        return []
+
     def take_left(self) -> set[str]:
         """Return the keys of tasks that are marked as under way, and remove the marks."""
-        left = list((self.folder / "under-way").iterdir())
-        for mark in left:
-            mark.unlink(missing_ok=True)
-        return {mark.name for mark in left}
+        left = set(self.running())
+        for key in left:
+            (self.folder / "under-way" / key).unlink(missing_ok=True)
+        return left
 
     def note(self, line: str) -> None:
         """Say something to people.
@@ -137,7 +175,7 @@ def _make(progress: Path) -> tuple[Path, BinaryIO]:
         folder = progress / uuid.uuid4().hex
         # Another run may take it for a dead one's before it is locked, or remove the folder above as it ends.
         with suppress(FileNotFoundError, FileExistsError):
-            for part in ("", "epochs", "under-way"):
+            for part in ("", "epochs", "under-way", "failed"):
                 (folder / part).mkdir(parents=not part)
             lock = (folder / "lock").open("xb")
             if sys.platform != "win32":

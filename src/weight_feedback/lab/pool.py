@@ -1,7 +1,7 @@
 """Tasks side by side in processes that may die: each is done, or given up for a reason of its own.
 
-It rests on joblib's API alone, so that other backends than its own processes will do, and on marks in files: a
-process that dies can't say which task it was at, nor can those that die with it.
+It rests on a backend's few calls, and on marks in files: a process that dies can't say which task it was at, nor
+can those that die with it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from joblib import Parallel, delayed
-
+from weight_feedback.lab.backends import Backend, Outcome
 from weight_feedback.lab.interrupts import deafening
 from weight_feedback.lab.marks import Marks
+from weight_feedback.lab.standing import Tally
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,16 @@ class Task:
         work: does it, and can be pickled. It returns None when it is done, or why it must be tried again; what it
             raises ends the run.
         give_up: is told, in the process that runs all tasks, why it will not be tried again.
+        trials: that it runs.
+        epochs: of these, together.
     """
 
     key: str
     name: str
     work: Callable[[], str | None]
     give_up: Callable[[str], None]
+    trials: int = 0
+    epochs: int = 0
 
 
 class _StoppedError(Exception):
@@ -51,7 +56,7 @@ class _Attempt:
     broke: Exception | None
 
 
-def run_all(tasks: Sequence[Task], jobs: int, retries: int, marks: Marks) -> None:
+def run_all(tasks: Sequence[Task], backend: Backend, retries: int, marks: Marks, tally: Tally) -> None:
     """Run tasks side by side, and those that had to be broken off again, alone.
 
     When a process dies, those beside it die with it, and memory that one takes is missing to others. Whose fault it
@@ -59,9 +64,10 @@ def run_all(tasks: Sequence[Task], jobs: int, retries: int, marks: Marks) -> Non
 
     Args:
         tasks: what to do.
-        jobs: how many side by side; 1: one after another in this very process.
+        backend: runs them.
         retries: a task that fails alone is tried this many times more, then it is given up.
         marks: of the run.
+        tally: told of each task that ends.
 
     Raises:
         ChildProcessError: the pool breaks before any process begins a task.
@@ -71,9 +77,10 @@ def run_all(tasks: Sequence[Task], jobs: int, retries: int, marks: Marks) -> Non
     alone: dict[str, None] = {}
     failed: Counter[str] = Counter()
     idle = 0
+    tally.begin({task.key: (task.trials, task.epochs) for task in tasks})
     while left:
         batch = [left[key] for key in left if key not in alone] or [left[key] for key in alone if key in left][:1]
-        attempt = _attempt(batch, jobs, marks)
+        attempt = _attempt(batch, backend, marks, tally)
         for key in attempt.done:
             del left[key]
         idle = 0 if attempt.done or attempt.again else idle + 1
@@ -84,28 +91,28 @@ def run_all(tasks: Sequence[Task], jobs: int, retries: int, marks: Marks) -> Non
             ) from attempt.broke
         for key, reason in attempt.again.items():
             alone[key] = None
-            failed[key] += jobs == 1 or len(batch) == 1
+            failed[key] += backend.jobs == 1 or len(batch) == 1
             first, _, details = reason.partition("\n")
             if failed[key] > retries:
                 left.pop(key).give_up(f"{first}, {failed[key]} times\n{details}")
+                tally.end(key)
             else:
                 marks.note(f"{left[key].name}: {first}; it will be tried again, alone")
 
 
-def _attempt(tasks: Sequence[Task], jobs: int, marks: Marks) -> _Attempt:
+def _attempt(tasks: Sequence[Task], backend: Backend, marks: Marks, tally: Tally) -> _Attempt:
     """Run tasks side by side until all are through, or the pool breaks."""
     done: set[str] = set()
     again: dict[str, str] = {}
     broke: Exception | None = None
-    outcomes: Generator[tuple[str, str | None]] | None = None
+    outcomes: Generator[Outcome] | None = None
     try:
         with deafening():
-            # Batches of several tasks would be lost together.
-            pool = Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")
-            outcomes = pool([delayed(_work)(task.key, task.work, marks) for task in tasks])
+            outcomes = backend.outcomes({task.key: partial(_work, task.key, task.work, marks) for task in tasks})
         for key, reason in outcomes:
             if reason is None:
                 done.add(key)
+                tally.end(key)
             else:
                 again[key] = reason
     except _StoppedError as stopped:
@@ -116,12 +123,12 @@ def _attempt(tasks: Sequence[Task], jobs: int, marks: Marks) -> _Attempt:
         again |= dict.fromkeys(marks.take_left(), reason)
     except BaseException as error:
         if outcomes:
-            outcomes.throw(error)  # then joblib ends the workers, wherever this came from
+            outcomes.throw(error)  # then the backend ends the workers, wherever this came from
         raise
     return _Attempt(done, again, broke)
 
 
-def _work(key: str, work: Callable[[], str | None], marks: Marks) -> tuple[str, str | None]:
+def _work(key: str, work: Callable[[], str | None], marks: Marks) -> Outcome:
     try:
         with marks.under_way(key):
             return key, work()

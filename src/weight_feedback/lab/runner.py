@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from weight_feedback.lab import datasets
+from weight_feedback.lab.backends import Backend, Processes, cores
 from weight_feedback.lab.marks import Marks, clear_dead, marks
 from weight_feedback.lab.pool import Task, run_all
 from weight_feedback.lab.settings import Swap, Trial
+from weight_feedback.lab.shards import Shard
+from weight_feedback.lab.sites import Site, agree, shared_paths
 from weight_feedback.lab.spec import Arm, Study
+from weight_feedback.lab.standing import Standing, Tally
 from weight_feedback.lab.store import Store
-from weight_feedback.lab.survey import clean, refuse_to_mix, room, survey
+from weight_feedback.lab.survey import Survey, clean, refuse_to_mix, room, survey
 from weight_feedback.lab.swaps import possible
 from weight_feedback.lab.trackers import Tracker
 from weight_feedback.lab.trial import check_fit, choose_device, surroundings
@@ -36,11 +40,11 @@ class Watcher(Protocol):
             epochs: of these, all together.
         """
 
-    def progress(self, epochs: int) -> None:
-        """Hear how many epochs are done, about twice a second, and when the run ends.
+    def progress(self, standing: Standing) -> None:
+        """Hear how far the run is, about twice a second, and when it ends.
 
         Args:
-            epochs: of all trials that are run, together.
+            standing: epochs, and trials that are running, done and failed.
         """
 
     def note(self, line: str) -> None:
@@ -76,6 +80,8 @@ def run(
     arms: Sequence[str] | None = None,
     seeds: int | None = None,
     jobs: int | None = None,
+    backend: Backend | None = None,
+    shard: Shard | None = None,
     data_dir: Path | None = None,
     device: str = "auto",
     tracker: Tracker | None = None,
@@ -95,7 +101,9 @@ def run(
         store: what is finished, and where to keep what is run.
         arms: names of the arms to run; default: all.
         seeds: run more or fewer seeds than the study has.
-        jobs: trials side by side; default: one for each core.
+        jobs: trials side by side, in processes of this machine; default: one for each core.
+        backend: where trials run, in place of these; see `backends.connected`.
+        shard: which part of the trials to run; swaps are left until all of the study's trials are finished.
         data_dir: where data files are looked for.
         device: see `choose_device`.
         tracker: told of each trial that finishes.
@@ -111,26 +119,22 @@ def run(
     Raises:
         DataError: the data are missing or damaged; this and what follows is said before anything is trained.
         ValueError: an arm can't be run on these data, there is none of that name, or a number is too small.
-        StoreError: results can't be kept, come from another version or other surroundings, or the study was
-            declared otherwise. While it runs: a trial gave another result than the known one, or a failure can't
-            be noted.
+        StoreError: results can't be kept, come from another version or other surroundings, the study was
+            declared otherwise, or a worker of a cluster can't work for it. While it runs: a trial gave another
+            result than the known one, or a failure can't be noted.
         ChildProcessError: worker processes die before they begin a trial.
     """
-    for name, value, least in (
-        ("jobs", jobs, 1),
-        ("retries", retries, 0),
-        ("checkpoint_seconds", checkpoint_seconds, 0),
-    ):
-        if value is not None and not value >= least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
-    asked = list(study.trials(arms, seeds))
+    _check(jobs=(jobs, 1), retries=(retries, 0), checkpoint_seconds=(checkpoint_seconds, 0))
+    pool = backend or Processes(jobs or cores())
+    if pool.remote:
+        store, data_dir = shared_paths(store, data_dir)
+    asked = (shard or Shard(1, 1)).of(study.trials(arms, seeds))
     where = choose_device(device)
     data = datasets.load(study.data, data_dir)
-    for arm in study.arms:
-        check_fit(study.trial(arm, 0), data)
+    _check_arms(study, data)
     found = survey(study, store, seeds)
     todo = [(arm, trial) for arm, trial in asked if trial not in found.whole]
-    if not mixed:
+    if not (mixed or pool.remote):
         refuse_to_mix(found, [arm for arm, _ in todo], surroundings(where) | {"threads": THREADS})
     if todo or found.damaged:
         store.probe(room([trial for _, trial in todo], len(data.train_labels)))
@@ -141,11 +145,36 @@ def run(
         watcher.begin(len(asked), len(todo), len(todo) * study.training.epochs)
     if not todo and not any(possible(swap, store) for swap in found.swaps):
         return 0
-    with watched(store.folder / "progress", watcher) as shared:
+    with watched(store.folder / "progress", watcher) as (shared, tally):
         worker = Worker(study, store, shared, data_dir, device, tracker, checkpoint_seconds)
-        run_all(_trials(worker, todo), jobs or cores(), retries, shared)
-        run_all(_swaps(worker, found.swaps), jobs or cores(), retries, shared)
+        if pool.remote:
+            worker = _sent(worker, pool, data.fingerprint, None if mixed else (found, [arm for arm, _ in todo]))
+        run_all(_trials(worker, todo), pool, retries, shared, tally)
+        if shard is None or not missing(study, store, arms, seeds):
+            run_all(_swaps(worker, found.swaps), pool, retries, shared, tally)
     return len(todo)
+
+
+def _check(**numbers: tuple[float | None, float]) -> None:
+    for name, (value, least) in numbers.items():
+        if value is not None and not value >= least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def _check_arms(study: Study, data: datasets.Dataset) -> None:
+    for arm in study.arms:
+        check_fit(study.trial(arm, 0), data)
+
+
+def _sent(worker: Worker, pool: Backend, fingerprint: str, unmixed: tuple[Survey, Sequence[Arm]] | None) -> Worker:
+    """Return what works on a cluster, all of whose workers can run these trials, and are alike unless mixed."""
+    data, device = worker.study.data, worker.device
+    site = Site(worker.store.folder, worker.marks, data, worker.data_dir, fingerprint, device, THREADS)
+    here = agree(pool, site, mixed=unmixed is None)
+    if unmixed is None:
+        return replace(worker, site=site)
+    refuse_to_mix(*unmixed, here)
+    return replace(worker, site=site, expected=here)
 
 
 def _trials(worker: Worker, todo: Sequence[tuple[Arm, Trial]]) -> list[Task]:
@@ -159,6 +188,8 @@ def _trials(worker: Worker, todo: Sequence[tuple[Arm, Trial]]) -> list[Task]:
             trials[0].file_name,
             partial(worker.run_cohort, arm, trials),
             partial(worker.fail, trials),
+            len(trials),
+            sum(trial.training.epochs for trial in trials),
         )
         for arm, trials in cohorts.values()
     ]
@@ -172,26 +203,21 @@ def _swaps(worker: Worker, swaps: Sequence[Swap]) -> list[Task]:
     ]
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
-def watched(progress: Path, watcher: Watcher | None) -> Iterator[Marks]:
-    """Make a folder for marks, and watch them meanwhile.
+def watched(progress: Path, watcher: Watcher | None) -> Iterator[tuple[Marks, Tally]]:
+    """Make a folder for marks and a tally of what ends, and watch them meanwhile.
 
     Args:
         progress: holds one folder a run.
         watcher: told what is in them; without one, notes are warnings.
     """
     with marks(progress) as shared:
-        stop = threading.Event()
-        thread = threading.Thread(target=_watch, args=(shared, watcher, stop), daemon=True)
+        stop, tally = threading.Event(), Tally(shared)
+        thread = threading.Thread(target=_watch, args=(shared, tally, watcher, stop), daemon=True)
         if watcher:
             thread.start()
         try:
-            yield shared
+            yield shared, tally
         finally:
             stop.set()
             if watcher:
@@ -201,11 +227,11 @@ def watched(progress: Path, watcher: Watcher | None) -> Iterator[Marks]:
                     warnings.warn(line, stacklevel=3)
 
 
-def _watch(shared: Marks, watcher: Watcher, stop: threading.Event) -> None:
+def _watch(shared: Marks, tally: Tally, watcher: Watcher, stop: threading.Event) -> None:
     said, last = 0, False
     while not last:
         last = stop.wait(0.5)
         lines, said = shared.notes(said)
         for line in lines:
             watcher.note(line)
-        watcher.progress(shared.epochs())
+        watcher.progress(tally.standing())

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from weight_feedback.files import remove
 from weight_feedback.lab.marks import Marks
 from weight_feedback.lab.settings import Swap, Trial
+from weight_feedback.lab.sites import Site, check_site
 from weight_feedback.lab.spec import Arm, Study
 from weight_feedback.lab.store import Record, Store, StoreError
 from weight_feedback.lab.swaps import run_swap
@@ -20,6 +25,11 @@ from weight_feedback.lab.trial import run_cohort, thread_count
 
 #: Of PyTorch in each trial and swap.
 THREADS = 1
+_BUSY = threading.Lock()
+
+
+class RunOverError(Exception):
+    """The run that a trial is for has ended, or been killed, so that nobody waits for it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,8 @@ class Worker:
         device: see `choose_device`.
         tracker: told of each trial that is finished.
         checkpoint_seconds: see `run_trial`.
+        site: what every worker of a cluster must see; None on this machine.
+        expected: surroundings that workers of a cluster must have; None: whatever they are.
     """
 
     study: Study
@@ -43,6 +55,8 @@ class Worker:
     device: str
     tracker: Tracker | None
     checkpoint_seconds: float
+    site: Site | None = None
+    expected: Mapping[str, Any] | None = None
     driver: int = field(default_factory=os.getpid)
     """The process that all others work for."""
 
@@ -59,15 +73,22 @@ class Worker:
             None, or, if memory ran out, a reason to try again.
 
         Raises:
-            StoreError: another result of the same settings is known, or a failure can't be noted.
+            StoreError: another result of the same settings is known, a failure can't be noted, or this process
+                isn't fit to run trials.
+            RunOverError: see there.
         """
+        with self._alone():
+            return self._run_cohort(arm, missing)
+
+    def _run_cohort(self, arm: Arm, missing: Sequence[Trial]) -> str | None:
         trials, key = missing[0].cohort(), missing[0].key()
         # Another run may have finished some of them by now.
         left = [trial for trial in missing if not self.store.finished(trial)]
         try:
             if left:
-                self._train(arm, trials, left, counter(self.marks, key, self.driver, len(missing)))
-        except StoreError:
+                driver = self.driver if self.site is None else None
+                self._train(arm, trials, left, counter(self.marks, key, driver, len(missing)))
+        except (StoreError, RunOverError):
             raise
         except Exception as error:  # whatever it is, the other trials go on
             if out_of_memory(error):
@@ -75,8 +96,24 @@ class Worker:
             self.fail(left, describe(error))
         else:
             remove(self.store.checkpoint(trials[0]))
-        self.marks.count(key, self.study.training.epochs * len(missing))
         return None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """See, on a cluster, that a worker may run trials, and that this one runs no other now."""
+        if self.site is None:
+            yield
+            return
+        check_site(self.site, self.expected)
+        if not _BUSY.acquire(blocking=False):
+            raise StoreError(
+                f"{socket.gethostname()}, process {os.getpid()}: expected one trial at a time in a worker, as "
+                "equal bits need, got several; give workers one thread each"
+            )
+        try:
+            yield
+        finally:
+            _BUSY.release()
 
     def _train(self, arm: Arm, trials: Sequence[Trial], left: Sequence[Trial], count: Callable[..., None]) -> None:
         records = run_cohort(
@@ -113,6 +150,7 @@ class Worker:
                 self.store.fail(trial, reason)
             except OSError as error:
                 raise StoreError(f"{trial.file_name} failed ({first}), and that can't be noted: {error}") from None
+            self.marks.fail(trial.file_name)
             self.marks.note(f"failed: {trial.file_name}: {first}")
 
     def _track(self, arm: Arm, trial: Trial, record: Record) -> None:
@@ -132,8 +170,13 @@ class Worker:
             None, or, if memory ran out, a reason to try again.
 
         Raises:
-            StoreError: weights are damaged, or another result of the same settings is known.
+            StoreError: weights are damaged, another result of the same settings is known, or this process isn't
+                fit to run swaps.
         """
+        with self._alone():
+            return self._run_swap(swap)
+
+    def _run_swap(self, swap: Swap) -> str | None:
         try:
             if self.store.read(swap) is None:
                 with thread_count(THREADS):
@@ -157,21 +200,27 @@ class Worker:
         self.marks.note(f"failed: {swap.file_name}: {first}")
 
 
-def counter(marks: Marks, key: str, driver: int, trials: int = 1) -> Callable[..., None]:
+def counter(marks: Marks, key: str, driver: int | None, trials: int = 1) -> Callable[..., None]:
     """Return what is to be called after each epoch, with its number: it says how far a task is.
+
+    It ends the task when the run is dead, so that nobody waits for it any more: by an error where a process is a
+    cluster's, and stays, else with the process.
 
     Args:
         marks: of the run.
         key: of the task.
-        driver: the process that all others work for; when it is dead, so is the one that calls.
+        driver: the process that all others work for; None on a cluster.
         trials: of the task, trained together.
     """
     parent = os.getppid()
 
     def count(epoch: int, *_: object) -> None:
         marks.count(key, epoch * trials)
-        if os.getpid() != driver and os.getppid() != parent:
-            os._exit(1)  # the run is dead, and nobody waits for this any more
+        if driver is None:
+            if not marks.alive:
+                raise RunOverError(f"{marks.folder}: the run that this trial was for has ended")
+        elif os.getpid() != driver and os.getppid() != parent:
+            os._exit(1)
 
     return count
 

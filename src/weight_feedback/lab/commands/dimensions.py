@@ -10,12 +10,12 @@ from tyro.conf import Positional, arg
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.arguments import OUT, DataDir, Jobs, Out
+from weight_feedback.lab.backends import cores
 from weight_feedback.lab.console import Shown, print_table, readable, say
 from weight_feedback.lab.dimension import estimate
 from weight_feedback.lab.dimension_report import cells, markdown, sentence
 from weight_feedback.lab.intrinsic import run
 from weight_feedback.lab.plots import plot_dimension
-from weight_feedback.lab.runner import cores
 from weight_feedback.lab.settings import Frozen, Measurement, Subspace
 from weight_feedback.lab.store import Store
 

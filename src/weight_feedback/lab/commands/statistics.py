@@ -10,9 +10,10 @@ from tyro.conf import arg
 
 from weight_feedback.lab.analysis import analyse
 from weight_feedback.lab.arguments import OUT, DataDir, Jobs, Out
+from weight_feedback.lab.backends import cores
 from weight_feedback.lab.calibration import Calibration, calibrate, measure
 from weight_feedback.lab.console import Shown, print_table
-from weight_feedback.lab.runner import cores, run
+from weight_feedback.lab.runner import run
 from weight_feedback.lab.settings import Frozen
 from weight_feedback.lab.spec import load_study
 from weight_feedback.lab.store import Store

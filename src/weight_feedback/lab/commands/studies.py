@@ -9,13 +9,26 @@ from typing import Annotated, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from weight_feedback.lab.arguments import OUT, Arms, Cuda, DataDir, Device, Jobs, Out, StudyName, To, choose
+from weight_feedback.lab.arguments import (
+    OUT,
+    Arms,
+    Cuda,
+    DataDir,
+    Device,
+    Jobs,
+    Out,
+    StudyName,
+    To,
+    choose,
+)
+from weight_feedback.lab.backends import BackendName, connected, cores
 from weight_feedback.lab.console import Shown, draw, present, print_plan, readable, say
 from weight_feedback.lab.export import export
 from weight_feedback.lab.merge import merge
 from weight_feedback.lab.plan import plan, sensitivity
-from weight_feedback.lab.runner import cores, run
+from weight_feedback.lab.runner import missing, run
 from weight_feedback.lab.settings import Frozen
+from weight_feedback.lab.shards import Shard, parse_shard
 from weight_feedback.lab.spec import load_study
 from weight_feedback.lab.store import Store
 from weight_feedback.lab.trackers import TrackerName, make_tracker
@@ -62,6 +75,8 @@ class Run(Frozen):
         weight-feedback run controls-fashion --arms none constant yoked own
         weight-feedback run my-study.toml --jobs 1 --device cuda
         weight-feedback run my-study.toml --retries 0 --checkpoint-seconds 600
+        weight-feedback run my-study.toml --backend dask --address tcp://head:8786 --out /shared/results
+        weight-feedback run my-study.toml --shard 1/8
     """
 
     study: StudyName
@@ -72,7 +87,33 @@ class Run(Frozen):
     ] = None
     out: Out = OUT
     data_dir: DataDir = None
-    jobs: Jobs = None
+    jobs: Annotated[
+        int | None,
+        arg(
+            metavar="INT",
+            aliases=["--workers"],
+            help="Trials side by side; default: one a core, or a cluster's worker.",
+        ),
+    ] = None
+    backend: Annotated[
+        BackendName,
+        arg(metavar="ENGINE", help="What runs the trials: loky (processes of this machine), dask or ray."),
+    ] = "loky"
+    address: Annotated[
+        str | None,
+        arg(
+            metavar="ADDRESS",
+            help="Of a Dask scheduler or a Ray cluster that runs already; default: one on this machine, for the "
+            "time of the run.",
+        ),
+    ] = None
+    shard: Annotated[
+        str | None,
+        arg(
+            metavar="I/N",
+            help="Run part I of N, from 1/N to N/N; `merge` brings parts in several folders together.",
+        ),
+    ] = None
     device: Device = "auto"
     cuda: Cuda = True
     track: Annotated[
@@ -102,15 +143,20 @@ class Run(Frozen):
     def __call__(self, console: Console) -> None:
         """Run, draw and report."""
         study = load_study(self.study)
+        shard = parse_shard(self.shard) if self.shard else None
         store = Store(self.out / study.name)
-        tracker = make_tracker(self.track, store.folder / self.track) if self.track else None
-        with Shown(console, study.name, self.jobs or cores()) as shown:
+        tracker = make_tracker(self.track, Path.cwd() / store.folder / self.track) if self.track else None
+        with (
+            connected(self.backend, self.address, self.jobs) as backend,
+            Shown(console, study.name, backend.jobs) as shown,
+        ):
             run(
                 study,
                 store,
                 arms=self.arms,
                 seeds=self.seeds,
-                jobs=self.jobs,
+                backend=backend,
+                shard=shard,
                 data_dir=self.data_dir,
                 device=choose(self.device, self.cuda),
                 tracker=tracker,
@@ -119,7 +165,20 @@ class Run(Frozen):
                 checkpoint_seconds=self.checkpoint_seconds,
                 watcher=shown,
             )
-        present(console, study, readable(console, store.folder), _running(self.study))
+        left = len(missing(study, store, self.arms, self.seeds)) if shard else 0
+        if shard and left:
+            say(console, _rest(shard, left, self.study, store.folder))
+        else:
+            present(console, study, readable(console, store.folder), _running(self.study))
+
+
+def _rest(shard: Shard, left: int, study: str, folder: Path) -> str:
+    """Return what to do when a shard is through, and others aren't, or have folders of their own."""
+    return (
+        f"shard {shard} is through; {left} trials of the study aren't in {folder}. When all shards are through: "
+        f"`weight-feedback merge` their folders, unless they share one, then `weight-feedback run {study}`, which "
+        f"runs what may be missing and writes the report (`weight-feedback report {study}` writes it alone)"
+    )
 
 
 class Report(Frozen):

@@ -1,0 +1,315 @@
+"""Studies on real Dask and Ray clusters: the same bits as here, though workers die; and what can't work is said."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import operator
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import weight_feedback
+from children import SECONDS, DiesOnce, wait_until
+from watched import Watched
+from weight_feedback.lab import backends, cli, runner, sites, workers
+from weight_feedback.lab.backends import connected
+from weight_feedback.lab.marks import marks
+from weight_feedback.lab.runner import run
+from weight_feedback.lab.settings import Projected, Training
+from weight_feedback.lab.spec import Arm, Declared, Study
+from weight_feedback.lab.store import Store, StoreError
+
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc, and kills"),
+    # Of the engines' own making.
+    pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO:FutureWarning"),
+]
+
+STUDY = Study(
+    name="tiny",
+    title="Tiny",
+    data="generated",
+    seeds=2,
+    training=Training(epochs=1, batch_size=250),
+    summary=Projected(k=3),
+    arms=tuple(Arm(name=name, model="mnist-plain", label=name, signal=name) for name in ("none", "own")),
+    declared=Declared(primary=(("own", "none"),), margin=1.0),
+)
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch) -> None:
+    """Let the processes of a cluster find what is tested, and what tests send them."""
+    places = [Path(weight_feedback.__file__).parents[1], Path(__file__).parents[1]]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Store:
+    """The study, by the processes of this machine."""
+    store = Store(tmp_path_factory.mktemp("here"))
+    run(STUDY, store, jobs=1)
+    return store
+
+
+def check_same(store: Store, here: Store) -> None:
+    for _, each in (*STUDY.trials(), *STUDY.swaps()):
+        found, expected = store.read(each), here.read(each)
+        assert found is not None, each.file_name
+        assert found.result == expected.result  # with a digest of the final weights
+        assert found.provenance["threads"] == 1
+
+
+def check_study(backend, store: Store, here: Store, died: Path) -> None:
+    """Run the study, in which a worker is killed, with a trial that it has just finished or one beside it."""
+    watcher = Watched()
+    assert run(STUDY, store, backend=backend, tracker=DiesOnce(died), watcher=watcher) == 4
+    assert died.exists()
+    check_same(store, here)
+    last = watcher.standings[-1]
+    assert (last.epochs, last.running, last.done, last.failed) == (4, 0, 4, 0)
+    assert not (store.folder / "progress").exists()
+
+
+def descendants() -> set[int]:
+    """Return the processes below this one that are alive."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents[int(stat.parent.name)] = int(parent)
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {os.getpid()}
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    before = descendants()
+    yield
+    # multiprocessing's own helper stays for as long as its process.
+    wait_until(lambda: all("resource_tracker" in command(pid) for pid in descendants() - before), "no process left")
+
+
+def command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return "resource_tracker"
+
+
+def test_dask_on_this_machine() -> None:
+    pytest.importorskip("distributed")
+    with (
+        importlib.import_module("dask").config.set({"distributed.scheduler.allowed-failures": 0}),
+        nothing_left(),
+        connected("dask", jobs=1) as backend,
+    ):
+        assert backend.jobs == 1
+        check_outcomes(backend)
+        (there,) = backend.everywhere(os.getpid).values()
+        assert there in descendants()
+
+
+def test_ray_on_this_machine(tmp_path, here, monkeypatch) -> None:
+    monkeypatch.setenv("RAY_TASK_MAX_RETRIES", "0")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # else it would write one into the user's home
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    pytest.importorskip("ray")
+    handler = signal.getsignal(signal.SIGTERM)
+    with nothing_left(), connected("ray", jobs=2) as backend:
+        assert backend.jobs == 2
+        assert signal.getsignal(signal.SIGTERM) is handler
+        check_study(backend, Store(tmp_path / "out"), here, tmp_path / "died")
+        check_outcomes(backend)
+
+
+def check_outcomes(backend) -> None:
+    """What kills its worker wherever it runs is told apart from what raises an error, and from the rest."""
+    # Of functions that can be imported anywhere.
+    calls = {
+        "a": partial(tuple, ["a", None]),
+        "b": partial(signal.raise_signal, signal.SIGKILL),
+        "c": partial(tuple, ["c", "once more"]),
+    }
+    outcomes = dict(backend.outcomes(calls))
+    assert outcomes.pop("b").startswith("its worker died, each time that the cluster tried it\n")
+    assert outcomes == {"a": None, "c": "once more"}
+    wrong = partial(operator.getitem, {}, "of its own")
+    with pytest.raises(KeyError, match="of its own"):
+        list(backend.outcomes({"a": wrong}))
+    assert {type(error) for error in backend.everywhere(wrong).values()} == {KeyError}
+
+
+@contextmanager
+def dask_cluster(folder: Path, workers: int) -> Iterator[str]:
+    """A scheduler and workers, each started by its command, in a folder of its own; yields the address."""
+    file = folder / "scheduler.json"
+    commands = [
+        ["scheduler", "--scheduler-file", file, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
+        *[["worker", "--scheduler-file", file, "--no-dashboard", "--no-nanny", "--nthreads", "1"]] * workers,
+    ]
+    with (folder / "log").open("w") as log, ExitStack() as ends:
+        for command in commands:
+            dask = [sys.executable, "-P", "-m", "dask", *command]
+            process = subprocess.Popen(dask, cwd=folder, stdout=log, stderr=log)
+            ends.callback(process.wait, SECONDS)
+            ends.callback(process.terminate)
+        wait_until(file.exists, "a scheduler")
+        yield json.loads(file.read_text())["address"]
+
+
+def test_dask_elsewhere(tmp_path, here, monkeypatch) -> None:
+    """On a cluster that runs already, and is left running; a worker that dies isn't replaced."""
+    pytest.importorskip("distributed")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    with dask_cluster(tmp_path / "there", workers=2) as address:
+        with connected("dask", address, jobs=2) as backend:
+            wait_until(lambda: len(backend.everywhere(os.getpid)) == 2, "two workers")
+            # A path that names another folder in each process, as one that isn't shared does on each machine.
+            with pytest.raises(StoreError, match=r"worker tcp://.*expected the folder of results.*--shard 1/N"):
+                run(STUDY, Store(Path("/proc/self/cwd/out")), backend=backend)
+            assert not list((tmp_path / "mine").rglob("trials"))
+        with connected("dask", address) as backend:
+            assert backend.jobs == 2
+            # Relative to this process, not to the workers.
+            check_study(backend, Store(Path("out")), here, tmp_path / "died")
+
+
+@contextmanager
+def dask_in_this_process(**options: int) -> Iterator[str]:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        processes=False, protocol="tcp://", host="127.0.0.1", dashboard_address=":0", **options
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_what_is_no_cluster_is_said(monkeypatch) -> None:
+    monkeypatch.setattr(backends, "SECONDS", 1.0)
+    for name, address, message in (
+        (
+            "dask",
+            "tcp://127.0.0.1:1",
+            "--backend dask --address tcp://127.0.0.1:1: expected a Dask scheduler, found",
+        ),
+        (
+            "ray",
+            "127.0.0.1:1",
+            "--backend ray --address 127.0.0.1:1: expected a Ray cluster, found none: .*refused",
+        ),
+        ("loky", "127.0.0.1:1", "--address: expected none with --backend loky, which runs here; got '127.0.0.1:1'"),
+    ):
+        with pytest.raises(ValueError, match=message), connected(name, address):
+            pass
+    for count, threads, message in (
+        (0, 1, "expected workers, found none within 1 s; start some"),
+        (1, 2, r"expected workers of one thread, but tcp://.* has 2; start them with `dask worker --nthreads 1"),
+    ):
+        with (
+            dask_in_this_process(n_workers=count, threads_per_worker=threads) as address,
+            pytest.raises(ValueError, match=message),
+            connected("dask", address),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("name", ["dask", "ray"])
+def test_a_package_that_is_missing_is_named(name, monkeypatch, capsys, tmp_path) -> None:
+    package = {"dask": "distributed"}.get(name, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit):
+        cli.main(["run", "quick", "--out", str(tmp_path), "--backend", name])
+    assert f"the package {package} isn't installed" in (said := capsys.readouterr().err)
+    assert f"pip install 'weight-feedback[{name}]', or '.[{name}]' in a clone" in said
+
+
+class Threads:
+    """A cluster of one process, this one, which does several things at a time, as none may."""
+
+    remote = True
+
+    def __init__(self, jobs: int = 1) -> None:
+        self.jobs = jobs
+
+    def outcomes(self, calls):
+        with ThreadPoolExecutor(self.jobs) as pool:
+            for future in as_completed([pool.submit(call) for call in calls.values()]):
+                yield future.result()
+
+    def everywhere(self, call):
+        return {"a": call(), "b": call()}
+
+
+def test_one_trial_at_a_time_in_a_process(tmp_path, monkeypatch) -> None:
+    second = threading.Event()
+
+    class Noticing(Threads):
+        def outcomes(self, calls):
+            def noticed(call):
+                try:
+                    return call()
+                finally:
+                    second.set()  # one call ends at once, and lets the other go on
+
+            return super().outcomes({key: partial(noticed, call) for key, call in calls.items()})
+
+    monkeypatch.setattr(workers, "run_cohort", lambda *_, **__: second.wait(SECONDS) and [])
+    with pytest.raises(StoreError, match="expected one trial at a time in a worker"):
+        run(STUDY, Store(tmp_path), backend=Noticing(2), watcher=Watched())
+
+
+def test_a_trial_ends_with_its_run(tmp_path, monkeypatch) -> None:
+    """A cluster's worker outlives the run; what it trains for a dead one is dropped, and isn't a failure."""
+
+    def orphaned(trials, *, on_epoch, **_):
+        (marks,) = (tmp_path / "progress").iterdir()
+        shutil.rmtree(marks)
+        on_epoch(1)
+
+    monkeypatch.setattr(workers, "run_cohort", orphaned)
+    with pytest.raises(workers.RunOverError, match="the run that this trial was for has ended"):
+        run(STUDY, Store(tmp_path), backend=Threads())
+    assert not (tmp_path / "failures").exists()
+
+
+def test_workers_must_be_alike(tmp_path, monkeypatch) -> None:
+    class Different(Threads):
+        def everywhere(self, call):
+            return {"a": call(), "b": call() | {"torch": "0.1"}}
+
+    with pytest.raises(StoreError, match=r"worker b: its surroundings.*torch .*, here 0\.1\), so .*--mixed"):
+        run(STUDY, Store(tmp_path), backend=Different())
+
+    def agree(*args, **options):
+        return sites.agree(*args, **options) | {"processor": "another"}
+
+    monkeypatch.setattr(runner, "agree", agree)
+    with pytest.raises(StoreError, match=r"worker .*, process .*: its surroundings.*processor another"):
+        run(STUDY, Store(tmp_path), backend=Threads())
+
+
+def test_versions_and_data_must_be_the_same(tmp_path) -> None:
+    with marks(tmp_path / "progress") as shared:
+        site = sites.Site(tmp_path, shared, "generated", None, "another", "cpu", 1)
+        with pytest.raises(StoreError, match="generated: expected the data with fingerprint another, found "):
+            sites.inspect(site)
+        with pytest.raises(StoreError, match=r"expected weight-feedback 0\.0, found .*; install the same"):
+            sites.inspect(replace(site, version="0.0"))
