@@ -308,6 +308,16 @@ def test_workers_must_be_alike(tmp_path, monkeypatch) -> None:
         run(STUDY, Store(tmp_path), backend=Threads())
 
 
+def test_an_arm_from_elsewhere_is_refused(tmp_path, here) -> None:
+    class Elsewhere(Threads):
+        def everywhere(self, call):
+            return {"a": call() | {"torch": "0.1"}}
+
+    shutil.copytree(here.folder, tmp_path / "out")
+    with pytest.raises(StoreError, match=r"arm none: its 1 finished trials.*torch .*, here 0\.1.*--mixed"):
+        run(STUDY, Store(tmp_path / "out"), seeds=2, backend=Elsewhere())
+
+
 def test_versions_and_data_must_be_the_same(tmp_path) -> None:
     with marks(tmp_path / "progress") as shared:
         site = sites.Site(tmp_path, shared, "generated", None, "another", "cpu", 1)
