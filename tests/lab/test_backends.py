@@ -42,10 +42,12 @@ STUDY = Study(
     name="tiny",
     title="Tiny",
     data="generated",
-    seeds=2,
+    seeds=1,
     training=Training(epochs=1, batch_size=250),
     summary=Projected(k=3),
-    arms=tuple(Arm(name=name, model="mnist-plain", label=name, signal=name) for name in ("none", "own")),
+    arms=tuple(
+        Arm(name=name, model="mnist-plain", label=name, signal=name) for name in ("none", "constant", "own")
+    ),
     declared=Declared(primary=(("own", "none"),), margin=1.0),
 )
 
@@ -76,11 +78,11 @@ def check_same(store: Store, here: Store) -> None:
 def check_study(backend, store: Store, here: Store, died: Path) -> None:
     """Run the study, in which a worker is killed, with a trial that it has just finished or one beside it."""
     watcher = Watched()
-    assert run(STUDY, store, backend=backend, tracker=DiesOnce(died), watcher=watcher) == 4
+    assert run(STUDY, store, backend=backend, tracker=DiesOnce(died), watcher=watcher) == 3
     assert died.exists()
     check_same(store, here)
     last = watcher.standings[-1]
-    assert (last.epochs, last.running, last.done, last.failed) == (4, 0, 4, 0)
+    assert (last.epochs, last.running, last.done, last.failed) == (3, 0, 3, 0)
     assert not (store.folder / "progress").exists()
 
 
@@ -304,6 +306,16 @@ def test_workers_must_be_alike(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(runner, "agree", agree)
     with pytest.raises(StoreError, match=r"worker .*, process .*: its surroundings.*processor another"):
         run(STUDY, Store(tmp_path), backend=Threads())
+
+
+def test_an_arm_from_elsewhere_is_refused(tmp_path, here) -> None:
+    class Elsewhere(Threads):
+        def everywhere(self, call):
+            return {"a": call() | {"torch": "0.1"}}
+
+    shutil.copytree(here.folder, tmp_path / "out")
+    with pytest.raises(StoreError, match=r"arm none: its 1 finished trials.*torch .*, here 0\.1.*--mixed"):
+        run(STUDY, Store(tmp_path / "out"), seeds=2, backend=Elsewhere())
 
 
 def test_versions_and_data_must_be_the_same(tmp_path) -> None:

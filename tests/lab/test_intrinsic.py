@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from records import RECORD, TRIAL
+from watched import Watched
 from weight_feedback.lab import datasets, intrinsic
 from weight_feedback.lab.confined import projection
 from weight_feedback.lab.datasets import normalise
@@ -22,6 +23,7 @@ from weight_feedback.lab.intrinsic import build, check, measure, run
 from weight_feedback.lab.marks import Marks
 from weight_feedback.lab.merge import merge
 from weight_feedback.lab.settings import Measurement, Subspace
+from weight_feedback.lab.standing import Standing
 from weight_feedback.lab.store import Store, StoreError
 from weight_feedback.streams import stream
 
@@ -117,23 +119,8 @@ def test_runs_of_one_seed_share_nothing_over_dimensions() -> None:
     assert begins[0] != begins[1]
 
 
-class Watcher:
-    def __init__(self) -> None:
-        self.begun: list[tuple[int, int, int]] = []
-        self.notes: list[str] = []
-
-    def begin(self, *numbers: int) -> None:
-        self.begun.append(numbers)
-
-    def progress(self, epochs: int) -> None:
-        self.done = epochs
-
-    def note(self, line: str) -> None:
-        self.notes.append(line)
-
-
 def test_what_is_finished_is_kept_and_only_the_rest_is_run(tmp_path, monkeypatch) -> None:
-    store, watcher, asked = Store(tmp_path), Watcher(), [dimensions(d, epochs=1) for d in (1, 2, 3)]
+    store, watcher, asked = Store(tmp_path), Watched(), [dimensions(d, epochs=1) for d in (1, 2, 3)]
     real = measure
 
     def stop(one: Measurement, *rest):
@@ -148,7 +135,7 @@ def test_what_is_finished_is_kept_and_only_the_rest_is_run(tmp_path, monkeypatch
     kept = store.path(asked[0]).read_bytes()
     run(asked, store, jobs=1, watcher=watcher)
     assert watcher.begun == [(3, 3, 3), (3, 2, 2)]
-    assert watcher.done == 2
+    assert watcher.standings[-1] == Standing(epochs=2, running=0, done=2, failed=0)
     assert store.path(asked[0]).read_bytes() == kept
     for one in asked:
         record = store.read(one)
