@@ -40,7 +40,7 @@ class Recorder(Protocol):
 
 
 class CudaGraphs:
-    """Records work on the present CUDA device as a `torch.cuda.CUDAGraph`."""
+    """Records work on the present CUDA device as a ``torch.cuda.CUDAGraph``."""
 
     def __init__(self) -> None:
         self._side = torch.cuda.Stream()
