@@ -29,8 +29,10 @@ BackendName = Literal["loky", "dask", "ray"]
 #: Key of a task, and None when it is done, or why it must be tried again.
 Outcome = tuple[str, str | None]
 Call = Callable[[], Outcome]
-#: That are waited for a cluster, for its first worker, and for each of its workers to say what it sees.
+#: That are waited for a cluster, and for its first worker.
 SECONDS = 30.0
+#: That are waited for a machine of a Ray cluster to say what it sees: it starts a process, which imports PyTorch.
+ANSWER_SECONDS = 300.0
 _DIED = "its worker died, each time that the cluster tried it"
 
 
@@ -214,7 +216,7 @@ class _Ray(_Cluster):
         found: dict[str, Any] = {}
         for name, future in asked.items():
             try:
-                found[name] = self._ray.get(future, timeout=SECONDS)
+                found[name] = self._ray.get(future, timeout=ANSWER_SECONDS)
             except self._raised as error:
                 found[name] = error.cause
             except Exception as error:  # of the engine, which has many
