@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -130,6 +131,9 @@ def fork(work: Callable[[], object]) -> Child:
     code = 70
     try:
         os.setsid()
+        # What is counted here is never read, and an interrupt may leave coverage with its lock held.
+        sys.settrace(None)
+        threading.settrace(None)
         # As at the start of a program, whatever the test runner has changed.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
