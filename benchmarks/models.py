@@ -70,7 +70,7 @@ def steppers(
     y: Tensor,
     **options: Any,
 ) -> dict[str, Callable[[], None]]:
-    """Return functions that take a training step: one with feedback, and two without around it.
+    """Return functions that take a training step: one with feedback, two without around it; and its signal.
 
     All train the same weights in the same memory, with the same optimiser: where networks happen to lie in memory
     makes more difference than what is measured.
@@ -102,41 +102,49 @@ def steppers(
         "bare": partial(step, plain),
         "with feedback": partial(step, hearing),
         "bare again": partial(step, plain),
+        "signal alone": wf.signals(model)[into],
     }
 
 
 def against_bare(what: str, repeats: int, most: float, *training: Any, **options: Any) -> list[Target]:
-    """Time a step with feedback against one without.
+    """Time a step with feedback, and the signal alone, against a step without.
 
     Args:
         what: the name of the model.
         repeats: rounds, each of one step of each.
-        most: how many times as long a step with feedback may take.
+        most: how many times as long a step with feedback may take; the signal may take what is above 1.
         *training: for `steppers`.
         **options: for `weight_feedback.attach`.
 
     Returns:
-        How many times as long a step takes with feedback; the interval is of the bootstrap over rounds.
+        Both as multiples of a step without feedback; intervals are of the bootstrap over rounds.
     """
     works = steppers(*training, **options)
-    rounds = np.array(list(in_turns(works, repeats).values()))
-    for name, value in zip(works, np.median(rounds, axis=1), strict=True):
-        show(f"{what}, step {name}", 1e3 * value, "ms")
+    rounds = dict(zip(works, np.array(list(in_turns(works, repeats).values())), strict=True))
+    for name, values in rounds.items():
+        show(f"{what}, {name}", 1e3 * float(np.median(values)), "ms")
     reads = {None: "its own weight", "all": "all weights"}[options.get("reads")]
-    again = np.random.default_rng(0).integers(repeats, size=(2000, repeats))
-    ends = np.quantile(ratio(rounds[:, again]), [0.025, 0.975])
-    name = f"step, {options['into']!r} hears {reads} / bare, {what}"
-    return [Target(name, float(ratio(rounds)), most=most, interval=(float(ends[0]), float(ends[1])))]
+    bare = (rounds["bare"] + rounds["bare again"]) / 2
+    return [
+        target(f"step, {options['into']!r} hears {reads} / bare, {what}", rounds["with feedback"] / bare, most),
+        target(f"reading {reads} / step, bare, {what}", rounds["signal alone"] / bare, most - 1),
+    ]
 
 
-def ratio(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how many times as long steps with feedback take: the median over rounds, each compared within itself.
+def target(name: str, ratios: NDArray[np.float64], most: float) -> Target:
+    """Estimate a ratio by its median.
 
     Args:
-        seconds: of steps without feedback, with it, and without, shape ``[3, ..., rounds]``.
+        name: what it is of.
+        ratios: one a round.
+        most: it may be.
+
+    Returns:
+        The estimate, with an interval of 95 % by the bootstrap over rounds.
     """
-    bare, heard, again = seconds
-    return np.median(2 * heard / (bare + again), axis=-1)
+    again = np.random.default_rng(0).choice(ratios, size=(2000, len(ratios)))
+    low, high = np.quantile(np.median(again, axis=1), [0.025, 0.975])
+    return Target(name, float(np.median(ratios)), most=most, interval=(float(low), float(high)))
 
 
 def images(side: int, repeats: int) -> list[Target]:
