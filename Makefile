@@ -36,7 +36,7 @@ fuzz: .venv/test .venv/wheel  ## Fire a million inputs at every parser, and 200,
 	@$(PIP) '.[fuzz]'
 	$(BIN)/python benchmarks/fuzz.py $(ARGS)
 
-mutants: .venv/test .venv/wheel  ## Break what guards results, line by line: some test must fail each time (an hour).
+mutants: .venv/test .venv/wheel  ## Break what guards results, line by line: some test must fail each time (half an hour).
 	$(BIN)/python tests/mutants.py $(ARGS)
 
 lint: .venv/test
