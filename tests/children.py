@@ -26,6 +26,8 @@ from joblib.parallel import ParallelBackendBase
 from weight_feedback.lab import cli
 
 SECONDS = 60
+#: From Python 3.12 on, a process that has threads, as pytest-xdist's have, warns when it forks.
+may_fork = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 
 
 @contextmanager

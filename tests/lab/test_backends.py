@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 import weight_feedback
-from children import SECONDS, DiesOnce, wait_until
+from children import SECONDS, DiesOnce, may_fork, wait_until
 from watched import Watched
 from weight_feedback.lab import backends, cli, runner, sites, workers
 from weight_feedback.lab.backends import connected
@@ -34,7 +34,7 @@ from weight_feedback.lab.store import Store, StoreError
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc, and kills"),
     # Of the engines' own making.
-    pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning"),
+    may_fork,
     pytest.mark.filterwarnings("ignore:.*RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO:FutureWarning"),
 ]
 

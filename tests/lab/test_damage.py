@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from children import drop_privileges, fork_command, stand_ins
+from children import drop_privileges, fork_command, may_fork, stand_ins
 from watched import Watched
 from weight_feedback.lab import cli, workers
 from weight_feedback.lab.reading import Readable
@@ -20,7 +20,7 @@ from weight_feedback.lab.spec import Study, load_study
 from weight_feedback.lab.store import Store
 from weight_feedback.lab.trial import run_cohort
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+pytestmark = may_fork
 forks = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and drops capabilities")
 
 TEXT = """

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from children import Forking, fork_command, living, wait_until
+from children import Forking, fork_command, living, may_fork, wait_until
 from weight_feedback.lab import cli, pool, workers
 from weight_feedback.lab.interrupts import Interrupted, interruptible
 from weight_feedback.lab.runner import missing
@@ -22,7 +22,7 @@ from weight_feedback.lab.trial import run_cohort
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sends signals, and looks at /proc"),
-    pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning"),
+    may_fork,
 ]
 
 STUDY = """

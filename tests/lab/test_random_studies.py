@@ -120,7 +120,7 @@ def damaged_studies(draw: st.DrawFn) -> dict[str, Any]:
 
 def steps(study: Study) -> int:
     """Return how many batches of the 500 images all trials take together."""
-    return len([*study.trials()]) * study.training.epochs * math.ceil(500 / study.training.batch_size)
+    return len([*study.trials()]) * study.training.epochs * study.training.epoch_steps(500)
 
 
 @given(damaged_studies())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from children import fork_command, stand_ins
+from children import fork_command, may_fork, stand_ins
 from tomls import BASE, document
 from weight_feedback.lab import cli
 from weight_feedback.lab.runner import missing, run
@@ -89,7 +89,7 @@ def test_shards_that_share_a_folder_end_with_a_report(tmp_path, capsys, whole) -
 
 
 @pytest.mark.skipif(os.name != "posix", reason="runs a shell script, and forks")
-@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+@may_fork
 def test_a_slurm_array_is_the_same_study(tmp_path, capsys, whole) -> None:
     """What the script that sbatch runs starts: a process for each part, side by side, in folders of their own."""
     (tmp_path / "tiny.toml").write_text(document(BASE), encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from children import fork, living, wait_until
+from children import fork, living, may_fork, wait_until
 from watched import Watched
 from weight_feedback.lab import marks, workers
 from weight_feedback.lab.runner import run
@@ -19,7 +19,7 @@ from weight_feedback.lab.spec import Arm, Declared, Study
 from weight_feedback.lab.store import Store
 from weight_feedback.lab.trial import run_cohort
 
-pytestmark = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+pytestmark = may_fork
 
 STUDY = Study(
     name="tiny",

@@ -10,7 +10,7 @@ import joblib
 import pytest
 import torch
 
-from children import Forking, living, wait_until
+from children import Forking, living, may_fork, wait_until
 from weight_feedback.lab import workers
 from weight_feedback.lab.runner import missing, run
 from weight_feedback.lab.settings import Projected, Training
@@ -18,10 +18,9 @@ from weight_feedback.lab.spec import Arm, Declared, Study
 from weight_feedback.lab.store import Store, StoreError
 from weight_feedback.lab.trial import run_cohort
 
-# From Python 3.12 on, a process that has threads, as pytest-xdist's have, warns when it forks.
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="forks"),
-    pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning"),
+    may_fork,
 ]
 
 STUDY = Study(

@@ -9,18 +9,7 @@ from typing import Annotated, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from weight_feedback.lab.arguments import (
-    OUT,
-    Arms,
-    Cuda,
-    DataDir,
-    Device,
-    Jobs,
-    Out,
-    StudyName,
-    To,
-    choose,
-)
+from weight_feedback.lab.arguments import OUT, Arms, Cuda, DataDir, Device, Jobs, Out, StudyName, To, choose
 from weight_feedback.lab.backends import BackendName, connected, cores
 from weight_feedback.lab.console import Shown, draw, present, print_plan, readable, say
 from weight_feedback.lab.export import export
