@@ -216,11 +216,14 @@ def test_the_declaration_in_a_report_is_that_of_the_study(name) -> None:
 def test_dimensions_are_those_of_the_reports() -> None:
     page = (ROOT / "docs/intrinsic-dimension.md").read_text(encoding="utf-8")
     rows = re.findall(
-        r"^\| .* \| (\S+) \| (\S+ \[.*\]) \| `(weight-feedback intrinsic-dimension (\w+))` \|$", page, re.M
+        r"^\| .* \| (\S+) \| (\S+ \[.*\]) \| `(.* intrinsic-dimension (\w+)(?: --epochs (\d+) .*)?)` \|$",
+        page,
+        re.M,
     )
-    assert [network for *_, network in rows] == ["fc", "lenet"]
-    for published, estimate, command, network in rows:
-        report = (ROOT / f"docs/results/intrinsic-dimension-{network}/report.md").read_text(encoding="utf-8")
+    assert [row[3:] for row in rows] == [("fc", ""), ("fc", "100"), ("lenet", "")]
+    for published, estimate, command, network, epochs in rows:
+        folder = f"intrinsic-dimension-{network}" + (f"-{epochs}-epochs" if epochs else "")
+        report = (ROOT / f"docs/results/{folder}/report.md").read_text(encoding="utf-8")
         assert f"Least dimensions with 90 % test accuracy: {estimate} (95 % bootstrap interval, 3 seeds" in report
         assert f"- Published (Li et al. 2018): {published}.\n" in report
         assert f"- Made by: `{command}`\n" in report
