@@ -220,7 +220,7 @@ def test_dimensions_are_those_of_the_reports() -> None:
         page,
         re.M,
     )
-    assert [row[3:] for row in rows] == [("fc", ""), ("fc", "100"), ("lenet", "")]
+    assert [row[3:] for row in rows] == [("fc", ""), ("fc", "100"), ("lenet", ""), ("lenet", "100")]
     for published, estimate, command, network, epochs in rows:
         folder = f"intrinsic-dimension-{network}" + (f"-{epochs}-epochs" if epochs else "")
         report = (ROOT / f"docs/results/{folder}/report.md").read_text(encoding="utf-8")
