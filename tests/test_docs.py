@@ -222,8 +222,8 @@ def test_dimensions_are_those_of_the_reports() -> None:
     )
     assert [row[3:] for row in rows] == [("fc", ""), ("fc", "100"), ("lenet", ""), ("lenet", "100")]
     for published, estimate, command, network, epochs in rows:
-        folder = f"intrinsic-dimension-{network}" + (f"-{epochs}-epochs" if epochs else "")
-        report = (ROOT / f"docs/results/{folder}/report.md").read_text(encoding="utf-8")
+        folder = ROOT / "docs/results" / (f"{epochs}-epochs" if epochs else "") / f"intrinsic-dimension-{network}"
+        report = (folder / "report.md").read_text(encoding="utf-8")
         assert f"Least dimensions with 90 % test accuracy: {estimate} (95 % bootstrap interval, 3 seeds" in report
         assert f"- Published (Li et al. 2018): {published}.\n" in report
         assert f"- Made by: `{command}`\n" in report
