@@ -58,7 +58,7 @@ def at_random(args: argparse.Namespace, folder: Path) -> int:
     led = importlib.util.find_spec("atheris") is not None
     for name in args.names or made:
         if args.again:
-            taken = fuzzing.survives(name, made[name], args.again.read_bytes(), args.kept)
+            taken = fuzzing.again(name, made[name], args.again, args.kept)
             print(f"{name}: {'valid' if taken else 'refused'}")
             continue
         start = time.perf_counter()

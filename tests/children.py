@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import joblib
 import pytest
@@ -25,7 +25,9 @@ from joblib.parallel import ParallelBackendBase
 
 from weight_feedback.lab import cli
 
-SECONDS = 60
+T = TypeVar("T")
+#: Far more than anything honest needs, however busy the machine.
+SECONDS = 300
 #: From Python 3.12 on, a process that has threads, as pytest-xdist's have, warns when it forks.
 may_fork = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 
@@ -40,12 +42,13 @@ def stand_ins() -> Iterator[None]:
         yield
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Return as soon as something holds; fail if it doesn't in time."""
+def wait_until(condition: Callable[[], T], what: str) -> T:
+    """Return what a condition gives as soon as it holds; fail if it doesn't in time."""
     end = time.monotonic() + SECONDS
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end, f"in {SECONDS} s, not yet: {what}"
         time.sleep(0.01)
+    return found
 
 
 def living(group: int) -> list[str]:

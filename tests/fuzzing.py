@@ -49,7 +49,7 @@ class Outcome:
     refused: int
 
 
-def fire(name: str, target: Target, runs: int, seed: int, kept: Path) -> Outcome:
+def fire(name: str, target: Target, runs: int, seed: int, kept: Path, seconds: float = SECONDS) -> Outcome:
     """Run inputs at random.
 
     Args:
@@ -58,6 +58,7 @@ def fire(name: str, target: Target, runs: int, seed: int, kept: Path) -> Outcome
         runs: how many inputs.
         seed: of all of them.
         kept: a folder for an input that fails.
+        seconds: that each may take.
 
     Returns:
         The counts.
@@ -71,8 +72,26 @@ def fire(name: str, target: Target, runs: int, seed: int, kept: Path) -> Outcome
             data = mutate(draw, target)
             if target.mend and run % 2:
                 data = target.mend(data)
-            valid += survives(name, target, data, kept)
+            valid += survives(name, target, data, kept, seconds)
     return Outcome(valid, runs - valid)
+
+
+def again(name: str, target: Target, file: Path, kept: Path, seconds: float = SECONDS) -> bool:
+    """Run an input that was kept, within the bounds of `fire`, and say whether it was valid.
+
+    Args:
+        name: of the target.
+        target: the parser.
+        file: the input.
+        kept: a folder for it, if it fails again.
+        seconds: that it may take.
+
+    Raises:
+        AssertionError: see `fire`.
+    """
+    data = file.read_bytes()
+    with limits.memory(MEMORY):
+        return survives(name, target, data, kept, seconds)
 
 
 def survives(name: str, target: Target, data: bytes, kept: Path, seconds: float | None = SECONDS) -> bool:

@@ -48,8 +48,8 @@ def seconds(most: float) -> Iterator[None]:
         raise Endless(f"more than {most} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, most)
     try:
+        signal.setitimer(signal.ITIMER_REAL, most)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -158,22 +158,32 @@ def check_outcomes(backend) -> None:
     assert {type(error) for error in backend.everywhere(wrong).values()} == {KeyError}
 
 
+def written_address(file: Path) -> str | None:
+    """Return a scheduler's address, once it is there; the file is made before it is written."""
+    try:
+        address: str = json.loads(file.read_text())["address"]
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return address
+
+
 @contextmanager
 def dask_cluster(folder: Path, workers: int) -> Iterator[str]:
     """A scheduler and workers, each started by its command, in a folder of its own; yields the address."""
     file = folder / "scheduler.json"
-    commands = [
-        ["scheduler", "--scheduler-file", file, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
-        *[["worker", "--scheduler-file", file, "--no-dashboard", "--no-nanny", "--nthreads", "1"]] * workers,
-    ]
     with (folder / "log").open("w") as log, ExitStack() as ends:
-        for command in commands:
+
+        def start(*command: str | Path) -> None:
             dask = [sys.executable, "-P", "-m", "dask", *command]
             process = subprocess.Popen(dask, cwd=folder, stdout=log, stderr=log)
             ends.callback(process.wait, SECONDS)
             ends.callback(process.terminate)
-        wait_until(file.exists, "a scheduler")
-        yield json.loads(file.read_text())["address"]
+
+        start("scheduler", "--scheduler-file", file, "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        address = wait_until(lambda: written_address(file), "a scheduler")
+        for _ in range(workers):
+            start("worker", address, "--no-dashboard", "--no-nanny", "--nthreads", "1")
+        yield address
 
 
 def test_dask_elsewhere(tmp_path, here, monkeypatch) -> None:
@@ -205,7 +215,7 @@ def dask_in_this_process(**options: int) -> Iterator[str]:
 
 
 def test_what_is_no_cluster_is_said(monkeypatch) -> None:
-    monkeypatch.setattr(backends, "SECONDS", 1.0)
+    monkeypatch.setattr(backends, "CONNECT_SECONDS", 0.3)
     for name, address, message in (
         (
             "dask",
@@ -221,16 +231,23 @@ def test_what_is_no_cluster_is_said(monkeypatch) -> None:
     ):
         with pytest.raises(ValueError, match=message), connected(name, address):
             pass
-    for count, threads, message in (
-        (0, 1, "expected workers, found none within 1 s; start some"),
-        (1, 2, r"expected workers of one thread, but tcp://.* has 2; start them with `dask worker --nthreads 1"),
+
+
+def test_workers_that_are_none_or_do_several_things_are_said(monkeypatch) -> None:
+    threads = r"expected workers of one thread, but tcp://.* has 2; start them with `dask worker --nthreads 1"
+    with (
+        dask_in_this_process(n_workers=1, threads_per_worker=2) as address,
+        pytest.raises(ValueError, match=threads),
+        connected("dask", address),
     ):
-        with (
-            dask_in_this_process(n_workers=count, threads_per_worker=threads) as address,
-            pytest.raises(ValueError, match=message),
-            connected("dask", address),
-        ):
-            pass
+        pass
+    monkeypatch.setattr(backends, "WORKER_SECONDS", 1.0)
+    with (
+        dask_in_this_process(n_workers=0) as address,
+        pytest.raises(ValueError, match="expected workers, found none within 1 s; start some"),
+        connected("dask", address),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("name", ["dask", "ray"])

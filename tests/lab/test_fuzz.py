@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fuzzing
+import limits
 import targets
 from fuzzing import Target
 from weight_feedback.lab.archives import BLOCK
@@ -146,14 +149,27 @@ def unprintable(_: bytes) -> None:
     raise ValueError("refused: \ud800")
 
 
-@pytest.mark.parametrize("parse", [starved, endless, greedy, wrong, unprintable])
-def test_a_parser_that_does_anything_else_is_found_out(kept, monkeypatch, parse) -> None:
-    monkeypatch.setattr(fuzzing.survives, "__defaults__", (0.2,))
-    with pytest.raises(AssertionError, match=r"python benchmarks/fuzz.py bad --again .*/bad-\w+ raises"):
-        fuzzing.fire("bad", Target([b"seed"], parse, ValueError), 1, 0, kept)
+@pytest.mark.parametrize(
+    ("parse", "failure"),
+    [
+        (starved, ValueError),
+        (endless, limits.Endless),
+        pytest.param(
+            greedy, MemoryError, marks=pytest.mark.skipif(sys.platform != "linux", reason="no such bound")
+        ),
+        (wrong, KeyError),
+        (unprintable, ValueError),
+    ],
+)
+def test_a_parser_that_does_anything_else_is_found_out(kept, parse, failure) -> None:
+    target, seconds = Target([b"seed"], parse, ValueError), 0.2 if parse is endless else fuzzing.SECONDS
+    with pytest.raises(AssertionError, match=r"python benchmarks/fuzz.py bad --again .*/bad-\w+ raises") as found:
+        fuzzing.fire("bad", target, 1, 0, kept, seconds)
+    assert type(found.value.__cause__) is failure
     (path,) = kept.iterdir()
-    with pytest.raises(AssertionError):
-        fuzzing.survives("bad", Target([b"seed"], parse, ValueError), path.read_bytes(), kept) and greedy(b"")
+    with pytest.raises(AssertionError, match=re.escape(str(path))) as found:
+        fuzzing.again("bad", target, path, kept, seconds)
+    assert type(found.value.__cause__) is failure
 
 
 def test_the_same_seed_gives_the_same_inputs(kept) -> None:

@@ -29,8 +29,10 @@ BackendName = Literal["loky", "dask", "ray"]
 #: Key of a task, and None when it is done, or why it must be tried again.
 Outcome = tuple[str, str | None]
 Call = Callable[[], Outcome]
-#: That are waited for a cluster, and for its first worker.
-SECONDS = 30.0
+#: That are waited for a cluster to answer, as long as Dask's own clients do.
+CONNECT_SECONDS = 30.0
+#: That are waited for its first worker, which a queue may have yet to start.
+WORKER_SECONDS = 120.0
 #: That are waited for a machine of a Ray cluster to say what it sees: it starts a process, which imports PyTorch.
 ANSWER_SECONDS = 300.0
 _DIED = "its worker died, each time that the cluster tried it"
@@ -285,7 +287,7 @@ def _dask(distributed: Any, where: str, address: str | None, jobs: int | None) -
                 memory_limit=None,  # as with loky, the system's alone
                 silence_logs=logging.ERROR,
             )
-            client = distributed.Client(cluster, timeout=SECONDS / 3, set_as_default=False)
+            client = distributed.Client(cluster, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
             raise ValueError(f"{where}: expected a Dask scheduler, found none: {error}") from None
     try:
@@ -300,9 +302,11 @@ def _dask(distributed: Any, where: str, address: str | None, jobs: int | None) -
 def _workers(distributed: Any, client: Any, where: str) -> int:
     """Return how many workers there are, at least one; each must be a process that does one thing at a time."""
     try:
-        client.wait_for_workers(1, timeout=SECONDS)
+        client.wait_for_workers(1, timeout=WORKER_SECONDS)
     except distributed.TimeoutError:
-        raise ValueError(f"{where}: expected workers, found none within {SECONDS:.0f} s; start some") from None
+        raise ValueError(
+            f"{where}: expected workers, found none within {WORKER_SECONDS:.0f} s; start some"
+        ) from None
     for worker, threads in client.nthreads().items():
         if threads != 1:
             raise ValueError(
@@ -337,7 +341,7 @@ def _knock(where: str, address: str) -> None:
     if not port.isdecimal() or "/" in address:
         return
     try:
-        socket.create_connection((host, int(port)), SECONDS / 3).close()
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ValueError(f"{where}: expected a Ray cluster, found none: {error}") from None
 
