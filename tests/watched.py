@@ -7,13 +7,13 @@ from weight_feedback.lab.standing import Standing
 
 class Watched:
     def __init__(self) -> None:
-        self.begun: list[tuple[int, int, int]] = []
+        self.begun: list[tuple[int, int, int, int]] = []
         self.seen: list[int] = []
         self.standings: list[Standing] = []
         self.notes: list[str] = []
 
-    def begin(self, trials: int, todo: int, epochs: int) -> None:
-        self.begun.append((trials, todo, epochs))
+    def begin(self, trials: int, todo: int, epochs: int, jobs: int) -> None:
+        self.begun.append((trials, todo, epochs, jobs))
 
     def progress(self, standing: Standing) -> None:
         self.seen.append(standing.epochs)

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from children import SECONDS, DiesOnce, may_fork, wait_until
 from watched import Watched
 from weight_feedback.lab import backends, cli, runner, sites, workers
 from weight_feedback.lab.backends import connected
+from weight_feedback.lab.datasets import DataError
 from weight_feedback.lab.marks import marks
 from weight_feedback.lab.runner import run
 from weight_feedback.lab.settings import Projected, Training
@@ -75,12 +76,13 @@ def check_same(store: Store, here: Store) -> None:
         assert found.provenance["threads"] == 1
 
 
-def check_study(backend, store: Store, here: Store, died: Path) -> None:
+def check_study(connect, store: Store, here: Store, died: Path) -> None:
     """Run the study, in which a worker is killed, with a trial that it has just finished or one beside it."""
     watcher = Watched()
-    assert run(STUDY, store, backend=backend, tracker=DiesOnce(died), watcher=watcher) == 3
+    assert run(STUDY, store, connect=connect, tracker=DiesOnce(died), watcher=watcher) == 3
     assert died.exists()
     check_same(store, here)
+    assert watcher.begun == [(3, 3, 3, 2)]
     last = watcher.standings[-1]
     assert (last.epochs, last.running, last.done, last.failed) == (3, 0, 3, 0)
     assert not (store.folder / "progress").exists()
@@ -137,7 +139,7 @@ def test_ray_on_this_machine(tmp_path, here, monkeypatch) -> None:
     with nothing_left(), connected("ray", jobs=2) as backend:
         assert backend.jobs == 2
         assert signal.getsignal(signal.SIGTERM) is handler
-        check_study(backend, Store(tmp_path / "out"), here, tmp_path / "died")
+        check_study(partial(nullcontext, backend), Store(tmp_path / "out"), here, tmp_path / "died")
         check_outcomes(backend)
 
 
@@ -197,12 +199,10 @@ def test_dask_elsewhere(tmp_path, here, monkeypatch) -> None:
             wait_until(lambda: len(backend.everywhere(os.getpid)) == 2, "two workers")
             # A path that names another folder in each process, as one that isn't shared does on each machine.
             with pytest.raises(StoreError, match=r"worker tcp://.*expected the folder of results.*--shard 1/N"):
-                run(STUDY, Store(Path("/proc/self/cwd/out")), backend=backend)
+                run(STUDY, Store(Path("/proc/self/cwd/out")), connect=partial(nullcontext, backend))
             assert not list((tmp_path / "mine").rglob("trials"))
-        with connected("dask", address) as backend:
-            assert backend.jobs == 2
-            # Relative to this process, not to the workers.
-            check_study(backend, Store(Path("out")), here, tmp_path / "died")
+        # Relative to this process, not to the workers.
+        check_study(partial(connected, "dask", address), Store(Path("out")), here, tmp_path / "died")
 
 
 @contextmanager
@@ -268,6 +268,12 @@ class Threads:
     def __init__(self, jobs: int = 1) -> None:
         self.jobs = jobs
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
     def outcomes(self, calls):
         with ThreadPoolExecutor(self.jobs) as pool:
             for future in as_completed([pool.submit(call) for call in calls.values()]):
@@ -292,7 +298,7 @@ def test_one_trial_at_a_time_in_a_process(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(workers, "run_cohort", lambda *_, **__: second.wait(SECONDS) and [])
     with pytest.raises(StoreError, match="expected one trial at a time in a worker"):
-        run(STUDY, Store(tmp_path), backend=Noticing(2), watcher=Watched())
+        run(STUDY, Store(tmp_path), connect=partial(Noticing, 2), watcher=Watched())
 
 
 def test_a_trial_ends_with_its_run(tmp_path, monkeypatch) -> None:
@@ -305,8 +311,21 @@ def test_a_trial_ends_with_its_run(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(workers, "run_cohort", orphaned)
     with pytest.raises(workers.RunOverError, match="the run that this trial was for has ended"):
-        run(STUDY, Store(tmp_path), backend=Threads())
+        run(STUDY, Store(tmp_path), connect=Threads)
     assert not (tmp_path / "failures").exists()
+
+
+def test_nothing_is_connected_to_for_nothing(tmp_path, here) -> None:
+    """Neither when all is finished, nor before what is wrong here is said."""
+
+    def connect():
+        raise AssertionError("connected")
+
+    watcher = Watched()
+    assert run(STUDY, here, connect=connect, watcher=watcher) == 0
+    assert watcher.begun[0][:3] == (3, 0, 0)
+    with pytest.raises(DataError, match="mnist"):
+        run(STUDY.model_copy(update={"data": "mnist"}), Store(tmp_path), data_dir=tmp_path, connect=connect)
 
 
 def test_workers_must_be_alike(tmp_path, monkeypatch) -> None:
@@ -315,14 +334,14 @@ def test_workers_must_be_alike(tmp_path, monkeypatch) -> None:
             return {"a": call(), "b": call() | {"torch": "0.1"}}
 
     with pytest.raises(StoreError, match=r"worker b: its surroundings.*torch .*, here 0\.1\), so .*--mixed"):
-        run(STUDY, Store(tmp_path), backend=Different())
+        run(STUDY, Store(tmp_path), connect=Different)
 
     def agree(*args, **options):
         return sites.agree(*args, **options) | {"processor": "another"}
 
     monkeypatch.setattr(runner, "agree", agree)
     with pytest.raises(StoreError, match=r"worker .*, process .*: its surroundings.*processor another"):
-        run(STUDY, Store(tmp_path), backend=Threads())
+        run(STUDY, Store(tmp_path), connect=Threads)
 
 
 def test_an_arm_from_elsewhere_is_refused(tmp_path, here) -> None:
@@ -332,7 +351,7 @@ def test_an_arm_from_elsewhere_is_refused(tmp_path, here) -> None:
 
     shutil.copytree(here.folder, tmp_path / "out")
     with pytest.raises(StoreError, match=r"arm none: its 1 finished trials.*torch .*, here 0\.1.*--mixed"):
-        run(STUDY, Store(tmp_path / "out"), seeds=2, backend=Elsewhere())
+        run(STUDY, Store(tmp_path / "out"), seeds=2, connect=Elsewhere)
 
 
 def test_versions_and_data_must_be_the_same(tmp_path) -> None:

@@ -134,7 +134,7 @@ def test_what_is_finished_is_kept_and_only_the_rest_is_run(tmp_path, monkeypatch
     monkeypatch.setattr(intrinsic, "measure", real)
     kept = store.path(asked[0]).read_bytes()
     run(asked, store, jobs=1, watcher=watcher)
-    assert watcher.begun == [(3, 3, 3), (3, 2, 2)]
+    assert watcher.begun == [(3, 3, 3, 1), (3, 2, 2, 1)]
     assert watcher.standings[-1] == Standing(epochs=2, running=0, done=2, failed=0)
     assert store.path(asked[0]).read_bytes() == kept
     for one in asked:

@@ -34,7 +34,7 @@ def test_results_do_not_depend_on_workers_nor_on_their_deaths(tmp_path) -> None:
     for jobs, tracker in ((1, None), (2, DiesOnce(tmp_path / "died"))):
         store, watcher = Store(tmp_path / str(jobs)), Watched()
         assert run(STUDY, store, jobs=jobs, tracker=tracker, watcher=watcher) == 4
-        assert watcher.begun == [(4, 4, 8)]
+        assert watcher.begun == [(4, 4, 8, jobs)]
         assert watcher.seen[-1] == 8  # all epochs of all trials, at the latest when the run ends
         assert bool(watcher.notes) == (tracker is not None)
         assert all("its process died" in note and "tried again, alone" in note for note in watcher.notes)

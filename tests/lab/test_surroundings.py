@@ -167,8 +167,8 @@ def test_clocks_decide_nothing(tmp_path, monkeypatch) -> None:
 
 def test_a_terminal_gets_a_bar() -> None:
     file = io.StringIO()
-    with Shown(Console(file=file, force_terminal=True, width=100), "tiny", 2) as shown:
-        shown.begin(4, 3, 6)
+    with Shown(Console(file=file, force_terminal=True, width=100), "tiny") as shown:
+        shown.begin(4, 3, 6, 2)
         shown.progress(Standing(epochs=4, running=1, done=2, failed=0))
         shown.note("failed: [bold]x\x1b[2J")
     printed = file.getvalue()

@@ -71,11 +71,10 @@ class Shown:
     Args:
         console: where to.
         name: of the study.
-        jobs: trials side by side.
     """
 
-    def __init__(self, console: Console, name: str, jobs: int) -> None:
-        self._console, self._name, self._jobs = console, name, jobs
+    def __init__(self, console: Console, name: str) -> None:
+        self._console, self._name = console, name
         self._ends = ExitStack()
 
     def __enter__(self) -> Shown:
@@ -84,17 +83,17 @@ class Shown:
     def __exit__(self, *_: object) -> None:
         self._ends.close()
 
-    def begin(self, trials: int, todo: int, epochs: int) -> None:
+    def begin(self, trials: int, todo: int, epochs: int, jobs: int) -> None:
         """Say what there is to do, and show progress from now on.
 
         Args:
             trials: all that were asked for.
             todo: those that are going to be run.
             epochs: of these.
+            jobs: how many run side by side.
         """
-        self._console.print(
-            f"{self._name}: {trials} trials, {trials - todo} finished, {todo} to run, {self._jobs} side by side"
-        )
+        together = f", {jobs} side by side" if todo else ""
+        self._console.print(f"{self._name}: {trials} trials, {trials - todo} finished, {todo} to run{together}")
         self._show = self._ends.enter_context(progress(self._console, self._name, epochs))
 
     def progress(self, standing: Standing) -> None:

@@ -162,20 +162,21 @@ def run(
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs: expected at least 1, got {jobs}")
+    pool = Processes(jobs or cores())
     check(measurements, datasets.load(measurements[0].data, data_dir))
     todo = [one for one in measurements if not store.finished(one)]
     store.probe()
     progress = store.folder / "progress"
     clear_dead(progress)
     if watcher:
-        watcher.begin(len(measurements), len(todo), sum(one.epochs for one in todo))
+        watcher.begin(len(measurements), len(todo), sum(one.epochs for one in todo), pool.jobs)
     with watched(progress, watcher) as (marks, tally):
         worker = Worker(store, marks, data_dir)
         tasks = [
             Task(one.key(), one.file_name, partial(worker.run, one), partial(_give_up, one), 1, one.epochs)
             for one in todo
         ]
-        run_all(tasks, Processes(jobs or cores()), RETRIES, marks, tally)
+        run_all(tasks, pool, RETRIES, marks, tally)
 
 
 def _give_up(measurement: Measurement, reason: str) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from weight_feedback.lab import datasets
-from weight_feedback.lab.backends import Backend, Processes, cores
+from weight_feedback.lab.backends import Backend, Processes, connected
 from weight_feedback.lab.marks import Marks, clear_dead, marks
 from weight_feedback.lab.pool import Task, run_all
 from weight_feedback.lab.settings import Swap, Trial
@@ -31,13 +31,14 @@ from weight_feedback.lab.workers import THREADS, Worker
 class Watcher(Protocol):
     """Told how a run goes, from several threads."""
 
-    def begin(self, trials: int, todo: int, epochs: int) -> None:
+    def begin(self, trials: int, todo: int, epochs: int, jobs: int) -> None:
         """Hear what there is to do, once, before anything is trained.
 
         Args:
             trials: all that were asked for.
             todo: those of them that are going to be run.
             epochs: of these, all together.
+            jobs: how many run side by side.
         """
 
     def progress(self, standing: Standing) -> None:
@@ -80,7 +81,7 @@ def run(
     arms: Sequence[str] | None = None,
     seeds: int | None = None,
     jobs: int | None = None,
-    backend: Backend | None = None,
+    connect: Callable[[], AbstractContextManager[Backend]] | None = None,
     shard: Shard | None = None,
     data_dir: Path | None = None,
     device: str = "auto",
@@ -102,7 +103,8 @@ def run(
         arms: names of the arms to run; default: all.
         seeds: run more or fewer seeds than the study has.
         jobs: trials side by side, in processes of this machine; default: one for each core.
-        backend: where trials run, in place of these; see `backends.connected`.
+        connect: where trials run, in place of these, as `backends.connected` with its arguments; called if there
+            is anything to run.
         shard: which part of the trials to run; swaps are left until all of the study's trials are finished.
         data_dir: where data files are looked for.
         device: see `choose_device`.
@@ -118,40 +120,43 @@ def run(
 
     Raises:
         DataError: the data are missing or damaged; this and what follows is said before anything is trained.
-        ValueError: an arm can't be run on these data, there is none of that name, or a number is too small.
+        ValueError: an arm can't be run on these data, there is none of that name, a number is too small, or there
+            is nothing to connect to.
         StoreError: results can't be kept, come from another version or other surroundings, the study was
             declared otherwise, or a worker of a cluster can't work for it. While it runs: a trial gave another
             result than the known one, or a failure can't be noted.
         ChildProcessError: worker processes die before they begin a trial.
     """
     _check(jobs=(jobs, 1), retries=(retries, 0), checkpoint_seconds=(checkpoint_seconds, 0))
-    pool = backend or Processes(jobs or cores())
-    if pool.remote:
-        store, data_dir = shared_paths(store, data_dir)
     asked = (shard or Shard(1, 1)).of(study.trials(arms, seeds))
     where = choose_device(device)
     data = datasets.load(study.data, data_dir)
     _check_arms(study, data)
     found = survey(study, store, seeds)
     todo = [(arm, trial) for arm, trial in asked if trial not in found.whole]
-    if not (mixed or pool.remote):
-        refuse_to_mix(found, [arm for arm, _ in todo], surroundings(where) | {"threads": THREADS})
-    if todo or found.damaged:
-        store.probe(room([trial for _, trial in todo], len(data.train_labels)))
-    store.declare(study)
-    clean(found, store, watcher.note if watcher else warnings.warn)
-    clear_dead(store.folder / "progress")
-    if watcher:
-        watcher.begin(len(asked), len(todo), len(todo) * study.training.epochs)
-    if not todo and not any(possible(swap, store) for swap in found.swaps):
-        return 0
-    with watched(store.folder / "progress", watcher) as (shared, tally):
-        worker = Worker(study, store, shared, data_dir, device, tracker, checkpoint_seconds)
+    idle = not todo and not any(possible(swap, store) for swap in found.swaps)
+    connect = connect or partial(connected, jobs=jobs)
+    with nullcontext(Processes(1)) if idle else connect() as pool:
         if pool.remote:
-            worker = _sent(worker, pool, data.fingerprint, None if mixed else (found, [arm for arm, _ in todo]))
-        run_all(_trials(worker, todo), pool, retries, shared, tally)
-        if shard is None or not missing(study, store, arms, seeds):
-            run_all(_swaps(worker, found.swaps), pool, retries, shared, tally)
+            store, data_dir = shared_paths(store, data_dir)
+        elif not mixed:
+            refuse_to_mix(found, [arm for arm, _ in todo], surroundings(where) | {"threads": THREADS})
+        if todo or found.damaged:
+            store.probe(room([trial for _, trial in todo], len(data.train_labels)))
+        store.declare(study)
+        clean(found, store, watcher.note if watcher else warnings.warn)
+        clear_dead(store.folder / "progress")
+        if watcher:
+            watcher.begin(len(asked), len(todo), len(todo) * study.training.epochs, pool.jobs)
+        if idle:
+            return 0
+        with watched(store.folder / "progress", watcher) as (shared, tally):
+            worker = Worker(study, store, shared, data_dir, device, tracker, checkpoint_seconds)
+            if pool.remote:
+                worker = _sent(worker, pool, data.fingerprint, None if mixed else (found, [arm for arm, _ in todo]))
+            run_all(_trials(worker, todo), pool, retries, shared, tally)
+            if shard is None or not missing(study, store, arms, seeds):
+                run_all(_swaps(worker, found.swaps), pool, retries, shared, tally)
     return len(todo)
 
 

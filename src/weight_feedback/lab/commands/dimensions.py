@@ -10,7 +10,6 @@ from tyro.conf import Positional, arg
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.arguments import OUT, DataDir, Jobs, Out
-from weight_feedback.lab.backends import cores
 from weight_feedback.lab.console import Shown, print_table, readable, say
 from weight_feedback.lab.dimension import estimate
 from weight_feedback.lab.dimension_report import cells, markdown, sentence
@@ -81,7 +80,7 @@ class IntrinsicDimension(Frozen):
         measurements = self._measurements()
         name = f"intrinsic-dimension-{self.network}" + ("" if self.data == "mnist" else f"-{self.data}")
         store = Store(self.out / name)
-        with Shown(console, name, self.jobs or cores()) as shown:
+        with Shown(console, name) as shown:
             run(measurements, store, jobs=self.jobs, data_dir=self.data_dir, watcher=shown)
         self._present(console, measurements, readable(console, store.folder))
 

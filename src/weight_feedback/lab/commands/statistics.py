@@ -10,7 +10,6 @@ from tyro.conf import arg
 
 from weight_feedback.lab.analysis import analyse
 from weight_feedback.lab.arguments import OUT, DataDir, Jobs, Out
-from weight_feedback.lab.backends import cores
 from weight_feedback.lab.calibration import Calibration, calibrate, measure
 from weight_feedback.lab.console import Shown, print_table
 from weight_feedback.lab.runner import run
@@ -70,7 +69,7 @@ class Calibrate(Frozen):
                 f"{self.contrast_seeds}"
             )
         store = Store(self.out / study.name)
-        with Shown(console, study.name, self.jobs or cores()) as shown:
+        with Shown(console, study.name) as shown:
             run(study, store, jobs=self.jobs, data_dir=self.data_dir, watcher=shown)
         first, second = (result.accuracy[:, -1] for result in analyse(study, store).arms)
         if not len(first) == len(second) == study.seeds:

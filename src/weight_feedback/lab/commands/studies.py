@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -135,16 +136,13 @@ class Run(Frozen):
         shard = parse_shard(self.shard) if self.shard else None
         store = Store(self.out / study.name)
         tracker = make_tracker(self.track, Path.cwd() / store.folder / self.track) if self.track else None
-        with (
-            connected(self.backend, self.address, self.jobs) as backend,
-            Shown(console, study.name, backend.jobs) as shown,
-        ):
+        with Shown(console, study.name) as shown:
             run(
                 study,
                 store,
                 arms=self.arms,
                 seeds=self.seeds,
-                backend=backend,
+                connect=partial(connected, self.backend, self.address, self.jobs),
                 shard=shard,
                 data_dir=self.data_dir,
                 device=choose(self.device, self.cuda),
