@@ -265,7 +265,7 @@ def test_batch_norm_after_the_layer_warns(norm: nn.Module) -> None:
     assert warned(nn.ModuleList([nn.Linear(4, 2), nn.BatchNorm1d(2)]), "0") == []
 
 
-@pytest.mark.parametrize("norm", [nn.InstanceNorm2d(4), nn.GroupNorm(4, 4)])
+@pytest.mark.parametrize("norm", [nn.InstanceNorm2d(4, eps=1e-9), nn.GroupNorm(4, 4, eps=1e-9)])
 @pytest.mark.parametrize("conditioning", ["concat", "film"])
 def test_a_norm_of_each_channel_warns(norm: nn.Module, conditioning: str) -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), norm)

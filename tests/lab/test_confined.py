@@ -89,7 +89,8 @@ def test_own_hears_its_coordinates_and_zeros_nothing() -> None:
 
 
 def test_yoked_hears_the_coordinates_of_a_donor_that_hears_its_own(monkeypatch) -> None:
-    monkeypatch.setattr(datasets, "load", lambda *_: few_images())
+    data = few_images()
+    monkeypatch.setattr(datasets, "load", lambda *_: data)
     model, learning = lockstep("yoked")
     learning.train()
     told = heard(model)
@@ -98,13 +99,14 @@ def test_yoked_hears_the_coordinates_of_a_donor_that_hears_its_own(monkeypatch) 
     # The donor is the network that it would be alone.
     alone = trial("own").model_copy(update={"seed": controls.DONOR_SEEDS + trial("own").seed})
     networks, _ = build_cohort([alone], STEPS, torch.device("cpu"))
-    own = Lockstep(networks, few_images(), alone.training, [alone.seed])
+    own = Lockstep(networks, data, alone.training, [alone.seed])
     own.train()
     assert torch.equal(told, own.tensors()["network.0.coordinates"])
 
 
 def test_what_is_recorded(monkeypatch) -> None:
-    monkeypatch.setattr(datasets, "load", lambda *_: few_images())
+    data = few_images()
+    monkeypatch.setattr(datasets, "load", lambda *_: data)
     result = run_trial(trial("own"), threads=1).result
     assert result["parameters"] == 7
     assert result["trial"]["training"]["subspace"] == {"dimensions": 7, "projection": "count"}
