@@ -51,7 +51,7 @@ docs: .venv/test .venv/wheel  ## Run the documentation's examples and build it; 
 	@echo "docs/_build/html/index.html"
 
 bench: .venv/bench .venv/wheel $(TIMM)/wheel  ## Time everything against targets, and draw how cost grows (downloads several GB).
-	@status=0; for name in projections training; do \
+	@status=0; for name in projections training vectorised; do \
 		$(BIN)/python benchmarks/$$name.py || status=1; done; \
 	$(TIMM)/bin/python benchmarks/models.py || status=1; \
 	$(BIN)/python benchmarks/scheduling.py; \

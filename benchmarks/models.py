@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import weight_feedback as wf
-from timing import Target, finish, in_turns, show
+from timing import Target, estimate, finish, in_turns, show
 from weight_feedback.lab.trial import keep_freed_memory
 
 try:
@@ -126,25 +125,11 @@ def against_bare(what: str, repeats: int, most: float, *training: Any, **options
     reads = {None: "its own weight", "all": "all weights"}[options.get("reads")]
     bare = (rounds["bare"] + rounds["bare again"]) / 2
     return [
-        target(f"step, {options['into']!r} hears {reads} / bare, {what}", rounds["with feedback"] / bare, most),
-        target(f"reading {reads} / step, bare, {what}", rounds["signal alone"] / bare, most - 1),
+        estimate(
+            f"step, {options['into']!r} hears {reads} / bare, {what}", rounds["with feedback"] / bare, most=most
+        ),
+        estimate(f"reading {reads} / step, bare, {what}", rounds["signal alone"] / bare, most=most - 1),
     ]
-
-
-def target(name: str, ratios: NDArray[np.float64], most: float) -> Target:
-    """Estimate a ratio by its median.
-
-    Args:
-        name: what it is of.
-        ratios: one a round.
-        most: it may be.
-
-    Returns:
-        The estimate, with an interval of 95 % by the bootstrap over rounds.
-    """
-    again = np.random.default_rng(0).choice(ratios, size=(2000, len(ratios)))
-    low, high = np.quantile(np.median(again, axis=1), [0.025, 0.975])
-    return Target(name, float(np.median(ratios)), most=most, interval=(float(low), float(high)))
 
 
 def images(side: int, repeats: int) -> list[Target]:

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from weight_feedback.lab.trial import processor
 
@@ -110,6 +112,25 @@ class Target:
     def met(self) -> bool:
         """Whether the promise is kept."""
         return (self.least is None or self.ratio >= self.least) and (self.most is None or self.ratio <= self.most)
+
+
+def estimate(
+    what: str, ratios: NDArray[np.float64], least: float | None = None, most: float | None = None
+) -> Target:
+    """Estimate a ratio by its median.
+
+    Args:
+        what: is measured, and against what.
+        ratios: one a round.
+        least: it must be.
+        most: it may be.
+
+    Returns:
+        The estimate, with an interval of 95 % by the bootstrap over rounds.
+    """
+    again = np.random.default_rng(0).choice(ratios, size=(2000, len(ratios)))
+    low, high = np.quantile(np.median(again, axis=1), [0.025, 0.975])
+    return Target(what, float(np.median(ratios)), least, most, interval=(float(low), float(high)))
 
 
 def finish(targets: list[Target]) -> None:

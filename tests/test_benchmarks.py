@@ -1,7 +1,8 @@
-"""The benchmark for GPUs: without one it says so; with one, it has a figure for each way."""
+"""Benchmarks: what they compare does the same, and without a GPU the one for GPUs says so."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -12,12 +13,28 @@ from interrupted import few_images
 from weight_feedback.lab import plan
 
 
-@pytest.fixture
-def gpu(monkeypatch):
+@pytest.fixture(autouse=True)
+def importable(monkeypatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    import gpu
 
-    return gpu
+
+@pytest.fixture
+def gpu():
+    return importlib.import_module("gpu")
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_all_ways_of_training_several_networks_take_the_same_steps(name) -> None:
+    vectorised, training = map(importlib.import_module, ("vectorised", "training"))
+    data, generator = training.made_up(name), torch.Generator().manual_seed(0)
+    batches = torch.randint(len(data.train_labels), (3, 2, 8), generator=generator)
+    losses = {}
+    for way, make in vectorised.WAYS.items():
+        step = make(vectorised.networks(name, 2), data)
+        losses[way] = torch.stack([step(batch) for batch in batches])
+    assert losses["cohort"].unique().numel() == 6
+    for way in vectorised.WAYS:
+        torch.testing.assert_close(losses[way], losses["cohort"])
 
 
 def test_without_a_gpu_there_is_no_figure(gpu, monkeypatch, capsys) -> None:
