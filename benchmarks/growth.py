@@ -79,7 +79,7 @@ def batches() -> list[Point]:
     points = []
     for batch in BATCHES:
         with thread_count(1):
-            both = {signal: stepper("cifar10", 460, signal, batch) for signal in ("constant", "own")}
+            both = {signal: stepper("cifar10", signal, batch) for signal in ("constant", "own")}
             points += [Point("step by batch", name, batch, 1e3 * t) for name, t in interleaved(both, 7).items()]
     return points
 

@@ -20,12 +20,14 @@ from weight_feedback.attach import advance
 from weight_feedback.lab.backends import cores
 from weight_feedback.lab.controls import build_arm
 from weight_feedback.lab.datasets import Dataset, normalise
-from weight_feedback.lab.models import find_network
+from weight_feedback.lab.models import ConvNet, find_network
 from weight_feedback.lab.plan import time_trial
 from weight_feedback.lab.settings import Sketched, Training, Trial
 from weight_feedback.lab.trial import keep_freed_memory, thread_count
 
 STEPS = 60
+#: Data set to the size of the notebook's z.
+SIZES = {"mnist": 26, "cifar10": 460}
 #: Images of the training set, and epochs: the notebook's protocol.
 PROTOCOL = {"mnist": (60_000, 6), "cifar10": (50_000, 20)}
 TEST_IMAGES = 10_000
@@ -139,28 +141,37 @@ def audible_step(repeats: int) -> list[Target]:
         repeats: rounds, each of one step of both.
     """
     targets = []
-    for name, k in (("mnist", 26), ("cifar10", 460)):
+    for name in SIZES:
         with thread_count(1):
-            seconds = interleaved({signal: stepper(name, k, signal) for signal in ("constant", "own")}, repeats)
+            seconds = interleaved({signal: stepper(name, signal) for signal in ("constant", "own")}, repeats)
         for signal, value in seconds.items():
             show(f"{name}, step with signal {signal}", 1e3 * value, "ms")
         targets.append(Target(f"step, own / constant, {name}", seconds["own"] / seconds["constant"], most=1.03))
     return targets
 
 
-def stepper(name: str, k: int, signal: str, batch_size: int = 64) -> Callable[[], None]:
+def hearing(name: str, signal: str, seed: int = 0) -> ConvNet:
+    """Return a network that hears a signal of the notebook's size.
+
+    Args:
+        name: of the data set.
+        signal: that fc1 hears.
+        seed: of the network.
+    """
+    summary = Sketched(k=SIZES[name], sketch="count")
+    trial = Trial(data=name, training=Training(), model=f"{name}-plain", signal=signal, summary=summary, seed=seed)
+    return build_arm(trial, STEPS)
+
+
+def stepper(name: str, signal: str, batch_size: int = 64) -> Callable[[], None]:
     """Return a function that takes a training step.
 
     Args:
         name: of the data set.
-        k: size of the signal.
         signal: that fc1 hears.
         batch_size: images a step.
     """
-    data = made_up(name)
-    summary = Sketched(k=k, sketch="count")
-    trial = Trial(data=name, training=Training(), model=f"{name}-plain", signal=signal, summary=summary, seed=0)
-    model = build_arm(trial, STEPS)
+    data, model = made_up(name), hearing(name, signal)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5, fused=True)
 
     def step() -> None:

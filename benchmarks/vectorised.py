@@ -9,39 +9,36 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from timing import estimate, finish, in_turns, show
-from training import STEPS, made_up
-from weight_feedback.lab.controls import build_arm
+from training import SIZES, hearing, made_up
 from weight_feedback.lab.datasets import Dataset, normalise
 from weight_feedback.lab.learners import Learner
 from weight_feedback.lab.models import ConvNet
-from weight_feedback.lab.settings import Sketched, Training, Trial
+from weight_feedback.lab.settings import Training
 from weight_feedback.lab.trial import keep_freed_memory, thread_count
 
 SETTINGS = Training()
-#: Name of the data to the size of the notebook's z.
-ARMS = {"mnist": 26, "cifar10": 460}
 #: Takes indices of images, shape ``[networks, batch]``; returns losses, shape ``[networks]``.
 Step = Callable[[Tensor], Tensor]
 
 
 def networks(name: str, count: int) -> list[ConvNet]:
-    """Return the networks of an arm that hears its own weights.
+    """Return networks that hear their own weights.
 
     Args:
         name: of the data set.
         count: how many seeds.
     """
-    summary = Sketched(k=ARMS[name], sketch="count")
-    fields = {"data": name, "training": SETTINGS, "model": f"{name}-plain", "signal": "own", "summary": summary}
-    return [build_arm(Trial(**fields, seed=seed), STEPS) for seed in range(count)]
+    return [hearing(name, "own", seed) for seed in range(count)]
 
 
 def one_by_one(models: Sequence[ConvNet], data: Dataset) -> Step:
@@ -96,7 +93,7 @@ def by_torch_func(models: Sequence[ConvNet], data: Dataset) -> Step:
 WAYS = {"one by one": one_by_one, "torch.func": by_torch_func, "cohort": as_cohort}
 
 
-def race(name: str, count: int, repeats: int) -> dict[str, np.ndarray]:
+def race(name: str, count: int, repeats: int) -> dict[str, NDArray[np.float64]]:
     """Take the same steps in turns.
 
     Args:
@@ -108,10 +105,8 @@ def race(name: str, count: int, repeats: int) -> dict[str, np.ndarray]:
         Way to its seconds a step of all networks, one a round.
     """
     data, generator = made_up(name), torch.Generator().manual_seed(0)
-    orders = [torch.randperm(len(data.train_labels), generator=generator) for _ in range(count)]
-    batch = torch.stack(orders)[:, : SETTINGS.batch_size]
-    steps = {way: make(networks(name, count), data) for way, make in WAYS.items()}
-    works = {way: lambda step=step: step(batch) for way, step in steps.items()}
+    batch = torch.randint(len(data.train_labels), (count, SETTINGS.batch_size), generator=generator)
+    works = {way: partial(make(networks(name, count), data), batch) for way, make in WAYS.items()}
     return {way: np.array(seconds) for way, seconds in in_turns(works, repeats).items()}
 
 
@@ -123,7 +118,7 @@ def main() -> None:
     chosen = parser.parse_args()
     keep_freed_memory()
     targets = []
-    for name in ARMS:
+    for name in SIZES:
         with thread_count(1):
             rounds = race(name, chosen.count, chosen.repeats)
         for way, seconds in rounds.items():

@@ -23,11 +23,10 @@ import pytest
 import vl_convert
 from joblib.parallel import ParallelBackendBase
 
+from limits import SECONDS
 from weight_feedback.lab import cli
 
 T = TypeVar("T")
-#: Far more than anything honest needs, however busy the machine.
-SECONDS = 300
 #: From Python 3.12 on, a process that has threads, as pytest-xdist's have, warns when it forks.
 may_fork = pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+#: That tests wait for other processes: far more than anything honest needs, however busy the machine.
+SECONDS = 300
+
 
 class Endless(BaseException):
     """A call took longer than it was given; no parser can take this for an error of its own."""

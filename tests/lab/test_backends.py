@@ -21,7 +21,8 @@ from pathlib import Path
 import pytest
 
 import weight_feedback
-from children import SECONDS, DiesOnce, may_fork, wait_until
+from children import DiesOnce, may_fork, wait_until
+from limits import SECONDS
 from watched import Watched
 from weight_feedback.lab import backends, cli, runner, sites, workers
 from weight_feedback.lab.backends import connected
@@ -76,10 +77,10 @@ def check_same(store: Store, here: Store) -> None:
         assert found.provenance["threads"] == 1
 
 
-def check_study(connect, store: Store, here: Store, died: Path) -> None:
+def check_study(backend, store: Store, here: Store, died: Path) -> None:
     """Run the study, in which a worker is killed, with a trial that it has just finished or one beside it."""
     watcher = Watched()
-    assert run(STUDY, store, connect=connect, tracker=DiesOnce(died), watcher=watcher) == 3
+    assert run(STUDY, store, backend=backend, tracker=DiesOnce(died), watcher=watcher) == 3
     assert died.exists()
     check_same(store, here)
     assert watcher.begun == [(3, 3, 3, 2)]
@@ -139,7 +140,7 @@ def test_ray_on_this_machine(tmp_path, here, monkeypatch) -> None:
     with nothing_left(), connected("ray", jobs=2) as backend:
         assert backend.jobs == 2
         assert signal.getsignal(signal.SIGTERM) is handler
-        check_study(partial(nullcontext, backend), Store(tmp_path / "out"), here, tmp_path / "died")
+        check_study(nullcontext(backend), Store(tmp_path / "out"), here, tmp_path / "died")
         check_outcomes(backend)
 
 
@@ -199,10 +200,10 @@ def test_dask_elsewhere(tmp_path, here, monkeypatch) -> None:
             wait_until(lambda: len(backend.everywhere(os.getpid)) == 2, "two workers")
             # A path that names another folder in each process, as one that isn't shared does on each machine.
             with pytest.raises(StoreError, match=r"worker tcp://.*expected the folder of results.*--shard 1/N"):
-                run(STUDY, Store(Path("/proc/self/cwd/out")), connect=partial(nullcontext, backend))
+                run(STUDY, Store(Path("/proc/self/cwd/out")), backend=nullcontext(backend))
             assert not list((tmp_path / "mine").rglob("trials"))
         # Relative to this process, not to the workers.
-        check_study(partial(connected, "dask", address), Store(Path("out")), here, tmp_path / "died")
+        check_study(connected("dask", address), Store(Path("out")), here, tmp_path / "died")
 
 
 @contextmanager
@@ -231,6 +232,14 @@ def test_what_is_no_cluster_is_said(monkeypatch) -> None:
     ):
         with pytest.raises(ValueError, match=message), connected(name, address):
             pass
+
+
+def test_what_no_engine_can_do_is_said_before_it_is_entered() -> None:
+    with pytest.raises(ValueError, match="--address: expected none with --backend loky"):
+        connected(address="127.0.0.1:1")
+    for name in ("loky", "dask", "ray"):
+        with pytest.raises(ValueError, match="jobs: expected at least 1, got 0"):
+            connected(name, jobs=0)
 
 
 def test_workers_that_are_none_or_do_several_things_are_said(monkeypatch) -> None:
@@ -268,12 +277,6 @@ class Threads:
     def __init__(self, jobs: int = 1) -> None:
         self.jobs = jobs
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
     def outcomes(self, calls):
         with ThreadPoolExecutor(self.jobs) as pool:
             for future in as_completed([pool.submit(call) for call in calls.values()]):
@@ -298,7 +301,7 @@ def test_one_trial_at_a_time_in_a_process(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(workers, "run_cohort", lambda *_, **__: second.wait(SECONDS) and [])
     with pytest.raises(StoreError, match="expected one trial at a time in a worker"):
-        run(STUDY, Store(tmp_path), connect=partial(Noticing, 2), watcher=Watched())
+        run(STUDY, Store(tmp_path), backend=nullcontext(Noticing(2)), watcher=Watched())
 
 
 def test_a_trial_ends_with_its_run(tmp_path, monkeypatch) -> None:
@@ -311,21 +314,23 @@ def test_a_trial_ends_with_its_run(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(workers, "run_cohort", orphaned)
     with pytest.raises(workers.RunOverError, match="the run that this trial was for has ended"):
-        run(STUDY, Store(tmp_path), connect=Threads)
+        run(STUDY, Store(tmp_path), backend=nullcontext(Threads()))
     assert not (tmp_path / "failures").exists()
 
 
 def test_nothing_is_connected_to_for_nothing(tmp_path, here) -> None:
     """Neither when all is finished, nor before what is wrong here is said."""
 
-    def connect():
+    @contextmanager
+    def backend():
         raise AssertionError("connected")
+        yield
 
     watcher = Watched()
-    assert run(STUDY, here, connect=connect, watcher=watcher) == 0
+    assert run(STUDY, here, backend=backend(), watcher=watcher) == 0
     assert watcher.begun[0][:3] == (3, 0, 0)
     with pytest.raises(DataError, match="mnist"):
-        run(STUDY.model_copy(update={"data": "mnist"}), Store(tmp_path), data_dir=tmp_path, connect=connect)
+        run(STUDY.model_copy(update={"data": "mnist"}), Store(tmp_path), data_dir=tmp_path, backend=backend())
 
 
 def test_workers_must_be_alike(tmp_path, monkeypatch) -> None:
@@ -334,14 +339,14 @@ def test_workers_must_be_alike(tmp_path, monkeypatch) -> None:
             return {"a": call(), "b": call() | {"torch": "0.1"}}
 
     with pytest.raises(StoreError, match=r"worker b: its surroundings.*torch .*, here 0\.1\), so .*--mixed"):
-        run(STUDY, Store(tmp_path), connect=Different)
+        run(STUDY, Store(tmp_path), backend=nullcontext(Different()))
 
     def agree(*args, **options):
         return sites.agree(*args, **options) | {"processor": "another"}
 
     monkeypatch.setattr(runner, "agree", agree)
     with pytest.raises(StoreError, match=r"worker .*, process .*: its surroundings.*processor another"):
-        run(STUDY, Store(tmp_path), connect=Threads)
+        run(STUDY, Store(tmp_path), backend=nullcontext(Threads()))
 
 
 def test_an_arm_from_elsewhere_is_refused(tmp_path, here) -> None:
@@ -351,7 +356,7 @@ def test_an_arm_from_elsewhere_is_refused(tmp_path, here) -> None:
 
     shutil.copytree(here.folder, tmp_path / "out")
     with pytest.raises(StoreError, match=r"arm none: its 1 finished trials.*torch .*, here 0\.1.*--mixed"):
-        run(STUDY, Store(tmp_path / "out"), seeds=2, connect=Elsewhere)
+        run(STUDY, Store(tmp_path / "out"), seeds=2, backend=nullcontext(Elsewhere()))
 
 
 def test_versions_and_data_must_be_the_same(tmp_path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from children import SECONDS, stand_ins
+from children import stand_ins
+from limits import SECONDS
 from weight_feedback.lab import checkpoints, cli
 from weight_feedback.lab.console import Shown
 from weight_feedback.lab.runner import run

@@ -17,7 +17,7 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -236,33 +236,32 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def connected(name: BackendName = "loky", address: str | None = None, jobs: int | None = None) -> Iterator[Backend]:
-    """Connect to where trials are to run, and leave it as it was.
+def connected(
+    name: BackendName = "loky", address: str | None = None, jobs: int | None = None
+) -> AbstractContextManager[Backend]:
+    """Return a context in which there is a connection to where trials are to run; it is left as it was.
 
     Args:
         name: of the engine.
         address: of a cluster that runs already; default: one on this machine, for the time being.
         jobs: trials side by side; default: as many as the cluster has workers, or this machine cores.
 
-    Yields:
-        What runs tasks.
+    Returns:
+        What gives what runs tasks. Entering it raises ValueError if there is no cluster at the address, or its
+        workers have several threads.
 
     Raises:
-        ValueError: the package isn't installed, there is no cluster at the address, its workers have several
-            threads, or a number is too small.
+        ValueError: the package isn't installed, the engine has no addresses, or a number is too small.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs: expected at least 1, got {jobs}")
     if name == "loky":
         if address is not None:
             raise ValueError(f"--address: expected none with --backend loky, which runs here; got {address!r}")
-        yield Processes(jobs or cores())
-        return
+        return nullcontext(Processes(jobs or cores()))
     package = _import(name)
     where = f"--backend {name}" if address is None else f"--backend {name} --address {address}"
-    with (_dask if name == "dask" else _ray)(package, where, address, jobs) as cluster:
-        yield cluster
+    return (_dask if name == "dask" else _ray)(package, where, address, jobs)
 
 
 def _import(name: str) -> Any:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from weight_feedback.lab import datasets
-from weight_feedback.lab.backends import Processes, cores
+from weight_feedback.lab.backends import connected
 from weight_feedback.lab.confined import projection
 from weight_feedback.lab.datasets import Dataset, normalise
 from weight_feedback.lab.evaluation import evaluate
@@ -160,23 +160,22 @@ def run(
         StoreError: results can't be kept, or other ones of the same settings are known.
         ChildProcessError: processes die, again and again.
     """
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"jobs: expected at least 1, got {jobs}")
-    pool = Processes(jobs or cores())
+    backend = connected(jobs=jobs)
     check(measurements, datasets.load(measurements[0].data, data_dir))
     todo = [one for one in measurements if not store.finished(one)]
     store.probe()
     progress = store.folder / "progress"
     clear_dead(progress)
-    if watcher:
-        watcher.begin(len(measurements), len(todo), sum(one.epochs for one in todo), pool.jobs)
-    with watched(progress, watcher) as (marks, tally):
-        worker = Worker(store, marks, data_dir)
-        tasks = [
-            Task(one.key(), one.file_name, partial(worker.run, one), partial(_give_up, one), 1, one.epochs)
-            for one in todo
-        ]
-        run_all(tasks, pool, RETRIES, marks, tally)
+    with backend as pool:
+        if watcher:
+            watcher.begin(len(measurements), len(todo), sum(one.epochs for one in todo), pool.jobs)
+        with watched(progress, watcher) as (marks, tally):
+            worker = Worker(store, marks, data_dir)
+            tasks = [
+                Task(one.key(), one.file_name, partial(worker.run, one), partial(_give_up, one), 1, one.epochs)
+                for one in todo
+            ]
+            run_all(tasks, pool, RETRIES, marks, tally)
 
 
 def _give_up(measurement: Measurement, reason: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -81,7 +81,7 @@ def run(
     arms: Sequence[str] | None = None,
     seeds: int | None = None,
     jobs: int | None = None,
-    connect: Callable[[], AbstractContextManager[Backend]] | None = None,
+    backend: AbstractContextManager[Backend] | None = None,
     shard: Shard | None = None,
     data_dir: Path | None = None,
     device: str = "auto",
@@ -103,8 +103,8 @@ def run(
         arms: names of the arms to run; default: all.
         seeds: run more or fewer seeds than the study has.
         jobs: trials side by side, in processes of this machine; default: one for each core.
-        connect: where trials run, in place of these, as `backends.connected` with its arguments; called if there
-            is anything to run.
+        backend: where trials run, in place of these; see `backends.connected`. It is entered if there is anything
+            to run.
         shard: which part of the trials to run; swaps are left until all of the study's trials are finished.
         data_dir: where data files are looked for.
         device: see `choose_device`.
@@ -135,8 +135,7 @@ def run(
     found = survey(study, store, seeds)
     todo = [(arm, trial) for arm, trial in asked if trial not in found.whole]
     idle = not todo and not any(possible(swap, store) for swap in found.swaps)
-    connect = connect or partial(connected, jobs=jobs)
-    with nullcontext(Processes(1)) if idle else connect() as pool:
+    with nullcontext(Processes(1)) if idle else backend or connected(jobs=jobs) as pool:
         if pool.remote:
             store, data_dir = shared_paths(store, data_dir)
         elif not mixed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -142,7 +141,7 @@ class Run(Frozen):
                 store,
                 arms=self.arms,
                 seeds=self.seeds,
-                connect=partial(connected, self.backend, self.address, self.jobs),
+                backend=connected(self.backend, self.address, self.jobs),
                 shard=shard,
                 data_dir=self.data_dir,
                 device=choose(self.device, self.cuda),
