@@ -137,7 +137,7 @@ def test_initial_v() -> None:
 
 
 SILENT = {"signal": wf.Zeros(2)}
-KINDS = "must be one of Linear, Conv1d, Conv2d, Conv3d or transformers' Conv1D"
+KINDS = "must be one of torch.nn's Linear, Conv1d, Conv2d, Conv3d or transformers' Conv1D"
 BAD = {
     "neither": (ValueError, "either summary= .* or signal=, got neither", "fc1", {}),
     "both": (ValueError, "got both", "fc1", {"summary": wf.Moments(), "signal": wf.Zeros(2)}),
@@ -149,8 +149,18 @@ BAD = {
     ),
     "no such layer": (KeyError, "no module 'fc3'; did you mean 'fc[12]' or 'fc[12]'", "fc3", SILENT),
     "nothing near": (KeyError, "no module 'zzz'.$", "zzz", SILENT),
-    "wrong kind": (TypeError, f"'norm' {KINDS}, got BatchNorm2d", "norm", SILENT),
-    "wrong root": (TypeError, f"'' {KINDS}, got ConvNet", "", SILENT),
+    "wrong kind": (
+        TypeError,
+        f"'norm' {KINDS}, got torch.nn.modules.batchnorm.BatchNorm2d; .* such as 'conv1' or 'fc2' or 'fc1'",
+        "norm",
+        SILENT,
+    ),
+    "wrong root": (
+        TypeError,
+        f"'' {KINDS}, got cases.ConvNet; attach to 'conv1' or 'fc1' or 'fc2', inside of it",
+        "",
+        SILENT,
+    ),
     "no such read": (
         KeyError,
         "can't read 'fc1.wieght': .* no such parameter.* did you mean 'fc1.weight'",

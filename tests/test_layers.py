@@ -246,7 +246,7 @@ def test_constructor_takes_the_arguments_of_the_base_in_their_order(conv) -> Non
     places = conv.base(1, 1, 1).weight.dim() - 2
     arguments = (5 - places, 2, 4 - places, 2, False, "circular")
     ours, base = conv(4, 6, 3, K, *arguments), conv.base(4, 6, 3, *arguments)
-    assert ours.extra_repr() == base.extra_repr()
+    assert ours.extra_repr() == f"{base.extra_repr()}, signal_features={K}, conditioning='concat'"
     assert ours.feedback_weight.shape == (6, K)
     assert conv(4, 6, 3, K, conditioning="film", dtype=torch.float64).feedback_weight.shape == (12, K)
     assert conv(4, 6, 3, K, dtype=torch.float64).signal().dtype == torch.float64

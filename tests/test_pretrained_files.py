@@ -138,7 +138,7 @@ class OtherNames(nn.Module):
         (lambda: nn.ModuleDict({"fc1": nn.Linear(48, 6), "fc2": nn.Linear(6, 4)}), r"unexpected: \['conv1.bias'"),
         (
             lambda: nn.ModuleDict({"fc1": nn.Identity()}),
-            r"layers\[0\]: attach: 'fc1' must be one of Linear, .*got",
+            r"layers\[0\]: attach: 'fc1' must be one of torch.nn's Linear, .*got",
         ),
         (lambda: nn.ModuleDict({"fc1": nn.LazyLinear(6)}), r"layers\[0\]: .*LazyLinear"),
     ],

@@ -133,7 +133,13 @@ def packed() -> nn.Module:
 BAD = {
     "glob of nothing": (blocks, KeyError, r"no module 'b\*.fc3'; did you mean 'b\d.fc\d' or", "b*.fc3", {}),
     "glob of nothing near": (blocks, KeyError, r"no module 'zz\*'.$", "zz*", {}),
-    "glob of nothing that hears": (blocks, TypeError, "'b0.act' must be one of .*, got Tanh", "*.act", {}),
+    "glob of nothing that hears": (
+        blocks,
+        TypeError,
+        "'b0.act' must be one of .*, got torch.nn.modules.activation.Tanh",
+        "*.act",
+        {},
+    ),
     "no layer": (blocks, ValueError, "must name at least one layer, got none", [], {}),
     "foreign module": (blocks, KeyError, "this Linear is no module of the model", nn.Linear(1, 1), {}),
     "second name wrong": (blocks, KeyError, "no module 'hed'; did you mean 'head'", ["b0.fc1", "hed"], {}),

@@ -3,7 +3,6 @@
 from weight_feedback.attach import (
     advance,
     attach,
-    check,
     feedback_layers,
     feedback_parameters,
     fold,
@@ -12,6 +11,7 @@ from weight_feedback.attach import (
     remove,
     signals,
 )
+from weight_feedback.check import Check, CheckError, LayerCheck, check
 from weight_feedback.diagnose import Diagnosis, LayerDiagnosis, diagnose
 from weight_feedback.layers import FeedbackConv1d, FeedbackConv2d, FeedbackConv3d, FeedbackLayer, FeedbackLinear
 from weight_feedback.pretrained import PretrainedError, load_pretrained, save_pretrained
@@ -46,6 +46,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AvgPool",
+    "Check",
+    "CheckError",
     "Clock",
     "Constant",
     "Coordinates",
@@ -58,6 +60,7 @@ __all__ = [
     "FeedbackLayer",
     "FeedbackLinear",
     "KroneckerProjection",
+    "LayerCheck",
     "LayerDiagnosis",
     "Match",
     "MaxPool",

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from weight_feedback.forwards import rebind
+from weight_feedback.integrity import keep_record, refuse_misread
 from weight_feedback.kinds import feedback_class
 from weight_feedback.layers import Conditioning, FeedbackLayer, Init, fold_layers
+from weight_feedback.running import Inputs, aside, difference, innermost, rounding
 from weight_feedback.selection import (
     Names,
     check_acyclic,
@@ -23,6 +28,7 @@ from weight_feedback.selection import (
 from weight_feedback.sharding import check_unsharded, is_fully_sharded, summed
 from weight_feedback.signals import OwnWeights, Signal, Zeros
 from weight_feedback.summaries.base import Summary
+from weight_feedback.uses import uses_in_code
 
 #: Modules with a fused path, which calls no submodule; the attribute that opens it; its value when shut.
 _FUSED = (
@@ -81,13 +87,17 @@ def attach(
 
     Raises:
         KeyError: a name isn't in the model, or a glob matches nothing; near matches are named.
-        TypeError: a layer is of a kind that can't be given feedback, or is quantised or never called.
-        ValueError: a layer has feedback already, something is lazy still, FSDP2 manages the model, a layer reads a
-            weight whose parametrisation runs that layer, or neither or both of ``summary`` and ``signal`` are
-            given.
+        TypeError: a layer is of a kind that can't be given feedback, is quantised or never called, or its forward
+        was
+            replaced.
+        ValueError: a layer has feedback already, or attributes of its own with the names that feedback needs;
+            something is lazy still, offloaded, quantised, complex, on another device or made in inference mode;
+            FSDP2 manages the model, a layer reads a weight whose parametrisation runs that layer, or neither or
+            both of ``summary`` and ``signal`` are given.
 
     Warns:
-        UserWarning: a normalisation that directly follows a layer takes away what ``z`` adds.
+        UserWarning: a normalisation that directly follows a layer takes away what ``z`` adds, or a module's code
+            takes the layer's weight or bias without calling it.
     """
     _check_source(summary, signal, reads)
     if is_fully_sharded(model):
@@ -96,14 +106,18 @@ def attach(
     layers = layers_that_hear(names, into)
     for name in layers:
         _warn_of_norm(model, name, conditioning)
+        _warn_of_uses(model, name)
     try:
-        hearing = [_become_feedback_layer(layer) for layer in layers.values()]
-        if signal is not None:
-            for layer in hearing:
-                layer.add_feedback(signal, init, conditioning)
-        else:
-            _add_own_weights(names, hearing, reads, cast(Summary, summary), detach, init, conditioning)
+        # What is made in inference mode can't be trained outside of it.
+        with torch.inference_mode(False):
+            hearing = [_become_feedback_layer(layer) for layer in layers.values()]
+            if signal is not None:
+                for layer in hearing:
+                    layer.add_feedback(signal, init, conditioning)
+            else:
+                _add_own_weights(names, hearing, reads, cast(Summary, summary), detach, init, conditioning)
         check_acyclic(feedback_layers(model))
+        _check_devices(layers)
     except BaseException:
         _take_away(layers.values())
         raise
@@ -145,10 +159,35 @@ def _warn_of_norm(model: nn.Module, name: str, conditioning: Conditioning) -> No
     warnings.warn(message, UserWarning, stacklevel=3)
 
 
+def _warn_of_uses(model: nn.Module, name: str) -> None:
+    if uses := uses_in_code(model, name):
+        places = ", ".join(dict.fromkeys(use.where for use in uses))
+        warnings.warn(
+            f"attach: {places} takes the {' and '.join(dict.fromkeys(use.attribute for use in uses))} of {name!r} "
+            "without calling it, and z isn't heard there; run weight_feedback.check(model, …) with a batch to see "
+            "whether the layer is called too",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def _become_feedback_layer(layer: nn.Module) -> FeedbackLayer:
     # The class is swapped rather than the object, so that optimisers, hooks and other references stay right.
-    layer.__class__ = feedback_class(type(layer))  # type: ignore[assignment]
+    plain = type(layer)
+    layer.__class__ = feedback_class(plain)  # type: ignore[assignment]
+    rebind(layer, plain)
     return cast(FeedbackLayer, layer)
+
+
+def _check_devices(layers: Mapping[str, nn.Module]) -> None:
+    for name, layer in cast(Mapping[str, FeedbackLayer], layers).items():
+        own = layer.feedback_weight.device
+        away = {read.name: read.tensor().device for read in layer.signal.reads}
+        if elsewhere := [f"{read} on {device}" for read, device in away.items() if device != own]:
+            raise ValueError(
+                f"attach: {name!r} is on {own}, and can't read {', '.join(elsewhere)}; read weights of its own "
+                "device"
+            )
 
 
 def _add_own_weights(
@@ -182,6 +221,7 @@ def _take_away(layers: Iterable[nn.Module]) -> None:
 
 def _settle(model: nn.Module) -> None:
     """Put right what depends on which layers hear."""
+    keep_record(model)
     _set_fused_paths(model)
     # What follows from seeds is the same in all processes; DDP would send it at every forward.
     ignored: list[str] = model.__dict__.pop(_IGNORED_BY_DDP, [])
@@ -233,26 +273,66 @@ def remove(model: nn.Module) -> nn.Module:
     return model
 
 
-def fold(model: nn.Module, z: Tensor | Mapping[str, Tensor] | None = None) -> nn.Module:
+def fold(
+    model: nn.Module,
+    z: Tensor | Mapping[str, Tensor] | None = None,
+    *,
+    inputs: Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Return a copy of the model with plain layers in place of feedback layers, and ``z`` frozen.
 
-    Outside autocast its output equals the model's, bit for bit, until the weights change.
+    Outside autocast its output equals the model's, bit for bit, until the weights change; that of ``film`` layers
+    to rounding.
 
     Args:
         model: the model; it isn't changed, and the copy shares no memory with it.
         z: heard instead of the signals: one vector of shape ``[k]`` for all layers, or one for each layer's
             name; default: what the signals say now.
+        inputs: a batch, as a tensor, a sequence of arguments or a mapping of keyword arguments: both models are run
+            on it, and what they return is compared. It is asked for where a module's code takes a bias or a weight
+            that folding changes, without calling its layer.
 
     Returns:
         A copy without feedback, and without a cost for it.
 
     Raises:
-        ValueError: a read is orphaned (see `check`), ``z`` has the wrong shape, or FSDP2 manages the model.
+        ValueError: a read is orphaned or has another shape (see `weight_feedback.check`), ``z`` has the wrong
+        shape,
+            FSDP2 manages the model, a module's forward was replaced by a function that copies share, the two models
+            differ on ``inputs``, or they may differ and no inputs are given.
+        KeyError: ``z`` names a layer that has no feedback.
+    """
+    if inputs is not None and z is not None:
+        raise ValueError("fold: inputs= compares with what the model hears now, so z= can't be given as well")
+    folded = fold_anyway(model, z)
+    if inputs is not None:
+        _check_equal(model, folded, inputs)
+        return folded
+    for name, layer in feedback_layers(model).items():
+        changed = {"bias"} if layer.conditioning == "concat" else {"weight", "bias"}
+        uses = [use for use in uses_in_code(model, name) if use.attribute in changed]
+        if uses and bool(layer.feedback_weight.any()):
+            raise ValueError(
+                f"fold: {uses[0].where} takes the {uses[0].attribute} of {name!r} without calling it, and folding "
+                "changes that; pass a batch as inputs= to see whether the folded model is the same nevertheless"
+            )
+    return folded
+
+
+def fold_anyway(model: nn.Module, z: Tensor | Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Fold a model, whether or not the result is the same; see `fold`.
+
+    Args:
+        model: the model.
+        z: heard instead of the signals.
+
+    Raises:
+        ValueError: as for `fold`, but for models that differ.
         KeyError: ``z`` names a layer that has no feedback.
     """
     if is_fully_sharded(model):
         check_unsharded("fold", model)
-    check(model)
+    refuse_misread(model)
     layers = feedback_layers(model)
     if isinstance(z, Mapping):
         for name in z:
@@ -261,9 +341,27 @@ def fold(model: nn.Module, z: Tensor | Mapping[str, Tensor] | None = None) -> nn
         heard: Mapping[str, Tensor | None] = z
     else:
         heard = dict.fromkeys(layers, z)
-    folded = fold_layers(model, layers, heard)
+    with torch.inference_mode(False):
+        folded = fold_layers(model, layers, heard)
     _settle(folded)
     return folded
+
+
+def _check_equal(model: nn.Module, folded: nn.Module, inputs: Tensor | Sequence[Any] | Mapping[str, Any]) -> None:
+    if isinstance(inputs, Mapping):
+        batch = Inputs((), inputs)
+    else:
+        batch = Inputs((inputs,) if isinstance(inputs, Tensor) else tuple(inputs), {})
+    expected, found = (
+        aside(each, {}, functools.partial(batch.outputs, each)) for each in (innermost(model), innermost(folded))
+    )
+    if not expected:
+        raise ValueError("fold: the model returns no tensors on inputs=, so nothing can be compared")
+    if (apart := difference(found, expected)) > rounding(model, expected):
+        raise ValueError(
+            f"fold: on inputs= the folded model returns something else, up to {apart:.2g} of the largest output; "
+            "weight_feedback.check(model, …) says more"
+        )
 
 
 def advance(model: nn.Module) -> None:
@@ -369,27 +467,3 @@ def signals(model: nn.Module) -> dict[str, Signal]:
         Name of the feedback layer to its signal.
     """
     return {name: layer.signal for name, layer in feedback_layers(model).items()}
-
-
-def check(model: nn.Module) -> None:
-    """Check that every read still leads to a module of this model, and to an end.
-
-    A module that was replaced after feedback was attached, or a submodule that was copied alone, leaves a signal
-    that reads weights which nobody trains any more. A weight whose parametrisation runs the very layer that reads
-    it has no value.
-
-    Args:
-        model: a module with or without feedback.
-
-    Raises:
-        ValueError: a signal reads a module that isn't in the model, or its own layer's output.
-    """
-    check_acyclic(feedback_layers(model))
-    present = set(model.modules())
-    for name, signal in signals(model).items():
-        for read in signal.reads:
-            if read.module not in present:
-                raise ValueError(
-                    f"the signal of {name!r} reads {read.name}, whose module is no longer in the model: it was "
-                    "replaced, or a part of the model was copied alone; remove the feedback and attach it again"
-                )

@@ -15,7 +15,8 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from weight_feedback.attach import attach, check, feedback_layers
+from weight_feedback.attach import attach, feedback_layers
+from weight_feedback.integrity import refuse_misread
 from weight_feedback.layers import Conditioning
 from weight_feedback.signals import (
     Clock,
@@ -250,7 +251,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         TypeError: a signal or summary is of a class that can't be saved.
         ValueError: a read is orphaned (see `weight_feedback.check`).
     """
-    check(model)
+    refuse_misread(model)
     names = {module: name for name, module in model.named_modules()}
     places: dict[Signal, int] = {}
     signals: list[dict[str, Any]] = []
@@ -301,7 +302,7 @@ def build(model: nn.Module, config: Mapping[str, Any], state: Mapping[str, Tenso
             _check_size("out_features", signal.out_features, k)
             target.signal = signal
     with blame(where):
-        check(model)
+        refuse_misread(model)
 
 
 class _Builder:

@@ -19,17 +19,19 @@ from typing import Any, ClassVar, Literal, Self, cast, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
+from weight_feedback.forwards import rebind, shared_with_copy
+from weight_feedback.restoring import Restoring
 from weight_feedback.sharding import beside, here, spread_like
 from weight_feedback.signals import Signal, Zeros
 from weight_feedback.summaries.base import check_size
+from weight_feedback.weights import current, make_plain, without_graph
 
 Init = Literal["zeros", "default"]
 Conditioning = Literal["concat", "film"]
 
 
-class FeedbackLayer(nn.Module):
+class FeedbackLayer(Restoring):
     """What all feedback layers share: a ``signal``, and a ``feedback_weight`` for it.
 
     The base's parameters keep their names and shapes. Subclasses say how their base computes with another bias,
@@ -72,8 +74,10 @@ class FeedbackLayer(nn.Module):
             if value not in get_args(known):
                 raise ValueError(f"{field} must be one of {', '.join(get_args(known))}, got {value!r}")
         self.signal, self.conditioning = signal, conditioning
-        rows = self.weight.shape[self._out_axis] * (2 if conditioning == "film" else 1)
-        self.feedback_weight = nn.Parameter(self._spread(here(self.weight).new_zeros(rows, signal.out_features)))
+        weight = self._current("weight")
+        rows = weight.shape[self._out_axis] * (2 if conditioning == "film" else 1)
+        zeros = here(weight.detach()).new_zeros(rows, signal.out_features)
+        self.feedback_weight = nn.Parameter(self._spread(zeros, weight))
         if init == "default":
             self.reset_feedback()
         return self
@@ -82,22 +86,33 @@ class FeedbackLayer(nn.Module):
         """Become the plain layer that this was, in place: of class ``base``, without signal and ``V``."""
         self._modules.pop("signal", None)
         self._parameters.pop("feedback_weight", None)
-        self.__dict__.pop("conditioning", None)
+        for name in ("conditioning", "_place", "_assigned"):
+            self.__dict__.pop(name, None)
         kind = type(self)
         # A class of PyTorch's own making, such as that of a parametrised layer, stays on top.
-        self.__class__ = self.base if "base" in vars(kind) else rebased(kind, self.base)  # type: ignore[assignment]
+        self.__class__ = kind.base if "base" in vars(kind) else rebased(kind, kind.base)  # type: ignore[assignment]
+        rebind(self, kind)
 
     @torch.no_grad()
     def reset_feedback(self) -> None:
         """Draw ``feedback_weight`` uniformly from ``±1/√(fan_in + k)``."""
-        fan_in, k = self.weight.numel() // self.weight.shape[self._out_axis], self.feedback_weight.shape[1]
-        bound = 1 / math.sqrt(fan_in + k)
-        drawn = here(self.weight).new_empty(self.feedback_weight.shape).uniform_(-bound, bound)
-        self.feedback_weight.copy_(self._spread(drawn))
+        weight, v = self._current("weight"), self.feedback_weight
+        bound = 1 / math.sqrt(weight.numel() // weight.shape[self._out_axis] + v.shape[1])
+        drawn = here(weight.detach()).new_empty(v.shape).uniform_(-bound, bound)
+        v.copy_(self._spread(drawn, weight))
 
-    def _spread(self, v: Tensor) -> Tensor:
+    def _spread(self, v: Tensor, weight: Tensor) -> Tensor:
         # A shard of [S; V] would hold the one half of it alone.
-        return spread_like(v, self.weight, self._out_axis if self.conditioning == "concat" else None)
+        return spread_like(v, weight, self._out_axis if self.conditioning == "concat" else None)
+
+    def _current(self, attribute: str) -> Tensor:
+        """Return the weight, bias or V as it is now; nothing is written for that."""
+        return cast(Tensor, current(self, attribute))
+
+    def _restore(self, lost: frozenset[str]) -> None:
+        # The base's own parameters are for a checkpoint, or for `reset_parameters` of the base, to set.
+        if "feedback_weight" in lost:
+            self.feedback_weight.zero_()
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's own name for it
         """Apply the layer.
@@ -108,6 +123,10 @@ class FeedbackLayer(nn.Module):
         Returns:
             Of the shape that the base returns.
         """
+        layer: nn.Module = self
+        if not isinstance(layer, FeedbackLayer):
+            # What wrapped this method before the feedback was removed still calls it.
+            return cast(Tensor, type(layer).forward(layer, input))
         scale, shift = self._modulation(self.signal())
         bias = cast(Tensor | None, self.bias)
         if scale is None:
@@ -144,11 +163,11 @@ class FeedbackLayer(nn.Module):
         if z is not None and z.shape != (k := self.feedback_weight.shape[1],):
             raise ValueError(f"fold: z must have shape [{k}], got {list(z.shape)}")
         scale, shift = self._modulation(self.signal() if z is None else z.to(self.feedback_weight))
-        bias = cast(Tensor | None, self.bias)
+        weight, bias = self._current("weight"), cast(Tensor | None, current(self, "bias"))
         if scale is None:
-            return self.weight, shift if bias is None else bias + shift
-        sizes = [-1 if axis == self._out_axis else 1 for axis in range(self.weight.dim())]
-        return scale.reshape(sizes) * self.weight, shift if bias is None else scale * bias + shift
+            return weight, shift if bias is None else bias + shift
+        sizes = [-1 if axis == self._out_axis else 1 for axis in range(weight.dim())]
+        return scale.reshape(sizes) * weight, shift if bias is None else scale * bias + shift
 
     def fold(self, z: Tensor | None = None) -> nn.Module:
         """Return the plain layer that computes the same, with ``b + V·z`` as its bias.
@@ -181,6 +200,14 @@ class FeedbackLayer(nn.Module):
         v, signal = f"{prefix}feedback_weight", f"{prefix}signal."
         there = {key for key in state_dict if key == v or key.startswith(signal)}
         held = {v: torch.zeros_like(self.feedback_weight)}
+        ours = [value for key, value in state_dict.items() if key.startswith(prefix) and key not in there]
+        like = next((value for value in ours if isinstance(value, Tensor) and value.is_floating_point()), None)
+        if like is not None and local_metadata.get("assign_to_params_buffers", False):
+            # The base's tensors take the place of those here; what has no value in the checkpoint goes with them.
+            held[v] = like.new_zeros(self.feedback_weight.shape)
+            for module in self.signal.modules():
+                if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+                    module.to_empty(device=like.device, recurse=False)
         held.update(self.signal.state_dict(prefix=signal, keep_vars=True))
         name = repr(prefix[:-1]) if prefix else "this layer"
         if there and (missing := [key for key in held if key not in there]):
@@ -200,6 +227,11 @@ class FeedbackLayer(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+    def extra_repr(self) -> str:
+        """Add the size of ``z`` and how it acts to the base's own."""
+        added = f"signal_features={self.feedback_weight.shape[1]}, conditioning={self.conditioning!r}"
+        return f"{super().extra_repr()}, {added}".removeprefix(", ")
 
 
 def rebased(kind: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
@@ -225,28 +257,30 @@ def fold_layers(model: nn.Module, layers: Mapping[str, FeedbackLayer], z: Mappin
         The copy, which shares no memory with the module.
 
     Raises:
-        ValueError: a ``z`` has the wrong shape.
+        ValueError: a ``z`` has the wrong shape, or a module's forward was replaced by a function.
     """
     parts = {name: layer.plain_parameters(z.get(name)) for name, layer in layers.items()}
     # deepcopy takes from its memo what it finds there: so signals, which may be large, are never copied.
-    memo: dict[int, object] = {id(layer.signal): nn.Identity() for layer in layers.values()}
+    memo = {**without_graph(model), **{id(layer.signal): nn.Identity() for layer in layers.values()}}
     folded = copy.deepcopy(model, memo)
+    if (shared := shared_with_copy(model, folded)) is not None:
+        raise ValueError(
+            f"fold: the forward of {shared or 'the model itself'!r} was replaced by a function, which runs the "
+            "original whatever is folded; undo that first (accelerator.unwrap_model(model, "
+            "keep_fp32_wrapper=False) for accelerate's)"
+        )
     for name, (weight, bias) in parts.items():
         plain = cast(FeedbackLayer, folded.get_submodule(name))
         film = plain.conditioning == "film"
         plain.remove_feedback()
-        trained = (plain.weight if plain.bias is None else cast(Tensor, plain.bias)).requires_grad
+        with torch.enable_grad():  # else what is computed would never require gradients
+            trained = {name: current(plain, name) for name in ("weight", "bias")}
+        # A parametrisation goes off the layer's class, which `remove_feedback` has made for this layer alone.
         if film:
-            _set(plain, "weight", weight, plain.weight.requires_grad)
-        _set(plain, "bias", bias.clone(), trained)
+            make_plain(plain, "weight", weight, cast(Tensor, trained["weight"]).requires_grad)
+        like = trained["weight"] if trained["bias"] is None else trained["bias"]
+        make_plain(plain, "bias", bias.clone(), cast(Tensor, like).requires_grad)
     return folded
-
-
-def _set(layer: nn.Module, name: str, value: Tensor, requires_grad: bool) -> None:
-    if is_parametrized(layer, name):
-        # This takes the property off the layer's class, which `remove_feedback` has made for this layer alone.
-        remove_parametrizations(layer, name)
-    setattr(layer, name, nn.Parameter(value, requires_grad=requires_grad))
 
 
 class FeedbackLinear(FeedbackLayer, nn.Linear):
@@ -290,7 +324,7 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):
         """``[W|V]``, shape ``[out_features, in_features + k]``: the weight of the concatenated form."""
         if self.conditioning != "concat":
             raise AttributeError(f"full_weight is that of concatenation; this layer's is {self.conditioning}")
-        return torch.cat([self.weight, self.feedback_weight], dim=1)
+        return torch.cat([self._current("weight"), self._current("feedback_weight")], dim=1)
 
     def _compute(self, input: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - PyTorch's own name for it
         return F.linear(input, self.weight, bias)

@@ -11,9 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
+from weight_feedback.forwards import replacement
 from weight_feedback.kinds import FEEDBACK_LAYERS, feedback_class
 from weight_feedback.layers import FeedbackLayer
 from weight_feedback.signals import Read
+from weight_feedback.weights import current, is_offloaded, is_quantised
 
 
 class Names:
@@ -75,7 +77,7 @@ def layers_that_hear(names: Names, into: str | nn.Module | Sequence[str | nn.Mod
     if not found:
         raise ValueError("attach: into= must name at least one layer, got none")
     for layer, name in found.items():
-        _check_can_hear(layer, name, parent=modules[name.rpartition(".")[0]])
+        _check_can_hear(names, layer, name)
     return {name: layer for layer, name in found.items()}
 
 
@@ -94,7 +96,8 @@ def _layer_names(names: Names, wanted: str | nn.Module) -> list[str]:
     return able or matching[:1]
 
 
-def _check_can_hear(layer: nn.Module, name: str, parent: nn.Module) -> None:
+def _check_can_hear(names: Names, layer: nn.Module, name: str) -> None:
+    parent = names.modules[name.rpartition(".")[0]]
     if isinstance(layer, FeedbackLayer):
         raise ValueError(f"attach: {name!r} has feedback already; call weight_feedback.remove(model) first")
     if any(map(is_lazy, layer.parameters(recurse=False))):
@@ -116,16 +119,61 @@ def _check_can_hear(layer: nn.Module, name: str, parent: nn.Module) -> None:
     if feedback_class(type(layer)) is None:
         kinds = ", ".join(kind.__name__ for kind in FEEDBACK_LAYERS)
         raise TypeError(
-            f"attach: {name!r} must be one of {kinds} or transformers' Conv1D, got {type(layer).__name__}"
+            f"attach: {name!r} must be one of torch.nn's {kinds} or transformers' Conv1D, got "
+            f"{_full_name(type(layer))}{_instead(names, layer, name)}"
+        )
+    _check_untouched(layer, name)
+
+
+def _check_untouched(layer: nn.Module, name: str) -> None:
+    """Refuse a layer of the right kind whose forward, weight or names somebody else has."""
+    if (forward := replacement(layer)) is not None:
+        raise TypeError(
+            f"attach: the forward of {name!r} was replaced by {forward}, which would not hear z; give it feedback "
+            "before that, or undo that first (accelerator.unwrap_model(…, keep_fp32_wrapper=False) for "
+            "accelerate's)"
+        )
+    if is_offloaded(layer):
+        raise ValueError(
+            f"attach: accelerate offloads the weights of {name!r}, and would not know V; attach first, and keep "
+            "the layer and what it reads on a device"
+        )
+    own = vars(layer).keys() | layer._modules.keys() | layer._parameters.keys() | layer._buffers.keys()
+    if taken := sorted(own & {"signal", "conditioning", "feedback_weight"}):
+        raise ValueError(
+            f"attach: {name!r} has attributes of its own called {', '.join(taken)}, which feedback would replace; "
+            "rename them first"
         )
 
 
+def _instead(names: Names, layer: nn.Module, name: str) -> str:
+    """Say in words what can hear in the place of a layer that can't."""
+    within = [
+        f"{name}.{inner}".lstrip(".")
+        for inner, module in layer.named_modules()
+        if inner and feedback_class(type(module)) is not None
+    ]
+    # What adapters such as peft's wrap does the layer's own work; the rest are the adapter's own.
+    wrapped = [inner for inner in within if inner.rpartition(".")[2] == "base_layer"]
+    if wrapped or within:
+        return f"; attach to {' or '.join(map(repr, (wrapped or within)[:3]))}, inside of it"
+    able = [other for module, other in names.unique.items() if feedback_class(type(module)) is not None]
+    if not able:
+        return "; the model has no layer that can hear: put a torch.nn layer in its place"
+    near = difflib.get_close_matches(name, able, n=3, cutoff=0) or able[:3]
+    return f"; put a torch.nn layer in its place, or attach to another one, such as {' or '.join(map(repr, near))}"
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _is_quantised(layer: nn.Module) -> bool:
-    weight = getattr(layer, "weight", None)
-    if isinstance(weight, Tensor) and (weight.is_quantized or not weight.is_floating_point()):
+    weight = current(layer, "weight")
+    if isinstance(weight, Tensor) and is_quantised(weight):
         return True
     homes = f"{type(layer).__module__}.{type(weight).__module__}"
-    return any(home in homes.split(".") for home in ("quantized", "bitsandbytes", "torchao"))
+    return any(home in homes.split(".") for home in ("quantized", "bitsandbytes", "torchao", "quanto"))
 
 
 def default_reads(names: Names, layer: FeedbackLayer) -> list[Read]:
@@ -201,7 +249,7 @@ def _resolve(names: Names, name: str) -> Read:
     owner, _, attribute = name.rpartition(".")
     if name in modules and isinstance(_weight(modules[name]), Tensor):
         read = Read(modules[name], "weight", f"{name}.weight" if name else "weight")
-    elif owner in modules and isinstance(getattr(modules[owner], attribute, None), Tensor):
+    elif owner in modules and isinstance(current(modules[owner], attribute), Tensor):
         read = Read(modules[owner], attribute, name)
     elif attribute == "full_weight" and isinstance(modules.get(owner), FeedbackLayer):
         raise KeyError(
@@ -267,7 +315,7 @@ def _run_to_read(layer: FeedbackLayer) -> Iterator[FeedbackLayer]:
 
 
 def _weight(module: nn.Module) -> object:
-    return getattr(module, "weight", None)
+    return current(module, "weight")
 
 
 def _matches(name: str, pattern: str) -> bool:

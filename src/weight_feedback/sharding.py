@@ -24,8 +24,9 @@ def is_sharded(tensor: object) -> TypeGuard[DTensor]:
     Args:
         tensor: any.
     """
-    # By its attribute, since importing the class takes a second, which nobody else should pay.
-    return hasattr(tensor, "device_mesh")
+    # By its attribute, since importing the class takes a second, which nobody else should pay; torch.fx's stand-ins
+    # for tensors have every attribute.
+    return isinstance(tensor, Tensor) and hasattr(tensor, "device_mesh")
 
 
 def is_fully_sharded(model: nn.Module) -> bool:

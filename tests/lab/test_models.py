@@ -31,7 +31,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave projections undrawn, where only initial weights count: it spares seconds and gigabytes."""
-    monkeypatch.setattr(wf.DenseProjection, "_draw", lambda _: None)
+    monkeypatch.setattr(wf.DenseProjection, "_draws", lambda _: iter(()))
 
 
 def plain_version(name: str, model: ConvNet) -> reference.Network:

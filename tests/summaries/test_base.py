@@ -82,7 +82,9 @@ def test_bound_to_meta_then_made_real(case: cases.SummaryCase) -> None:
     expected, weights = case.bound()
     meta = {name: weight.to("meta") for name, weight in case.weights().items()}
     if "calibrated" in case.name:
-        with pytest.raises(ValueError, match=r"norm unknown \(meta tensors\); initialise the model first"):
+        with pytest.raises(
+            ValueError, match=r"norm unknown \(they are on the meta device\); initialise them first"
+        ):
             case.make(0).bind(meta)
         return
     summary = wiped(case.make(0).bind(meta))

@@ -158,7 +158,9 @@ def test_calibrated_factor_is_in_the_state_dict() -> None:
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
 def test_calibrated_needs_weights(value: float) -> None:
     summary = wf.DenseProjection(2, scale="calibrated")
-    with pytest.raises(ValueError, match=f"projection that isn't zero, got norm {value}; initialise the model"):
+    with pytest.raises(
+        ValueError, match=f"projection that isn't zero; of w it has norm {value}; initialise them first"
+    ):
         summary.bind({"w": torch.tensor([value, 0.0, 0.0, 0.0])})
     assert summary.bind({"w": torch.ones(4)})(torch.ones(4)).square().sum() == pytest.approx(2)
 
@@ -201,6 +203,6 @@ def test_unknown_choices() -> None:
 
 
 def test_base_class_is_abstract() -> None:
-    for method in ("_draw", "_project", "_allocate"):
+    for method in ("_draws", "_project", "_allocate"):
         with pytest.raises(NotImplementedError):
             getattr(wf.Projection(2), method)(*[torch.ones(3)] * (method == "_allocate"))

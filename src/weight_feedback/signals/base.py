@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
+
+from weight_feedback.restoring import Restoring
+from weight_feedback.weights import current, is_left_over, is_offloaded, is_quantised
 
 
 class Read(NamedTuple):
-    """One tensor that a signal reads: ``getattr(module, attribute)``, looked up at every call.
+    """One tensor that a signal reads: an attribute of a module, looked up at every call.
 
     Attributes:
         module: the module that owns the tensor.
@@ -21,11 +25,37 @@ class Read(NamedTuple):
     name: str
 
     def tensor(self) -> Tensor:
-        """Return the tensor as it is now."""
-        return cast(Tensor, getattr(self.module, self.attribute))
+        """Return the tensor as it is now, or as it would be computed now; nothing is written for that."""
+        return cast(Tensor, current(self.module, self.attribute))
+
+    def fault(self) -> str | None:
+        """Return why the tensor can't be read, in words; None where it can."""
+        what, value = f"{type(self.module).__name__}.{self.attribute}", self.tensor()
+        if is_left_over(self.module, self.attribute):
+            return f"{what} is what some code has computed at its last run, and only that code can tell it anew"
+        if is_offloaded(self.module):
+            return f"{what} is offloaded by accelerate, and isn't there while other layers run"
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return f"{what} must be a floating-point tensor, got {getattr(value, 'dtype', repr(value))}"
+        if is_quantised(value):
+            return f"{what} must not be quantised, got a {type(value).__module__}.{type(value).__qualname__}"
+        return None
+
+    def misfit(self, tensor: Tensor, shape: torch.Size) -> str:
+        """Return in words that a tensor has another shape than it was bound with.
+
+        Args:
+            tensor: as it is now.
+            shape: that it had.
+        """
+        return (
+            f"{self.name} has shape {list(tensor.shape)}, but had {list(shape)} when feedback was attached: it was "
+            "resized (remove the feedback and attach it again), or its values are elsewhere for now, as with FSDP1 "
+            "(use torch.distributed.fsdp.fully_shard and weight_feedback.refresh)"
+        )
 
 
-class Signal(nn.Module):
+class Signal(Restoring):
     """What a feedback layer hears: ``forward()`` returns ``z`` of shape ``[out_features]``.
 
     Attributes:

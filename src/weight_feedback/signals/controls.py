@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from weight_feedback.restoring import is_finite, is_near, lose
 from weight_feedback.signals.base import Signal
 from weight_feedback.streams import stream
 from weight_feedback.summaries.base import Seeded, check_size
@@ -21,6 +23,14 @@ class _Held(Signal):
     def _hold(self, z: Tensor) -> None:
         self.out_features = z.numel()
         self.register_buffer("z", z)
+
+    def _restore(self, lost: frozenset[str]) -> None:  # noqa: ARG002
+        self.z.zero_()
+
+    def faults(self) -> Iterator[str]:
+        """Say if what is held was lost."""
+        if not is_finite(self.z):
+            yield f"the z of {type(self).__name__} isn't finite: it was lost, or what it received has diverged"
 
     def forward(self) -> Tensor:
         """Return the vector that is held, shape ``[out_features]``."""
@@ -88,6 +98,9 @@ class Constant(_Held):
         _check_shape("Constant", z, z.numel())
         self._hold(z.detach().clone())
 
+    def _restore(self, lost: frozenset[str]) -> None:  # noqa: ARG002
+        lose(self.z)
+
 
 class _Timed(_Held):
     """A signal with time: buffers ``step`` and ``z``, where ``z`` is what `_at` says of the step.
@@ -109,7 +122,23 @@ class _Timed(_Held):
         """Go back to step 0."""
         self._foreseen = 0
         self.step.zero_()
-        self.z.copy_(self._at(range(1))[0])
+        if not self.z.is_meta:
+            self.z.copy_(self._at(range(1))[0])
+
+    def _restore(self, lost: frozenset[str]) -> None:  # noqa: ARG002
+        self.reset_parameters()
+
+    def faults(self) -> Iterator[str]:
+        """Add a ``z`` that isn't that of the step."""
+        lost = [*super().faults()]
+        yield from lost
+        if not lost and not self.z.is_meta:
+            now = int(self.step)
+            if not is_near(self.z, self._at(range(now, now + 1))[0].cpu()):
+                yield (
+                    f"the z of {type(self).__name__} isn't that of step {now}: its buffers were overwritten, as "
+                    "averaging them does"
+                )
 
     def foresee(self, steps: int) -> None:
         """Draw what the next calls of `advance` will say, so that they neither draw nor wait for the device.
@@ -171,6 +200,11 @@ class Noise(_Timed, Seeded):
         self.padding, self.redraw, self.seed = padding, redraw, int(seed)
         self._start(z.detach())
         self.register_buffer("target", z.detach().clone())
+        self.reset_parameters()
+
+    def _restore(self, lost: frozenset[str]) -> None:
+        if "target" in lost:
+            lose(self.target)
         self.reset_parameters()
 
     def _at(self, steps: range) -> Tensor:
@@ -263,6 +297,15 @@ class Stale(Signal):
         self.step.zero_()
         with torch.no_grad():
             self.ring.copy_(self.signal().expand_as(self.ring))
+
+    def _restore(self, lost: frozenset[str]) -> None:  # noqa: ARG002
+        self.step.zero_()
+        lose(self.ring)
+
+    def faults(self) -> Iterator[str]:
+        """Say if what was heard before is lost."""
+        if not is_finite(self.ring):
+            yield "the past z of Stale is lost, and no checkpoint had it; call its reset_parameters()"
 
     @torch.no_grad()
     def advance(self) -> None:

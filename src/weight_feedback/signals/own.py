@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -15,6 +15,21 @@ from weight_feedback.summaries.base import Seeded, Summary
 from weight_feedback.summaries.projections import Projection
 
 _REFRESH = "call weight_feedback.refresh(model) before the first forward and whenever the weights have changed"
+
+
+def _check_readable(reads: Sequence[Read]) -> None:
+    """Refuse what can't be read, all of it by name."""
+    if wrong := [f"{read.name}: {fault}" for read in reads if (fault := read.fault())]:
+        raise ValueError(f"can't read {'; '.join(wrong)}")
+    places: dict[torch.device, list[str]] = {}
+    for read in reads:
+        places.setdefault(read.tensor().device, []).append(read.name)
+    if len(places) > 1:
+        where = "; ".join(f"on {device}: {', '.join(names)}" for device, names in places.items())
+        raise ValueError(
+            f"can't read weights of several devices together, {where}; read those of one device (what is on meta "
+            "was offloaded, or has no values yet)"
+        )
 
 
 class OwnWeights(Signal):
@@ -31,8 +46,8 @@ class OwnWeights(Signal):
             through the signal.
 
     Raises:
-        ValueError: two reads have one name, a read isn't a floating-point tensor, or gradients are wanted through
-            sharded weights.
+        ValueError: two reads have one name, a read can't be read (it isn't a floating-point tensor, is quantised or
+            offloaded, …), reads lie on several devices, or gradients are wanted through sharded weights.
         TypeError: weights are sharded, and the summary isn't a projection.
     """
 
@@ -47,13 +62,9 @@ class OwnWeights(Signal):
         names = [read.name for read in self.reads]
         if len(set(names)) < len(names):
             raise ValueError(f"reads must have different names, got {', '.join(names)}")
-        for read in self.reads:
-            tensor = getattr(read.module, read.attribute, None)
-            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-                raise ValueError(
-                    f"can't read {read.name}: {type(read.module).__name__}.{read.attribute} must be a "
-                    f"floating-point tensor, got {tensor.dtype if isinstance(tensor, Tensor) else tensor!r}"
-                )
+        _check_readable(self.reads)
+        #: Of the reads, when they were bound.
+        self.dtypes = tuple(read.tensor().dtype for read in self.reads)
         self.summary = summary
         if self.sharded:
             self._check_sums()
@@ -69,8 +80,9 @@ class OwnWeights(Signal):
             ``z``, shape ``[out_features]``, on the device of the weights.
 
         Raises:
-            RuntimeError: the weights are sharded, and have changed since `weight_feedback.refresh`, or it was
-                never called.
+            RuntimeError: a weight has changed its shape; or the weights are sharded, and have changed since
+                `weight_feedback.refresh`, or it was never called.
+            TypeError: torch.fx traces the model.
         """
         if self.held is not None:
             # Dynamo can't follow versions.
@@ -83,7 +95,16 @@ class OwnWeights(Signal):
         return cast(Tensor, self.summary(*[weight.detach() for weight in weights] if self.detach else weights))
 
     def _weights(self) -> list[Tensor]:
-        return [read.tensor() for read in self.reads]
+        weights = [read.tensor() for read in self.reads]
+        for read, weight, shape in zip(self.reads, weights, self.summary.shapes, strict=False):
+            if not isinstance(weight, Tensor):
+                raise TypeError(
+                    f"{self._label()}: {read.name} must be a tensor, got a {type(weight).__name__}; torch.fx can't "
+                    "trace what reads weights: use torch.export or torch.compile, or fold the model first"
+                )
+            if weight.shape != shape:
+                raise RuntimeError(f"{self._label()}: {read.misfit(weight, shape)}")
+        return weights
 
     def _label(self) -> str:
         more = f" and {len(self.reads) - 3} more" if len(self.reads) > 3 else ""
@@ -133,6 +154,10 @@ class OwnWeights(Signal):
         parameters = {weight for read in self.reads for weight in read.module.parameters()}
         self._versions = [] if z is None else [(weight, weight._version) for weight in parameters]
 
+    def _restore(self, lost: frozenset[str]) -> None:
+        self.hold(None)
+        super()._restore(lost)
+
     @property
     def sharded(self) -> bool:
         """Whether a weight that is read is spread over processes."""
@@ -170,11 +195,15 @@ class Permuted(OwnWeights, Seeded):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the permutations again from the seed, as is needed after ``to_empty``."""
+        """Draw the permutations again from the seed."""
+        for order, drawn in self._draws():
+            order.copy_(drawn)
+
+    def _draws(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index, read in enumerate(self.reads):
             order = self.get_buffer(f"order_{index}")
             generator = stream(self.seed, "permutation", read.name)
-            order.copy_(torch.randperm(order.numel(), generator=generator, device="cpu"))
+            yield order, torch.randperm(order.numel(), generator=generator, device="cpu")
 
     def _seed_loaded(self) -> None:
         self.reset_parameters()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from weight_feedback.restoring import Restoring, is_near
+
+#: About how many drawn numbers are compared with what the seed gives; memory that was lost shows in the first ones.
+_COMPARED = 2**20
 
 
-class Summary(nn.Module):
+class Summary(Restoring):
     """A function from weight tensors to a vector ``z`` of shape ``[out_features]``.
 
     A summary is made without knowing what it will read, then fitted once by `bind`, which checks the shapes,
@@ -80,13 +85,36 @@ class Summary(nn.Module):
         return f"out_features={self.out_features}, reads={list(self.names) or 'unbound'}"
 
 
-class Seeded(nn.Module):
+class Seeded(Restoring):
     """A module whose random parts follow from a seed: the ``state_dict`` holds the seed in their stead.
 
-    Loading a ``state_dict`` takes its seed, and calls `_seed_loaded` to draw again what isn't loaded.
+    Loading a ``state_dict`` takes its seed, and calls `_seed_loaded` to draw again what isn't loaded. What lost its
+    values otherwise is drawn again too.
     """
 
     seed: int
+
+    def reset_parameters(self) -> None:
+        """Draw again from the seed."""
+        raise NotImplementedError
+
+    def _draws(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each part of what is drawn, and what the seed gives for it; lazily, since it may be large."""
+        yield from ()
+
+    def faults(self) -> Iterator[str]:
+        """Compare the first parts of what was drawn with what the seed gives."""
+        compared = 0
+        for held, drawn in self._draws():
+            if compared > _COMPARED or held.is_meta:
+                return
+            if not is_near(held, drawn):
+                yield (
+                    "what its seed gives was overwritten, as averaging all buffers does; "
+                    f"call reset_parameters() of the {type(self).__name__}"
+                )
+                return
+            compared += held.numel()
 
     def get_extra_state(self) -> Tensor:
         """Return the seed."""

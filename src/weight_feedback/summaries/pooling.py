@@ -6,7 +6,7 @@ flattened, and padded with a constant up to the size wanted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weight_feedback.restoring import is_near
 from weight_feedback.summaries.base import Summary, check_size
 
 Kernel = tuple[int, int]
@@ -76,8 +77,13 @@ class _Pool(Summary):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Write the fill value again, as is needed after ``to_empty``."""
+        """Write the fill value again."""
         self.fill.fill_(self.fill_value)
+
+    def faults(self) -> Iterator[str]:
+        """Compare the fill with its value."""
+        if not is_near(self.fill, torch.tensor(self.fill_value)):
+            yield f"its fill was overwritten; call reset_parameters() of the {type(self).__name__}"
 
     def forward(self, *weights: Tensor) -> Tensor:
         """Pool each matrix, join along columns, flatten row by row and pad.

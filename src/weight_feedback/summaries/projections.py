@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from weight_feedback.restoring import is_finite, lose
 from weight_feedback.sharding import here, whole
 from weight_feedback.streams import stream
 from weight_feedback.summaries.base import Seeded, Summary, check_size
@@ -59,30 +61,35 @@ class Projection(Summary, Seeded):
                 f"{type(self).__name__}: out_features={self.out_features} is more than the "
                 f"{self.in_features} weights that are read ({', '.join(weights)})"
             )
-        like = here(next(iter(weights.values())).detach())
+        widest = functools.reduce(torch.promote_types, [weight.dtype for weight in weights.values()])
+        like = here(next(iter(weights.values())).detach()).new_empty((), dtype=widest)
         self.names, self.shapes = tuple(weights), tuple(weight.shape for weight in weights.values())
         self._starts = [0, *ends]
         self._allocate(like)
         self.register_buffer("gain", like.new_ones(()), persistent=self.scale == "calibrated")
         self.reset_parameters()
         if self.scale == "calibrated":
-            self._calibrate([whole(weight.detach()) for weight in weights.values()])
+            self._calibrate({name: whole(weight.detach()) for name, weight in weights.items()})
 
-    def _calibrate(self, weights: list[Tensor]) -> None:
-        norm = torch.linalg.vector_norm(self._project(*weights))
+    def _calibrate(self, weights: Mapping[str, Tensor]) -> None:
+        norm = torch.linalg.vector_norm(self._project(*weights.values()))
         # Meta tensors hold no numbers to calibrate by.
         if norm.is_meta or not 0 < float(norm) < math.inf:
             self.names = ()
             raise ValueError(
                 f"{type(self).__name__}: scale='calibrated' needs initial weights with a finite projection that "
-                f"isn't zero, got norm {'unknown (meta tensors)' if norm.is_meta else float(norm)}; "
-                "initialise the model first"
+                f"isn't zero; of {_listed(weights)} it has norm "
+                f"{'unknown (they are on the meta device)' if norm.is_meta else float(norm)}; initialise them "
+                "first, read other weights too, or take another scale"
             )
         self.gain.copy_(math.sqrt(self.out_features) / norm)
 
     def reset_parameters(self) -> None:
-        """Draw the map again from its seed, as is needed after ``to_empty``; a calibrated factor is kept."""
-        self._draw()
+        """Draw the map again from its seed; a calibrated factor is kept."""
+        if self.gain.is_meta:
+            return
+        for part, drawn in self._draws():
+            part.copy_(drawn)
         if self.scale != "calibrated":
             variance = {
                 "isometry": 1 / self.out_features,
@@ -90,6 +97,17 @@ class Projection(Summary, Seeded):
                 "adjoint-isometry": 1 / self.in_features,
             }[self.scale]
             self.gain.fill_(math.sqrt(variance / self._entry_variance))
+
+    def _restore(self, lost: frozenset[str]) -> None:
+        self.reset_parameters()
+        if self.scale == "calibrated" and "gain" in lost:
+            lose(self.gain)
+
+    def faults(self) -> Iterator[str]:
+        """Add a calibrated factor that was lost."""
+        yield from super().faults()
+        if not is_finite(self.gain):
+            yield "its calibrated factor was lost, and no checkpoint had it; remove the feedback, and attach again"
 
     def forward(self, *weights: Tensor) -> Tensor:
         """Project the weights.
@@ -156,8 +174,8 @@ class Projection(Summary, Seeded):
         """Register non-persistent buffers for the map, with the device and dtype of ``like``."""
         raise NotImplementedError
 
-    def _draw(self) -> None:
-        """Fill the buffers in place, from ``self.seed`` and ``self.names`` alone."""
+    def _draws(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each part of the buffers, and what ``self.seed`` and ``self.names`` alone give for it."""
         raise NotImplementedError
 
     @property
@@ -227,7 +245,7 @@ class DenseProjection(Projection):
         # [k, D] rather than [D, k]: a product of contiguous rows, about half the time of the other order.
         self.register_buffer("matrix", like.new_empty(self.out_features, self.in_features), persistent=False)
 
-    def _draw(self) -> None:
+    def _draws(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = stream(self.seed, "dense projection", self.distribution, *self.names)
         for row in self.matrix:  # row by row, so that drawing needs no second copy of a large matrix
             drawn = torch.empty(self.in_features, dtype=torch.float32, device="cpu")
@@ -237,13 +255,13 @@ class DenseProjection(Projection):
                 drawn.normal_(generator=generator)
             else:
                 drawn.bernoulli_(generator=generator).mul_(2).sub_(1)
-            row.copy_(drawn)
+            yield row, drawn
 
     def _project(self, *weights: Tensor) -> Tensor:
-        return self.matrix @ torch.cat([weight.flatten() for weight in weights])
+        return self.matrix @ torch.cat([weight.flatten() for weight in weights]).to(self.matrix.dtype)
 
     def _project_rows(self, index: int, rows: Tensor, start: int) -> Tensor:
-        return self.matrix[:, slice(*self._places(index, rows, start))] @ rows.flatten()
+        return self.matrix[:, slice(*self._places(index, rows, start))] @ rows.flatten().to(self.matrix.dtype)
 
     def _back_project(self, z: Tensor) -> tuple[Tensor, ...]:
         return self._split(z @ self.matrix)
@@ -287,26 +305,26 @@ class KroneckerProjection(Projection):
             for side, rows, size in zip("ab", self.factors, as_matrix(shape), strict=True):
                 self.register_buffer(f"{side}{index}", like.new_empty(rows, size), persistent=False)
 
-    def _draw(self) -> None:
+    def _draws(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index, name in enumerate(self.names):
             for side in "ab":
                 factor = self.get_buffer(f"{side}{index}")
                 drawn = torch.empty(factor.shape, dtype=torch.float32, device="cpu")
-                factor.copy_(drawn.normal_(generator=stream(self.seed, "kronecker projection", side, name)))
+                yield factor, drawn.normal_(generator=stream(self.seed, "kronecker projection", side, name))
 
     def _sides(self, index: int) -> tuple[Tensor, Tensor]:
         return self.get_buffer(f"a{index}"), self.get_buffer(f"b{index}")
 
     def _project(self, *weights: Tensor) -> Tensor:
         parts = [
-            (a @ weight.reshape(as_matrix(weight.shape)) @ b.T).flatten()
+            (a @ weight.reshape(as_matrix(weight.shape)).to(a.dtype) @ b.T).flatten()
             for weight, (a, b) in zip(weights, map(self._sides, range(len(weights))), strict=True)
         ]
         return torch.stack(parts).sum(0)
 
     def _project_rows(self, index: int, rows: Tensor, start: int) -> Tensor:
         a, b = self._sides(index)
-        return (a[:, start : start + len(rows)] @ rows.reshape(as_matrix(rows.shape)) @ b.T).flatten()
+        return (a[:, start : start + len(rows)] @ rows.reshape(as_matrix(rows.shape)).to(a.dtype) @ b.T).flatten()
 
     def _back_project(self, z: Tensor) -> tuple[Tensor, ...]:
         sides = map(self._sides, range(len(self.shapes)))
@@ -322,6 +340,11 @@ def as_matrix(shape: torch.Size) -> tuple[int, int]:
         shape: of the tensor.
     """
     return (shape[0] if shape else 1), math.prod(shape[1:])
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(itertools.islice(names, 3))}{more}"
 
 
 def _check_choice(kind: str, field: str, value: str, options: Any) -> None:

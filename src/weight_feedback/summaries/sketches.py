@@ -67,13 +67,12 @@ class CountSketch(Projection):
         signs = torch.empty(self.in_features, dtype=torch.int8, device=like.device)
         self.register_buffer("signs", signs, persistent=False)
 
-    def _draw(self) -> None:
+    def _draws(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = stream(self.seed, "count sketch", *self.names)
         for part in self.signs.split(_BLOCK):
             drawn = torch.empty(len(part), dtype=torch.uint8, device="cpu")
-            part.copy_(drawn.random_(0, 2**self.nonzeros, generator=generator).view(torch.int8))
-        if self.nonzeros == 1:  # ready for use
-            self.signs.mul_(2).sub_(1)
+            drawn = drawn.random_(0, 2**self.nonzeros, generator=generator).view(torch.int8)
+            yield part, drawn.mul_(2).sub_(1) if self.nonzeros == 1 else drawn  # ready for use
 
     @property
     def _width(self) -> int:

@@ -1,0 +1,370 @@
+"""Is each layer's signal heard, and does the folded model equal this one? Looked at, and tried on a batch."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from weight_feedback.attach import feedback_layers, fold_anyway
+from weight_feedback.integrity import faults, gone
+from weight_feedback.layers import FeedbackLayer
+from weight_feedback.running import Inputs, aside, difference, innermost, rounding, same_random_states, tensors_in
+from weight_feedback.selection import check_acyclic
+from weight_feedback.sharding import check_unsharded
+from weight_feedback.streams import stream
+from weight_feedback.weights import computing_hook, parametrisation
+
+#: Size of what a trial V adds to each output channel: enough to be seen in what the model returns.
+_AUDIBLE = 0.5
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """What `check` found of one feedback layer. None stands for what only a forward would tell.
+
+    Attributes:
+        calls: how often the forward called the layer.
+        used: which of ``"weight"`` and ``"bias"`` the forward computed with outside of the layer, and where.
+        gradient: whether ``V`` can get a gradient: it requires one, and the model's outputs lead back to it.
+        problems: sentences, each a reason why the layer isn't heard, or can't be folded.
+    """
+
+    calls: int | None
+    used: Mapping[str, str]
+    gradient: bool | None
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class Check:
+    """What `check` found; printing it gives readable text.
+
+    Attributes:
+        layers: name of each feedback layer to what was found of it, in the model's order.
+        fold_difference: the largest difference between what the folded model and this one return, over the largest
+            entry of that: 0 for the same bits. None if no forward was run, or nothing comparable was returned.
+        problems: all that is wrong, of layers and of the model.
+    """
+
+    layers: Mapping[str, LayerCheck]
+    fold_difference: float | None
+    problems: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Readable text: a line for each layer, then one for the fold, then what is wrong."""
+        lines = [f"{name or 'the model itself'}: {_in_words(layer)}" for name, layer in self.layers.items()]
+        if self.fold_difference is not None:
+            same = "bit for bit" if self.fold_difference == 0 else f"to {self.fold_difference:.2g} of its size"
+            lines.append(f"the folded model's output is this one's {same}")
+        return "\n".join([*lines, *(f"wrong: {problem}" for problem in self.problems)])
+
+
+class CheckError(ValueError):
+    """Feedback that isn't heard, or can't be folded or removed; the message lists all that is wrong.
+
+    Attributes:
+        report: the `Check`.
+    """
+
+    def __init__(self, report: Check) -> None:
+        super().__init__(f"check: {len(report.problems)} wrong\n" + "\n".join(f"- {p}" for p in report.problems))
+        self.report = report
+
+
+def check(model: nn.Module, *inputs: Any, **kwargs: Any) -> Check:
+    """Check that each signal is heard, reads what it should, and can be folded; run this once after `attach`.
+
+    Without inputs it looks at the model alone: whether feedback that was attached is gone, replaced, frozen or
+    copied out of its model, and whether each read leads to the tensor that it was bound to. With a batch it also
+    runs the model and its fold once each, and so finds layers that are never called, whose weight the model uses
+    without calling them, and whose ``V`` gets no gradient; and it compares what both return. For that, ``V`` is a
+    small random one: the answers don't depend on what ``V`` is.
+
+    That is so for the mode that the model is in, the device that it is on, and these inputs: other modes may take
+    other ways. It leaves no trace, apart from what a forward writes to plain attributes.
+
+    >>> import torch, weight_feedback as wf
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> _ = wf.attach(model, into="0", summary=wf.CountSketch(3))
+    >>> wf.check(model, torch.rand(5, 8))
+    0: called once, V can get a gradient
+    the folded model's output is this one's bit for bit
+
+    Args:
+        model: a module with or without feedback.
+        *inputs: a batch, as the model's forward takes it.
+        **kwargs: passed on to the model's forward, so ``**batch`` works.
+
+    Returns:
+        What was found.
+
+    Raises:
+        CheckError: something is wrong; its ``report`` has what was found.
+        ValueError: a layer reads its own output; or a batch is given, and the weights are spread over processes.
+    """
+    layers = feedback_layers(model)
+    check_acyclic(layers)
+    found = {name: faults(name, layer, model) for name, layer in layers.items()}
+    lost = list(gone(model).values())
+    if (not inputs and not kwargs) or not layers or lost or any(found.values()):
+        report = Check(
+            {name: LayerCheck(None, {}, None, tuple(wrong)) for name, wrong in found.items()},
+            None,
+            (*lost, *(problem for wrong in found.values() for problem in wrong)),
+        )
+    else:
+        check_unsharded("check", model)
+        report = _tried(innermost(model), layers, Inputs(inputs, kwargs))
+    if report.problems:
+        raise CheckError(report)
+    return report
+
+
+def _in_words(layer: LayerCheck) -> str:
+    if layer.calls is None:
+        return "not run"
+    called = {0: "never called", 1: "called once"}.get(layer.calls, f"called {layer.calls} times")
+    taken = "".join(f", {what} taken at {where}" for what, where in layer.used.items())
+    return f"{called}, V can {'' if layer.gradient else 'not '}get a gradient{taken}"
+
+
+def _tried(model: nn.Module, layers: Mapping[str, FeedbackLayer], inputs: Inputs) -> Check:
+    inner = {layer: name for name, layer in feedback_layers(model).items()}
+    trial = {
+        f"{inner[layer]}.feedback_weight".lstrip("."): _trial(layer)
+        for layer in layers.values()
+        if parametrisation(layer, "feedback_weight") is None
+    }
+    seen, outputs, folded_outputs = aside(model, trial, functools.partial(_both, model, inputs))
+    limit = rounding(model, outputs)
+    apart = difference(folded_outputs, outputs) if outputs else None
+    if apart is not None and apart > limit:
+        again = aside(model, trial, functools.partial(inputs.outputs, model))
+        if difference(again, outputs) > limit:
+            apart = None  # the model doesn't even equal itself
+    found = {name: _layer_check(name, layer, seen[layer]) for name, layer in layers.items()}
+    problems = [problem for layer in found.values() for problem in layer.problems]
+    if apart is not None and apart > limit:
+        problems.append(_unequal(apart, found, layers))
+    return Check(found, apart, tuple(problems))
+
+
+def _trial(layer: FeedbackLayer) -> Tensor:
+    """Return a V that can be heard, whatever the layer's own is."""
+    with torch.no_grad():
+        norm = float(layer.signal().norm())
+    v = layer.feedback_weight
+    drawn = torch.randn(v.shape, generator=stream(0, "trial", *v.shape), device="cpu")
+    size = _AUDIBLE / norm if 0 < norm < math.inf else _AUDIBLE
+    return (drawn * size).to(v).requires_grad_()
+
+
+def _both(model: nn.Module, inputs: Inputs) -> tuple[dict[FeedbackLayer, _Seen], list[Tensor], list[Tensor]]:
+    """Run the model and its fold; return what was seen of each layer, and what both return."""
+    folded = fold_anyway(model)  # first, as a forward may leave what can't be copied
+    with torch.enable_grad(), same_random_states(model):
+        seen, outputs = _observed(model, inputs)
+    return seen, outputs, inputs.outputs(folded)
+
+
+def _layer_check(name: str, layer: FeedbackLayer, seen: _Seen) -> LayerCheck:
+    problems = []
+    if not seen.calls and seen.used:
+        places = " and ".join(dict.fromkeys(seen.used.values()))
+        problems.append(
+            f"{name!r} is never called: its {' and '.join(seen.used)} are taken at {places} without calling it, "
+            "where z isn't heard; attach to another layer"
+        )
+    elif not seen.calls:
+        problems.append(
+            f"{name!r} is never called by this forward, so nobody hears its z; give inputs that use it, or attach "
+            "to another layer"
+        )
+    elif not seen.reached:
+        problems.append(
+            f"{name!r} is called, but its V can't get a gradient: the outputs don't depend on it (it is detached, "
+            "thrown away, or run under torch.no_grad), or the layer's forward was replaced"
+        )
+    gradient = seen.reached and layer.feedback_weight.requires_grad
+    return LayerCheck(seen.calls, seen.used, gradient, tuple(problems))
+
+
+def _unequal(apart: float, found: Mapping[str, LayerCheck], layers: Mapping[str, FeedbackLayer]) -> str:
+    changed = {
+        name: {"bias"} if layer.conditioning == "concat" else {"weight", "bias"} for name, layer in layers.items()
+    }
+    taken = [
+        f"the {what} of {name!r} at {where}"
+        for name, layer in found.items()
+        for what, where in layer.used.items()
+        if what in changed[name]
+    ]
+    why = f"; fold changes what is taken elsewhere: {', '.join(taken)}" if taken else ""
+    return f"the folded model returns something else: up to {apart:.2g} of the largest output{why}"
+
+
+# Looking on while a model runs
+
+
+@dataclass
+class _Seen:
+    """What one forward did with one feedback layer."""
+
+    calls: int = 0
+    used: dict[str, str] = field(default_factory=dict)
+    without_graph: bool = False  # called at least once while none was recorded
+    reached: bool = False
+
+
+def _observed(model: nn.Module, inputs: Inputs) -> tuple[dict[FeedbackLayer, _Seen], list[Tensor]]:
+    layers = [*feedback_layers(model).values()]
+    seen = {layer: _Seen() for layer in layers}
+    watch = _Watch(model, seen)
+    with watch.installed(), watch:
+        outputs = tensors_in(inputs.run(model))
+    leaves = {id(leaf): layer for layer in layers for leaf in _leaves(layer)}
+    reached, opaque = _led_back_to(outputs)
+    for leaf in leaves.keys() & reached:
+        seen[leaves[leaf]].reached = True
+    if opaque and any(each.without_graph and not each.reached for each in seen.values()):
+        for leaf in leaves.keys() & _with_gradients(model, outputs):
+            seen[leaves[leaf]].reached = True
+    return seen, [tensor.detach().clone() for tensor in outputs]
+
+
+def _leaves(layer: FeedbackLayer) -> list[Tensor]:
+    computing = parametrisation(layer, "feedback_weight")
+    return [layer.feedback_weight] if computing is None else [*computing.parameters()]
+
+
+def _led_back_to(outputs: list[Tensor]) -> tuple[set[int], bool]:
+    """Return the ids of the leaves in the graph of some tensors, and whether a part of it can't be looked into."""
+    todo: list[Any] = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    nodes, leaves, opaque = set(todo), {id(tensor) for tensor in outputs}, False
+    while todo:
+        node = todo.pop()
+        if hasattr(node, "variable"):
+            leaves.add(id(node.variable))
+        # A function of somebody's own, such as a checkpoint, may run layers and differentiate them by itself.
+        opaque = opaque or isinstance(node, torch.autograd.function.BackwardCFunction)
+        following = [other for other, _ in node.next_functions if other is not None and other not in nodes]
+        nodes.update(following)
+        todo += following
+    return leaves, opaque
+
+
+def _with_gradients(model: nn.Module, outputs: list[Tensor]) -> set[int]:
+    """Return the ids of a model's parameters that a backward pass reaches; gradients that there are stay."""
+    parameters = [*model.parameters()]
+    kept = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        ends = [tensor for tensor in outputs if tensor.requires_grad]
+        torch.autograd.backward(ends, [torch.ones_like(tensor) for tensor in ends])
+        return {id(parameter) for parameter in parameters if parameter.grad is not None}
+    finally:
+        for parameter, grad in zip(parameters, kept, strict=True):
+            parameter.grad = grad
+
+
+class _Watch(TorchFunctionMode):
+    """Counts the calls of feedback layers, and sees who computes with their weights and biases otherwise."""
+
+    def __init__(self, model: nn.Module, seen: Mapping[FeedbackLayer, _Seen]) -> None:
+        super().__init__()
+        self.model, self.seen = model, seen
+        #: In memory: where a tensor begins and ends, of which layer it is, and what.
+        self.places: list[tuple[int, int, FeedbackLayer, str]] = []
+        self.owners: dict[nn.Module, set[FeedbackLayer]] = {}
+        self.allowed: list[set[FeedbackLayer]] = []
+        for layer in seen:
+            self._find(layer)
+
+    def _find(self, layer: FeedbackLayer) -> None:
+        for what in ("weight", "bias"):
+            if computing_hook(layer, what) is not None:
+                continue  # which runs before the layer's forward
+            computing = parametrisation(layer, what)
+            tensors = [layer._parameters.get(what)] if computing is None else [*computing.parameters()]
+            for tensor in tensors:
+                if tensor is None or tensor.is_meta or not tensor.numel():
+                    continue
+                start = tensor.data_ptr()
+                self.places.append((start, start + tensor.numel() * tensor.element_size(), layer, what))
+                for module in self.model.modules():
+                    if any(own is tensor for own in module._parameters.values()):
+                        # Tied to the layer, it has the same right.
+                        self.owners.setdefault(module, set()).add(layer)
+        self.owners.setdefault(layer, set()).add(layer)
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Put a function of this object's in the place of the forward of all that may use those tensors."""
+        everybody = set(self.seen)
+        signals = {part: everybody for layer in self.seen for part in layer.signal.modules()}
+        before = {}
+        for module, layers in {**self.owners, **signals}.items():
+            before[module] = vars(module).get("forward")
+            module.__dict__["forward"] = functools.partial(self._run, module, module.forward, layers)
+        try:
+            yield
+        finally:
+            for module, forward in before.items():
+                del module.__dict__["forward"]
+                if forward is not None:
+                    module.__dict__["forward"] = forward
+
+    def _run(
+        self, module: nn.Module, forward: Callable[..., Any], layers: set[FeedbackLayer], *args: Any, **kwargs: Any
+    ) -> Any:
+        self.allowed.append(layers)
+        try:
+            output = forward(*args, **kwargs)
+        finally:
+            self.allowed.pop()
+        if isinstance(module, FeedbackLayer) and any(tensor.numel() for tensor in tensors_in(output)):
+            self.seen[module].calls += 1
+            self.seen[module].without_graph |= not torch.is_grad_enabled()
+        return output
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if any(isinstance(part, Tensor) for part in tree_leaves(output)):  # else it asks for a fact
+            for tensor in tree_leaves((args, kwargs)):
+                if isinstance(tensor, Tensor):
+                    self._note(tensor)
+        return output
+
+    def _note(self, tensor: Tensor) -> None:
+        if not self.places or tensor.is_meta or tensor.layout != torch.strided:
+            return
+        here = tensor.data_ptr()
+        for start, end, layer, what in self.places:
+            if start <= here < end and not any(layer in layers for layers in self.allowed):
+                self.seen[layer].used.setdefault(what, _where())
+
+
+def _where() -> str:
+    """Say where, in code that is neither PyTorch's nor this library's, something happens."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        home = str(frame.f_globals.get("__name__", ""))
+        if home.partition(".")[0] not in ("torch", "weight_feedback"):
+            return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+        frame = frame.f_back
+    return "a place unknown"

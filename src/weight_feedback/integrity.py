@@ -1,0 +1,199 @@
+"""What shows of a model's feedback without running it: whether it is where it was put, and reads what it read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from weight_feedback.forwards import replacement
+from weight_feedback.layers import FeedbackLayer
+from weight_feedback.restoring import Restoring
+from weight_feedback.selection import check_acyclic
+from weight_feedback.sharding import is_sharded
+from weight_feedback.signals import OwnWeights, Read, Signal
+
+#: Where a module keeps the names of the layers in it that feedback was attached to.
+_ATTACHED = "_feedback_attached"
+
+_AGAIN = "remove the feedback and attach it again"
+
+
+class Place:
+    """What a layer that feedback was attached to keeps, so that it shows if it was copied out of its model.
+
+    Attributes:
+        left: whether it was.
+    """
+
+    def __init__(self, left: bool = False) -> None:
+        self.left = left
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Place:
+        # What is copied as a whole comes first.
+        whole = next((copied for copied in memo.values() if isinstance(copied, nn.Module)), None)
+        return Place(self.left or isinstance(whole, FeedbackLayer))
+
+
+def keep_record(model: nn.Module) -> None:
+    """Note in a model which of its layers have feedback, so that it shows when another tool drops it.
+
+    Args:
+        model: changed in place.
+    """
+    for module in model.modules():
+        module.__dict__.pop(_ATTACHED, None)
+    names = tuple(name for name, module in model.named_modules() if isinstance(module, FeedbackLayer))
+    if not names:
+        return
+    model.__dict__[_ATTACHED] = names
+    for name in names:
+        model.get_submodule(name).__dict__.setdefault("_place", Place())
+
+
+def refuse_misread(model: nn.Module) -> None:
+    """Refuse a model whose signals read what isn't in it, or isn't what it was.
+
+    Args:
+        model: a module with or without feedback.
+
+    Raises:
+        ValueError: with all that is wrong.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, FeedbackLayer)}
+    check_acyclic(layers)
+    present = set(model.modules())
+    wrong = [sentence for name, layer in layers.items() for sentence in misread(name, layer, present)]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+def misread(name: str, layer: FeedbackLayer, present: set[nn.Module]) -> list[str]:
+    """Return a sentence for each read that no longer leads to the tensor that it was bound to.
+
+    Args:
+        name: of the layer.
+        layer: with feedback.
+        present: the model's modules.
+    """
+    wrong = []
+    for read, shape in _reads(layer):
+        if read.module not in present:
+            wrong.append(
+                f"the signal of {name!r} reads {read.name}, whose module is no longer in the model: it was "
+                f"replaced, or a part of the model was copied alone; {_AGAIN}"
+            )
+        elif shape is not None and (tensor := read.tensor()).shape != shape:
+            wrong.append(f"the signal of {name!r}: {read.misfit(tensor, shape)}")
+    return [*dict.fromkeys(wrong)]
+
+
+def gone(model: nn.Module) -> dict[str, str]:
+    """Return by name the layers that had feedback and have none now, and a sentence for each.
+
+    Args:
+        model: a module with or without feedback.
+    """
+    lost = {}
+    for prefix, module in model.named_modules():
+        for name in module.__dict__.get(_ATTACHED, ()):
+            whole = f"{prefix}.{name}".strip(".")
+            try:
+                now: nn.Module | None = module.get_submodule(name)
+            except AttributeError:
+                now = None
+            # What wraps a layer, as an adapter does, has it inside.
+            if now is None or not any(isinstance(part, FeedbackLayer) for part in now.modules()):
+                what = "no such module is there" if now is None else f"it is a {type(now).__name__} now"
+                lost[whole] = (
+                    f"the feedback that was attached to {whole!r} is gone, as {what}: another tool has replaced or "
+                    "fused the layer (call weight_feedback.remove(model), or fold, before it; or this was meant: "
+                    "then weight_feedback.remove(model) forgets it)"
+                )
+    return lost
+
+
+def faults(name: str, layer: FeedbackLayer, model: nn.Module) -> list[str]:
+    """Return a sentence for whatever shows that a layer isn't heard as it should be, or can't be folded.
+
+    Args:
+        name: of the layer.
+        layer: with feedback.
+        model: that the layer is in.
+    """
+    present = set(model.modules())
+    wrong = misread(name, layer, present)
+    if not wrong:
+        wrong = [*_of_layer(name, layer), *_of_training(name, layer, model), *_of_reads(name, layer, model)]
+        parts = [part for part in layer.signal.modules() if isinstance(part, Restoring)]
+        wrong += [f"the signal of {name!r}: {fault}" for part in parts for fault in part.faults()]
+    return [*dict.fromkeys(wrong)]
+
+
+def _of_layer(name: str, layer: FeedbackLayer) -> Iterator[str]:
+    rows = layer._current("weight").shape[layer._out_axis] * (2 if layer.conditioning == "film" else 1)
+    if len(layer.feedback_weight) != rows:
+        yield f"{name!r} has {rows} rows, but its V has {len(layer.feedback_weight)}: it was resized; {_AGAIN}"
+    if layer._current("weight").is_inference() or layer.feedback_weight.is_inference():
+        yield f"{name!r} was built under torch.inference_mode, so it can't be trained; build it outside of that"
+    place = vars(layer).get("_place")
+    if place is not None and place.left and _ATTACHED not in vars(layer):
+        yield (
+            f"{name!r} was copied out of its model, as torch.nn.utils.fuse_conv_bn_eval does, and perhaps changed: "
+            f"its V may not belong to its weights any more; {_AGAIN}, or fold before that"
+        )
+    if (forward := replacement(layer)) is not None:
+        yield (
+            f"the forward of {name!r} was replaced by {forward}, which copies of the model, and so fold, needn't "
+            "follow; undo that before you fold or copy"
+        )
+
+
+def _of_training(name: str, layer: FeedbackLayer, model: nn.Module) -> Iterator[str]:
+    ours = {id(part.feedback_weight) for part in model.modules() if isinstance(part, FeedbackLayer)}
+    others = any(parameter.requires_grad for parameter in model.parameters() if id(parameter) not in ours)
+    if others and not layer.feedback_weight.requires_grad:
+        yield (
+            f"V of {name!r} is frozen while other parameters are trained, as peft does: call requires_grad_(True) "
+            "of each of weight_feedback.feedback_parameters(model)"
+        )
+
+
+def _of_reads(name: str, layer: FeedbackLayer, model: nn.Module) -> Iterator[str]:
+    adapted = {
+        module._modules["base_layer"]: type(module)
+        for module in model.modules()
+        if module._modules.get("base_layer") is not None
+    }
+    v = layer.feedback_weight
+    for signal in (part for part in layer.signal.modules() if isinstance(part, OwnWeights)):
+        for read, dtype in zip(signal.reads, signal.dtypes, strict=True):
+            if (fault := read.fault()) is not None:
+                yield f"the signal of {name!r} can't read {read.name}: {fault}"
+                continue
+            tensor = read.tensor()
+            if tensor.dtype not in (dtype, v.dtype) and not is_sharded(tensor):
+                yield (
+                    f"the signal of {name!r} reads {read.name}, which is {tensor.dtype} but was {dtype} when "
+                    "feedback was attached, and the layer's V isn't: cast the whole model"
+                )
+            if tensor.device != v.device:
+                yield f"the signal of {name!r} reads {read.name} on {tensor.device}, but the layer is on {v.device}"
+            if read.module in adapted:
+                kind = adapted[read.module]
+                yield (
+                    f"the signal of {name!r} reads {read.name}, which {kind.__module__}.{kind.__qualname__} "
+                    "adapts: it doesn't hear what the adapter learns, and its z jumps when that is merged; read "
+                    "other weights, or attach after merging"
+                )
+
+
+def _reads(layer: FeedbackLayer) -> Iterator[tuple[Read, torch.Size | None]]:
+    """Yield what the signals of a layer read, and the shape that it was bound with, where one is known."""
+    for signal in layer.signal.modules():
+        if isinstance(signal, OwnWeights):
+            yield from zip(signal.reads, signal.summary.shapes, strict=True)
+        elif isinstance(signal, Signal):
+            for read in signal.reads:
+                yield read, None

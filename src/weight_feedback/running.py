@@ -1,0 +1,199 @@
+"""Running somebody else's model to look at it, without leaving a trace; and comparing what two models return."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import math
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_flatten, tree_map
+
+from weight_feedback.layers import FeedbackLayer
+
+T = TypeVar("T")
+
+
+class Inputs(NamedTuple):
+    """What a model's forward takes."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def run(self, model: nn.Module) -> Any:
+        """Apply a model to copies, since it may write to them.
+
+        Args:
+            model: takes these inputs.
+        """
+        args, kwargs = tree_map(_copied, (self.args, dict(self.kwargs)))
+        return model(*args, **kwargs)
+
+    def outputs(self, model: nn.Module) -> list[Tensor]:
+        """Return copies of all tensors that a model returns, with gradients and random states as they are now.
+
+        Args:
+            model: takes these inputs.
+        """
+        # Without gradients other kernels may run.
+        with torch.enable_grad(), same_random_states(model):
+            return [tensor.detach().clone() for tensor in tensors_in(self.run(model))]
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone().requires_grad_(value.requires_grad)
+    with contextlib.suppress(Exception):  # what can't be copied is used as it is
+        return copy.deepcopy(value)
+    return value
+
+
+def innermost(model: nn.Module) -> nn.Module:
+    """Return what wrappers run that keep a record of each forward: `torch.compile`, `DistributedDataParallel`.
+
+    Args:
+        model: wrapped or not.
+    """
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inside := model._modules.get("_orig_mod"), nn.Module):
+            model = inside
+        else:
+            return model
+
+
+class _Within(nn.Module):
+    """Something to do while a model has other tensors."""
+
+    def __init__(self, model: nn.Module, work: Callable[[], Any]) -> None:
+        super().__init__()
+        self.model, self.work = model, work
+
+    def forward(self) -> Any:
+        return self.work()
+
+
+def aside(model: nn.Module, others: Mapping[str, Tensor], work: Callable[[], T]) -> T:
+    """Do something with a model that has copies of its buffers in their place, and is run op by op.
+
+    What it does to buffers and to PyTorch's, NumPy's and Python's random states is undone. Signals never write, and
+    may be large: theirs stay.
+
+    Args:
+        model: any, from `innermost`.
+        others: by name, tensors to put in the place of the model's for the while.
+        work: what to do.
+
+    Returns:
+        What ``work`` returns.
+    """
+    signals = tuple(
+        f"{name}.signal.".lstrip(".") for name, layer in model.named_modules() if isinstance(layer, FeedbackLayer)
+    )
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not name.startswith(signals)}
+    tensors = {f"model.{name}": tensor for name, tensor in {**buffers, **others}.items()}
+    with contextlib.ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # compiled code would run neither hooks nor modes
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(torch.inference_mode(False))  # its tensors count no versions, and have no gradients
+        stack.enter_context(same_random_states(model))
+        done: T = functional_call(_Within(model, work), tensors, ())
+    return done
+
+
+@contextlib.contextmanager
+def same_random_states(model: nn.Module) -> Iterator[None]:
+    """Put back PyTorch's, NumPy's and Python's random states afterwards.
+
+    Args:
+        model: whose devices' states are put back too.
+    """
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    ours = (random.getstate(), np.random.get_state())  # noqa: NPY002 - models do draw from it
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for device in devices:
+            if device.type not in ("cpu", "meta"):
+                stack.enter_context(torch.random.fork_rng([device], device_type=device.type))
+        try:
+            yield
+        finally:
+            random.setstate(ours[0])
+            np.random.set_state(ours[1])  # noqa: NPY002
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """Return all tensors in what a model returned, in its order.
+
+    Args:
+        output: a tensor, or containers and dataclasses of such.
+    """
+    leaves, _ = tree_flatten(output)
+    found = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            found += tensors_in([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
+    return found
+
+
+def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Return the largest difference between two lists of tensors, over the largest entry; 0 for the same bits.
+
+    Args:
+        found: of one model.
+        expected: of the other.
+
+    Returns:
+        A number of at least 0; infinite if shapes, types or whole numbers differ, or where one isn't finite and the
+        other is.
+    """
+    if [(t.shape, t.dtype) for t in found] != [(t.shape, t.dtype) for t in expected]:
+        return math.inf
+    largest: float = max((_distance(*pair) for pair in zip(found, expected, strict=True)), default=0.0)
+    if largest in (0.0, math.inf):
+        return largest
+    sizes = [_wide(tensor).nan_to_num(0, 0, 0).abs() for tensor in expected if tensor.numel()]
+    most: float = max(float(size.max()) for size in sizes)
+    if most == 0:
+        return math.inf
+    return largest / most
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference between entries that are finite."""
+    if one.numel() == 0 or torch.equal(one, other):
+        return 0.0
+    if not (one.is_floating_point() or one.is_complex()):
+        return math.inf
+    one, other = _wide(one), _wide(other)
+    known = one.isfinite()
+    if not torch.equal(known, other.isfinite()):
+        return math.inf
+    return float((one - other)[known].abs().max()) if known.any() else 0.0
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    # On the CPU, because not every device has float64.
+    return tensor.detach().cpu().to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
+def rounding(model: nn.Module, outputs: Sequence[Tensor]) -> float:
+    """Return what is taken for rounding, over the largest output: the square root of the coarsest type's step.
+
+    Args:
+        model: its parameters' types count.
+        outputs: theirs too.
+    """
+    types = {t.dtype for t in (*model.parameters(), *outputs) if t.is_floating_point()}
+    return math.sqrt(max((torch.finfo(dtype).eps for dtype in types), default=0.0))

@@ -1,0 +1,172 @@
+"""A module's tensors as they are now: parameters, what parametrisations make of them, or what hooks will compute.
+
+Looking writes nothing: a power iteration doesn't move on, and no random number is drawn.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized, remove_parametrizations
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+# Functions of the same names hide these modules.
+_spectral_norm = importlib.import_module("torch.nn.utils.spectral_norm")
+_weight_norm = importlib.import_module("torch.nn.utils.weight_norm")
+_SpectralNorm, _WeightNorm = _spectral_norm.SpectralNorm, _weight_norm.WeightNorm
+
+
+def current(module: nn.Module, attribute: str) -> object:
+    """Return an attribute; where it is a tensor that is computed, what would be computed now.
+
+    Of a parametrisation, such as those of ``torch.nn.utils.parametrizations``, it is the value in evaluation mode.
+    Of a hook that computes the attribute before each forward, as ``torch.nn.utils.prune`` and the older
+    ``weight_norm`` and ``spectral_norm`` of ``torch.nn.utils`` register it, it is what the next forward will
+    compute, but for a step of the power iteration.
+
+    Args:
+        module: any.
+        attribute: its name there.
+
+    Returns:
+        The attribute's value, None where there is none.
+    """
+    parametrised = parametrisation(module, attribute)
+    if parametrised is not None:
+        with still(parametrised):
+            # Not through the attribute, whose value may be cached for the layer's own use.
+            return cast(Tensor, parametrised())
+    hook = computing_hook(module, attribute)
+    if hook is not None:
+        return _computed(hook, module)
+    return getattr(module, attribute, None)
+
+
+def parametrisation(module: nn.Module, attribute: str) -> ParametrizationList | None:
+    """Return what computes a parametrised attribute, None where there is nothing of the kind.
+
+    Args:
+        module: any.
+        attribute: its name there.
+    """
+    lists = module._modules.get("parametrizations")
+    if lists is None or attribute not in lists._modules:
+        return None
+    return cast(ParametrizationList, lists._modules[attribute])
+
+
+@contextmanager
+def still(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for a while.
+
+    Args:
+        module: any.
+    """
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def computing_hook(module: nn.Module, attribute: str) -> object | None:
+    """Return the hook that sets an attribute before each forward, if it is one of PyTorch's.
+
+    Args:
+        module: any.
+        attribute: its name there.
+    """
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, prune.BasePruningMethod):
+            name = hook._tensor_name
+        elif isinstance(hook, _SpectralNorm | _WeightNorm):
+            name = hook.name
+        else:
+            continue
+        if name == attribute:
+            return cast(object, hook)
+    return None
+
+
+def _computed(hook: object, module: nn.Module) -> Tensor:
+    if isinstance(hook, prune.BasePruningMethod):
+        return cast(Tensor, hook.apply_mask(module))
+    if isinstance(hook, _SpectralNorm):
+        return cast(Tensor, hook.compute_weight(module, do_power_iteration=False))
+    return cast(Tensor, hook.compute_weight(module))  # type: ignore[attr-defined]
+
+
+def is_left_over(module: nn.Module, attribute: str) -> bool:
+    """Say whether an attribute is what some code computed at its last run, and nobody can tell anew.
+
+    Args:
+        module: any.
+        attribute: its name there.
+    """
+    value = module.__dict__.get(attribute)
+    return isinstance(value, Tensor) and value.grad_fn is not None and computing_hook(module, attribute) is None
+
+
+def is_quantised(tensor: Tensor) -> bool:
+    """Say whether a tensor is in a format of few bits, which can't be summarised, or of a library for such formats.
+
+    Args:
+        tensor: any.
+    """
+    if tensor.is_quantized or not tensor.is_floating_point() or tensor.element_size() == 1:
+        return True
+    # What torchao and optimum-quanto put in a parameter's place has a floating-point dtype.
+    return not hasattr(tensor, "device_mesh") and is_traceable_wrapper_subclass(tensor)
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Say whether accelerate keeps a module's weights elsewhere, but while the module runs.
+
+    Args:
+        module: any.
+    """
+    hook = getattr(module, "_hf_hook", None)
+    return any(getattr(part, "offload", False) for part in [hook, *getattr(hook, "hooks", ())])
+
+
+def make_plain(module: nn.Module, attribute: str, value: Tensor, requires_grad: bool) -> None:
+    """Put a parameter in the place of an attribute, and take away whatever computes it.
+
+    Args:
+        module: changed in place.
+        attribute: its name there.
+        value: of the parameter, which is made of this very tensor.
+        requires_grad: of the parameter.
+    """
+    hook = computing_hook(module, attribute)
+    if is_parametrized(module, attribute):
+        remove_parametrizations(module, attribute)
+    elif isinstance(hook, prune.BasePruningMethod):
+        prune.remove(module, attribute)
+    elif isinstance(hook, _SpectralNorm):
+        _spectral_norm.remove_spectral_norm(module, attribute)
+    elif isinstance(hook, _WeightNorm):
+        _weight_norm.remove_weight_norm(module, attribute)
+    setattr(module, attribute, nn.Parameter(value, requires_grad=requires_grad))
+
+
+def without_graph(model: nn.Module) -> dict[int, object]:
+    """Return a memo with which `copy.deepcopy` copies tensors that were computed, which it refuses to otherwise.
+
+    Args:
+        model: that is to be copied; what its modules keep as plain attributes may have a graph, such as a pruned
+            weight after a forward.
+    """
+    values = [value for module in model.modules() for value in vars(module).values()]
+    computed = [value for value in values if isinstance(value, Tensor) and value.grad_fn is not None]
+    with torch.no_grad():
+        return {id(value): value.detach().clone() for value in computed}
