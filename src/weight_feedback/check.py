@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -20,7 +20,16 @@ from torch.utils._pytree import tree_leaves
 from weight_feedback.attach import feedback_layers, fold_anyway
 from weight_feedback.integrity import faults, gone
 from weight_feedback.layers import FeedbackLayer
-from weight_feedback.running import Inputs, aside, difference, innermost, rounding, same_random_states, tensors_in
+from weight_feedback.running import (
+    Inputs,
+    aside,
+    difference,
+    innermost,
+    instead,
+    rounding,
+    same_random_states,
+    tensors_in,
+)
 from weight_feedback.selection import check_acyclic
 from weight_feedback.sharding import check_unsharded
 from weight_feedback.streams import stream
@@ -112,10 +121,16 @@ def check(model: nn.Module, *inputs: Any, **kwargs: Any) -> Check:
 
     Raises:
         CheckError: something is wrong; its ``report`` has what was found.
-        ValueError: a layer reads its own output; or a batch is given, and the weights are spread over processes.
+        ValueError: a layer reads its own output; or a batch is given, and the weights are spread over processes or
+            were made under torch.inference_mode.
     """
     layers = feedback_layers(model)
     check_acyclic(layers)
+    if any(tensor.is_inference() for tensor in model.parameters()) and (inputs or kwargs):
+        raise ValueError(
+            "check: the model was built under torch.inference_mode, so nothing in it can be trained; build it "
+            "outside of that"
+        )
     found = {name: faults(name, layer, model) for name, layer in layers.items()}
     lost = list(gone(model).values())
     if (not inputs and not kwargs) or not layers or lost or any(found.values()):
@@ -310,25 +325,15 @@ class _Watch(TorchFunctionMode):
                         self.owners.setdefault(module, set()).add(layer)
         self.owners.setdefault(layer, set()).add(layer)
 
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self) -> contextlib.AbstractContextManager[None]:
         """Put a function of this object's in the place of the forward of all that may use those tensors."""
         everybody = set(self.seen)
         signals = {part: everybody for layer in self.seen for part in layer.signal.modules()}
-        before = {}
-        for module, layers in {**self.owners, **signals}.items():
-            before[module] = vars(module).get("forward")
-            module.__dict__["forward"] = functools.partial(self._run, module, module.forward, layers)
-        try:
-            yield
-        finally:
-            for module, forward in before.items():
-                del module.__dict__["forward"]
-                if forward is not None:
-                    module.__dict__["forward"] = forward
+        allowed = {**self.owners, **signals}
+        return instead({module: functools.partial(self._run, module, layers) for module, layers in allowed.items()})
 
     def _run(
-        self, module: nn.Module, forward: Callable[..., Any], layers: set[FeedbackLayer], *args: Any, **kwargs: Any
+        self, module: nn.Module, layers: set[FeedbackLayer], forward: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
         self.allowed.append(layers)
         try:

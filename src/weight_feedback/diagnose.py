@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from weight_feedback.attach import feedback_layers
+from weight_feedback.integrity import faults
 from weight_feedback.layers import FeedbackLayer
+from weight_feedback.running import Inputs, aside, innermost, instead, tensors_in
 from weight_feedback.selection import takes_means
 from weight_feedback.sharding import check_unsharded
 from weight_feedback.signals import Stale
+from weight_feedback.streams import stream
+from weight_feedback.weights import parametrisation, still
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 BARELY_AUDIBLE = 0.01  #: a smaller ``share``
 DROWNING = 0.5  #: a larger ``share``
 NO_NEWS = 0.9  #: a larger ``explained``
+CANCELLED = 1e-5  #: derivatives whose sum is less than this part of the sum of their sizes
 STANDING_STILL = 1e-4  #: a smaller ``change``
 
 HOW_TO_GET_Z0 = """news?     unknown without the initial z; keep it before training, and pass z0=z0:
@@ -68,12 +71,20 @@ class LayerDiagnosis:
         share: ``added / (added + rest)``; 0 where nothing is added.
         saturated: share of the output channels whose sign ``z`` decides: with ``z`` all the channel's outputs are
             above 0, or all are below 0; without ``z`` that doesn't hold with the same sign.
+        heard: whether what ``z`` adds is in what the layer returns, by comparison with its output without feedback;
+        not
+            where other code has replaced the layer's forward. None if ``z`` adds nothing, or isn't finite.
+        reached: whether the model's outputs depend on what the layer returns, by their derivatives.
+        cancelled: whether they stay the same whatever ``z`` adds, as what follows takes away what it has in common:
+            the softmax of an attention does that to its keys, a normalisation of channels to a bias. None where
+            derivatives aren't known, or are too coarse.
         normalised_by: name of the normalisation of each channel that directly takes what the layer returns, at
             every call, with the layer's channels as its own; the first one's, if calls differ.
         drift: ``‖z − z0‖ / ‖z0‖``, here and in what follows without padding.
         explained: share of ``‖z‖²`` that lies along ``z0``, which is the squared cosine between the two: 1 where
             ``z`` is the initial ``z`` rescaled, 0 where one of them is zero.
         change: ``‖z − previous‖ / ‖previous‖``, divided by the number of steps between.
+        problems: what `weight_feedback.check` finds wrong with the layer without running it.
     """
 
     kind: str
@@ -92,10 +103,14 @@ class LayerDiagnosis:
     rest: float | None
     share: float | None
     saturated: float | None
+    heard: bool | None
+    reached: bool | None
+    cancelled: bool | None
     normalised_by: str | None
     drift: float | None
     explained: float | None
     change: float | None
+    problems: tuple[str, ...]
 
     @property
     def conclusion(self) -> str:
@@ -104,15 +119,29 @@ class LayerDiagnosis:
             return f"broken: {lost} of the {self.k} entries of z are not finite, so what it reads has diverged."
         if self.share is None:
             return "never called: this forward doesn't use the layer, so nobody hears its z."
+        if self.problems:
+            return f"wrong: {'; and '.join(self.problems)}."
+        if self.heard is False:
+            return "not heard: what z adds isn't in what the layer returns, so its forward was replaced."
         if not math.isfinite(self.share):
             return "broken: z is finite but the layer's output isn't, so its input, its weights or V have diverged."
-        loud = "drowns out the features" if self.share > DROWNING else "audible"
-        word = "barely audible" if self.share < BARELY_AUDIBLE else loud
-        verdict = f"{word}: z makes up {self.share:.1%} of what the layer computes"
-        if self.share == 0:
-            verdict = "silent: V is zero" if self.v_is_zero else "silent: z adds nothing"
         caveats = "; and ".join(self._caveats())
+        verdict = self._verdict(self.share)
         return f"{verdict}; but {caveats}." if caveats else f"{verdict}."
+
+    def _verdict(self, share: float) -> str:
+        if share == 0:
+            return "silent: V is zero" if self.v_is_zero else "silent: z adds nothing"
+        part = f"z makes up {share:.1%} of what the layer computes"
+        if self.cancelled:
+            return (
+                f"cancelled: {part}, but what follows takes it away, as a softmax does with what all keys of an "
+                "attention have in common"
+            )
+        if self.reached is False:
+            return f"without effect: {part}, on which the outputs don't depend for now: something after it is zero"
+        loud = "drowns out the features" if share > DROWNING else "audible"
+        return f"{'barely audible' if share < BARELY_AUDIBLE else loud}: {part}"
 
     def _caveats(self) -> Iterator[str]:
         if self.normalised_by is not None and self.share:
@@ -198,8 +227,8 @@ def diagnose(
 ) -> Diagnosis:
     """Tell for each feedback layer whether ``z`` is audible there, and whether it is news.
 
-    Runs one forward without gradients, in the mode that the model is in, and leaves no trace: buffers such as
-    running statistics, gradients, hooks and PyTorch's random states are as before.
+    Runs one forward, in the mode that the model is in, and one backward pass, and leaves no trace: buffers such as
+    running statistics, gradients, hooks and the random states of PyTorch, NumPy and Python are as before.
 
     Args:
         model: a module with feedback layers.
@@ -224,8 +253,15 @@ def diagnose(
     if steps < 1:
         raise ValueError(f"diagnose: steps must be at least 1, got {steps}")
     start, before = _by_name("z0", z0, layers), _by_name("previous", previous, layers)
-    ears = _listen(model, layers, inputs, kwargs)
-    return Diagnosis({name: _examine(ear, start.get(name), before.get(name), steps) for name, ear in ears.items()})
+    wrong = {name: tuple(faults(name, layer, model)) for name, layer in layers.items()}
+    ears = {name: _Ear(layer) for name, layer in layers.items()}
+    differentiated = _listen(innermost(model), ears, Inputs(inputs, kwargs))
+    return Diagnosis(
+        {
+            name: _examine(ear, start.get(name), before.get(name), steps, differentiated, wrong[name])
+            for name, ear in ears.items()
+        }
+    )
 
 
 def _by_name(what: str, z: Heard, layers: Mapping[str, FeedbackLayer]) -> dict[str, Tensor]:
@@ -245,16 +281,33 @@ class _Ear:
         self.layer, self.z = layer, torch.empty(0)
         self.added, self.rest, self.count = 0.0, 0.0, 0  # sums of squares over so many entries
         self.signs: list[Tensor] = []  # of each call, [2, channels]: with z and without
+        # How much of what z should add is there in what the layer returns, times what it should add, squared.
+        self.there = 0.0
         # With their versions. They are kept, or else their memory might be used again and mistaken for them.
         self.outputs: list[tuple[Tensor, int]] = []
         self.norms: dict[int, str] = {}  # index of an output to the normalisation that takes it
+        # What the model returns, differentiated by a shift and by a scale of each channel: sums over all entries of
+        # the derivatives, and of their sizes.
+        self.derivatives: dict[str, tuple[Tensor, Tensor]] = {}
+        self.has_graph = False
 
-    def hear(self, layer: FeedbackLayer, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        """Measure a call: the layer's forward hook."""
-        if output.numel() == 0:
-            return
-        self.outputs.append((output, output._version))
-        rest = _wide(layer._compute(next(iter((*args, *kwargs.values()))), cast(Tensor | None, layer.bias)))
+    def run(self, forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Call the layer's forward, and measure."""
+        output = forward(*args, **kwargs)
+        if output.numel():
+            with torch.no_grad(), still(self.layer):
+                rest = self._measure(next(iter((*args, *kwargs.values()))), output.detach())
+            self.outputs.append((output, output._version))
+            if output.requires_grad:
+                self.has_graph = True
+                by = {"shift": None} if self.layer.conditioning == "concat" else {"shift": None, "scale": rest}
+                output.register_hook(functools.partial(self._differentiate, by))
+        return output
+
+    def _measure(self, entered: Tensor, output: Tensor) -> Tensor:
+        """Add up what z adds to one output and what is there without it; return the latter."""
+        layer = self.layer
+        rest = _wide(layer._compute(entered, cast(Tensor | None, layer.bias)))
         scale, shift = layer._modulation(self.z)
         channels = (-1, *[1] * layer._trailing)
         added = _wide(shift).reshape(channels).expand_as(rest)
@@ -264,7 +317,40 @@ class _Ear:
         # A mean adds up pairwise; a norm doesn't, and is off by 10⁻³ in float32 for 10⁷ entries.
         self.added += rest.numel() * float(added.square().mean())
         self.rest += rest.numel() * float(rest.square().mean())
+        self.there += rest.numel() * float(((_wide(output) - rest) * added).mean())
         self.signs.append(torch.stack([_signs(part, layer._trailing) for part in (rest + added, rest)]))
+        return rest
+
+    @torch.no_grad()
+    def _differentiate(self, by: Mapping[str, Tensor | None], derivative: Tensor) -> None:
+        if torch.finfo(derivative.dtype).eps > 1e-6:
+            self.has_graph = False  # too coarse to tell what cancels from what is small
+            return
+        for kind, factor in by.items():
+            terms = _wide(derivative) if factor is None else _wide(derivative) * factor
+            entries = _by_channel(terms, self.layer._trailing).double()
+            net, size = entries.sum(1), entries.abs().sum(1)
+            if kind in self.derivatives:
+                net, size = net + self.derivatives[kind][0], size + self.derivatives[kind][1]
+            self.derivatives[kind] = (net, size)
+
+    @property
+    def is_heard(self) -> bool | None:
+        """Whether what z should add is in what the layer returns; None where that is nothing, or not finite."""
+        whole = self.added
+        return (
+            self.there > whole / 2 if self.outputs and 0 < whole < math.inf and math.isfinite(self.there) else None
+        )
+
+    def reach(self, differentiated: bool) -> dict[str, bool | None]:
+        """Return whether the model's outputs depend on the layer's, and whether they do not on what z can add."""
+        if not self.outputs or not self.has_graph or not differentiated:
+            return {"reached": None, "cancelled": None}
+        sizes = {kind: float(size.norm()) for kind, (_, size) in self.derivatives.items()}
+        if not any(sizes.values()):
+            return {"reached": False, "cancelled": None}
+        nets = {kind: float(net.norm()) for kind, (net, _) in self.derivatives.items()}
+        return {"reached": True, "cancelled": all(nets[kind] <= CANCELLED * size for kind, size in sizes.items())}
 
     def meet(self, name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note which of the layer's outputs a normalisation takes: the latter's pre-hook."""
@@ -275,11 +361,13 @@ class _Ear:
             if one == other and output._version == version and output.dim() == self.layer._trailing + 2:
                 self.norms.setdefault(index, name)
 
-    def measured(self) -> dict[str, float | None]:
+    def measured(self) -> dict[str, Any]:
         """Return how loud ``z`` was over all calls; None where there was none."""
         if not self.outputs:
             return dict.fromkeys(["added", "rest", "share", "saturated"])
         added, rest = math.sqrt(self.added / self.count), math.sqrt(self.rest / self.count)
+        if self.is_heard is False:
+            return {"added": 0.0, "rest": rest, "share": 0.0, "saturated": 0.0}
         share = _ratio(added, added + rest) if math.isfinite(rest) else math.nan
         signs = torch.stack(self.signs)
         whole, without = torch.where((signs == signs[0]).all(0), signs[0], 0)
@@ -287,40 +375,45 @@ class _Ear:
         return {"added": added, "rest": rest, "share": share, "saturated": saturated}
 
 
-def _listen(
-    model: nn.Module, layers: Mapping[str, FeedbackLayer], inputs: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, _Ear]:
-    ears = {name: _Ear(layer) for name, layer in layers.items()}
+def _listen(model: nn.Module, ears: Mapping[str, _Ear], inputs: Inputs) -> bool:
+    """Run the model once, and differentiate what it returns; return whether that could be done."""
     norms = {name: module for name, module in model.named_modules() if takes_means(module)}
+    leaves = {
+        f"{name}.feedback_weight".lstrip("."): layer.feedback_weight.detach().requires_grad_()
+        for name, layer in feedback_layers(model).items()
+        if parametrisation(layer, "feedback_weight") is None
+    }
 
-    def read(*_: object) -> None:
-        # Inside the forward, because a weight that is computed when read may write to buffers.
-        for ear in ears.values():
-            ear.z = ear.layer.signal()
+    def work() -> bool:
+        with torch.no_grad():
+            for ear in ears.values():
+                ear.z = ear.layer.signal()
+        with contextlib.ExitStack() as stack:
+            # A model that was built in inference mode has no gradients.
+            stack.enter_context(torch.set_grad_enabled(not any(p.is_inference() for p in model.parameters())))
+            stack.enter_context(instead({ear.layer: ear.run for ear in ears.values()}))
+            for ear in ears.values():
+                for name, norm in norms.items():
+                    hook = functools.partial(ear.meet, name)
+                    stack.callback(norm.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            outputs = tensors_in(inputs.run(model))
+        ends = [tensor for tensor in outputs if tensor.requires_grad]
+        # All of one sign, so that they cancel only what the model cancels.
+        weights = [torch.empty(t.shape, device="cpu").uniform_(0.5, 1.5, generator=stream(0, "ends")) for t in ends]
+        try:
+            torch.autograd.grad(
+                ends, [*leaves.values()], [w.to(t) for w, t in zip(weights, ends, strict=True)], allow_unused=True
+            )
+        except RuntimeError:  # such as of a checkpoint that runs the forward again by itself
+            return False
+        return bool(ends)
 
-    # The forward writes to copies of the buffers. Signals never write, and may be large.
-    signals = tuple(f"{name}.signal.".lstrip(".") for name in layers)
-    with contextlib.ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # compiled code wouldn't call the hooks
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(torch.inference_mode(False))  # its tensors don't count their versions
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        for device in {tensor.device for tensor in (*model.parameters(), *model.buffers())}:
-            if device.type not in ("cpu", "meta"):
-                stack.enter_context(torch.random.fork_rng([device], device_type=device.type))
-        stack.callback(model.register_forward_pre_hook(read).remove)
-        for ear in ears.values():
-            stack.callback(ear.layer.register_forward_hook(ear.hear, with_kwargs=True).remove)
-            for name, norm in norms.items():
-                hook = functools.partial(ear.meet, name)
-                stack.callback(norm.register_forward_pre_hook(hook, with_kwargs=True).remove)
-        buffers = {name: b.clone() for name, b in model.named_buffers() if not name.startswith(signals)}
-        functional_call(model, buffers, inputs, kwargs)
-    return ears
+    return aside(model, leaves, work)
 
 
-def _examine(ear: _Ear, z0: Tensor | None, previous: Tensor | None, steps: int) -> LayerDiagnosis:
+def _examine(
+    ear: _Ear, z0: Tensor | None, previous: Tensor | None, steps: int, differentiated: bool, wrong: tuple[str, ...]
+) -> LayerDiagnosis:
     layer, z = ear.layer, _vector(ear.z)
     source = layer.signal
     while isinstance(source, Stale):
@@ -341,10 +434,13 @@ def _examine(ear: _Ear, z0: Tensor | None, previous: Tensor | None, steps: int) 
         v_is_zero=not bool(layer.feedback_weight.any()),
         calls=len(ear.outputs),
         **ear.measured(),
+        heard=ear.is_heard,
+        **ear.reach(differentiated),
         normalised_by=ear.norms[0] if 0 < len(ear.norms) == len(ear.outputs) else None,
         drift=None if z0 is None else _distance(heard, z0[:end]),
         explained=None if z0 is None else _cosine(heard, z0[:end]) ** 2,
         change=None if previous is None else _distance(heard, previous[:end]) / steps,
+        problems=wrong,
     )
 
 
@@ -357,9 +453,14 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def _by_channel(output: Tensor, trailing: int) -> Tensor:
+    """Return a layer's output as a matrix, with a row for each channel."""
+    return output.movedim(-1 - trailing, 0).reshape(output.shape[-1 - trailing], -1)
+
+
 def _signs(output: Tensor, trailing: int) -> Tensor:
     """Sign of each channel, shape ``[channels]``; 0 where it has entries of both signs, or zeros."""
-    entries = output.movedim(-1 - trailing, 0).reshape(output.shape[-1 - trailing], -1)
+    entries = _by_channel(output, trailing)
     return (entries > 0).all(1).int() - (entries < 0).all(1).int()
 
 

@@ -135,8 +135,6 @@ def _of_layer(name: str, layer: FeedbackLayer) -> Iterator[str]:
     rows = layer._current("weight").shape[layer._out_axis] * (2 if layer.conditioning == "film" else 1)
     if len(layer.feedback_weight) != rows:
         yield f"{name!r} has {rows} rows, but its V has {len(layer.feedback_weight)}: it was resized; {_AGAIN}"
-    if layer._current("weight").is_inference() or layer.feedback_weight.is_inference():
-        yield f"{name!r} was built under torch.inference_mode, so it can't be trained; build it outside of that"
     place = vars(layer).get("_place")
     if place is not None and place.left and _ATTACHED not in vars(layer):
         yield (
