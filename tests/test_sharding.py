@@ -75,7 +75,7 @@ def test_mixed_precision_hears_the_full_weights(results: Results) -> None:
         ("moments at once", r"TypeError: .*Moments can't be added up"),
         ("permuted", r"TypeError: .*Permuted can't be added up"),
         ("gradient", r"ValueError: .*gradients can't go through z there; use detach=True"),
-        ("attach", r"ValueError: attach: FSDP2 manages the model already; attach first"),
+        ("attach", r"ValueError: attach: FSDP manages the model already; attach first"),
         ("fold", r"ValueError: fold: the model's weights are spread over processes; load its full state_dict"),
         ("remove", r"ValueError: remove: the model's weights are spread"),
         ("diagnose", r"ValueError: diagnose: the model's weights are spread"),

@@ -101,11 +101,11 @@ def attach(
     """
     _check_source(summary, signal, reads)
     if is_fully_sharded(model):
-        raise ValueError("attach: FSDP2 manages the model already; attach first, and call fully_shard after that")
+        raise ValueError("attach: FSDP manages the model already; attach first, and call fully_shard after that")
     names = Names(model)
     layers = layers_that_hear(names, into)
     for name in layers:
-        _warn_of_norm(model, name, conditioning)
+        _warn_of_norm(model, name)
         _warn_of_uses(model, name)
     try:
         # What is made in inference mode can't be trained outside of it.
@@ -135,7 +135,7 @@ def _check_source(summary: Summary | None, signal: Signal | None, reads: object)
         raise ValueError("attach: reads= belongs to summary=; what signal= reads was fixed when it was made")
 
 
-def _warn_of_norm(model: nn.Module, name: str, conditioning: Conditioning) -> None:
+def _warn_of_norm(model: nn.Module, name: str) -> None:
     parent, _, last = name.rpartition(".")
     above = model.get_submodule(parent)
     if not isinstance(above, nn.Sequential):
@@ -145,18 +145,13 @@ def _warn_of_norm(model: nn.Module, name: str, conditioning: Conditioning) -> No
     norm = above._modules[after[0]] if after else None
     if norm is None or not takes_means(norm):
         return
-    message = (
-        f"attach: the normalisation after {name!r} subtracts each channel's mean and divides by its spread, and so "
-        "takes away all that z does: let another layer hear"
+    when = "in training, " if isinstance(norm, _BatchNorm) else ""
+    warnings.warn(
+        f"attach: {when}the normalisation after {name!r} subtracts each channel's mean and divides by its spread, "
+        "and so takes away all that z does, shift and scale: the layer learns nothing from z; let another one hear",
+        UserWarning,
+        stacklevel=3,
     )
-    if isinstance(norm, _BatchNorm):
-        message = (
-            f"attach: the batch normalisation after {name!r} subtracts each channel's mean in training, and with "
-            'it the bias that z moves: the layer learns nothing from z; use conditioning="film", or another layer'
-        )
-        if conditioning == "film":
-            return
-    warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def _warn_of_uses(model: nn.Module, name: str) -> None:

@@ -188,7 +188,7 @@ def _trial(layer: FeedbackLayer) -> Tensor:
 
 def _both(model: nn.Module, inputs: Inputs) -> tuple[dict[FeedbackLayer, _Seen], list[Tensor], list[Tensor]]:
     """Run the model and its fold; return what was seen of each layer, and what both return."""
-    folded = fold_anyway(model)  # first, as a forward may leave what can't be copied
+    folded = fold_anyway(model)  # first: a forward may leave what can't be copied
     with torch.enable_grad(), same_random_states(model):
         seen, outputs = _observed(model, inputs)
     return seen, outputs, inputs.outputs(folded)

@@ -57,6 +57,24 @@ def replacement(layer: nn.Module) -> str | None:
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(found).__name__)}"
 
 
+#: As PyTorch has them, when nobody has replaced them yet.
+_FORWARDS: dict[type[nn.Module], object] = {
+    kind: kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+}
+
+
+def replaced_in_class(kind: type[nn.Module]) -> str | None:
+    """Return what has replaced the forward of one of PyTorch's classes; None if nothing has.
+
+    Args:
+        kind: any class.
+    """
+    expected = _FORWARDS.get(kind, kind.forward)
+    if kind.forward is expected:
+        return None
+    return f"{kind.forward.__module__}.{kind.forward.__qualname__}"
+
+
 def shared_with_copy(model: nn.Module, copied: nn.Module) -> str | None:
     """Return the name of a module whose copy runs a function of the original; None if there is none.
 
@@ -69,6 +87,16 @@ def shared_with_copy(model: nn.Module, copied: nn.Module) -> str | None:
     originals = dict(model.named_modules())
     for name, module in copied.named_modules():
         forward = vars(module).get("forward")
-        if forward is not None and name in originals and forward is vars(originals[name]).get("forward"):
+        if forward is not None and not _is_of_copy(forward, originals.get(name)):
             return str(name)
     return None
+
+
+def _is_of_copy(forward: object, original: nn.Module | None) -> bool:
+    """Say whether a copied forward goes by what was copied with it: an object, or a module among its arguments."""
+    if isinstance(forward, functools.partial):
+        given = [*forward.args, *forward.keywords.values()]
+        return any(isinstance(value, nn.Module) for value in given) or _is_of_copy(forward.func, original)
+    if original is not None and forward is vars(original).get("forward"):
+        return False
+    return isinstance(forward, MethodType)

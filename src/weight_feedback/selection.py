@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
-from weight_feedback.forwards import replacement
+from weight_feedback.forwards import replaced_in_class, replacement
 from weight_feedback.kinds import FEEDBACK_LAYERS, feedback_class
 from weight_feedback.layers import FeedbackLayer
 from weight_feedback.signals import Read
@@ -127,7 +127,7 @@ def _check_can_hear(names: Names, layer: nn.Module, name: str) -> None:
 
 def _check_untouched(layer: nn.Module, name: str) -> None:
     """Refuse a layer of the right kind whose forward, weight or names somebody else has."""
-    if (forward := replacement(layer)) is not None:
+    if (forward := replacement(layer) or replaced_in_class(type(layer))) is not None:
         raise TypeError(
             f"attach: the forward of {name!r} was replaced by {forward}, which would not hear z; give it feedback "
             "before that, or undo that first (accelerator.unwrap_model(…, keep_fp32_wrapper=False) for "
@@ -325,5 +325,9 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, [k for k in known if k], cutoff=0.5)
+    known = [*known]
+    # What wraps a model puts something in front of its names.
+    near = [k for k in known if k.endswith(f".{name}")][:3] or difflib.get_close_matches(
+        name, [k for k in known if k], cutoff=0.5
+    )
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

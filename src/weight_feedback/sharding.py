@@ -30,13 +30,16 @@ def is_sharded(tensor: object) -> TypeGuard[DTensor]:
 
 
 def is_fully_sharded(model: nn.Module) -> bool:
-    """Say whether FSDP2 manages a module or a part of it.
+    """Say whether FSDP manages a module or a part of it, in either version.
 
     Args:
         model: any.
     """
     fsdp = sys.modules.get("torch.distributed.fsdp")
-    return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules())
+    if fsdp is None:
+        return False
+    kinds = (fsdp.FSDPModule, fsdp.FullyShardedDataParallel)
+    return any(isinstance(module, kinds) for module in model.modules())
 
 
 def check_unsharded(what: str, model: nn.Module) -> None:
@@ -47,13 +50,27 @@ def check_unsharded(what: str, model: nn.Module) -> None:
         model: any.
 
     Raises:
-        ValueError: a parameter is sharded.
+        ValueError: a parameter is sharded, or FSDP manages the model.
     """
-    if any(map(is_sharded, model.parameters())):
+    if is_fully_sharded(model) or any(map(is_sharded, model.parameters())):
         raise ValueError(
             f"{what}: the model's weights are spread over processes; load its full state_dict "
             "(torch.distributed.checkpoint.state_dict.get_model_state_dict) into a model that isn't sharded"
         )
+
+
+def is_elsewhere(tensor: Tensor) -> bool:
+    """Say whether a tensor's memory is gone for now, as FSDP1 frees that of a unit which doesn't run.
+
+    Args:
+        tensor: any; reading it then would crash.
+    """
+    if "torch.distributed.fsdp" not in sys.modules or torch.compiler.is_compiling():
+        return False
+    try:
+        return tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0 and not tensor.is_meta
+    except (RuntimeError, NotImplementedError):  # such as those of torch.func, which have no memory of their own
+        return False
 
 
 def whole(tensor: Tensor) -> Tensor:

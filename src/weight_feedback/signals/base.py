@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from weight_feedback.restoring import Restoring
 from weight_feedback.weights import current, is_left_over, is_offloaded, is_quantised
 
+_FSDP1 = (
+    "FullyShardedDataParallel shows them while their own unit runs; use torch.distributed.fsdp.fully_shard and "
+    "weight_feedback.refresh instead"
+)
+
 
 class Read(NamedTuple):
     """One tensor that a signal reads: an attribute of a module, looked up at every call.
@@ -48,10 +53,11 @@ class Read(NamedTuple):
             tensor: as it is now.
             shape: that it had.
         """
+        if tensor.shape == shape:
+            return f"the values of {self.name} are elsewhere for now: {_FSDP1}"
         return (
             f"{self.name} has shape {list(tensor.shape)}, but had {list(shape)} when feedback was attached: it was "
-            "resized (remove the feedback and attach it again), or its values are elsewhere for now, as with FSDP1 "
-            "(use torch.distributed.fsdp.fully_shard and weight_feedback.refresh)"
+            f"resized (remove the feedback and attach it again), or its values are elsewhere for now: {_FSDP1}"
         )
 
 

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from weight_feedback.sharding import Spread, is_sharded, rows_here, spread
+from weight_feedback.sharding import Spread, is_elsewhere, is_sharded, rows_here, spread
 from weight_feedback.signals.base import Read, Signal
 from weight_feedback.streams import stream
 from weight_feedback.summaries.base import Seeded, Summary
@@ -100,9 +100,10 @@ class OwnWeights(Signal):
             if not isinstance(weight, Tensor):
                 raise TypeError(
                     f"{self._label()}: {read.name} must be a tensor, got a {type(weight).__name__}; torch.fx can't "
-                    "trace what reads weights: use torch.export or torch.compile, or fold the model first"
+                    "trace what reads weights: use torch.export or torch.compile, fold the model first, or let a "
+                    "tracer take each weight_feedback.FeedbackLayer for a leaf"
                 )
-            if weight.shape != shape:
+            if weight.shape != shape or is_elsewhere(weight):
                 raise RuntimeError(f"{self._label()}: {read.misfit(weight, shape)}")
         return weights
 
