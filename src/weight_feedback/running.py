@@ -10,12 +10,11 @@ import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_map
 
 from weight_feedback.layers import FeedbackLayer
@@ -72,17 +71,6 @@ def innermost(model: nn.Module) -> nn.Module:
             return model
 
 
-class _Within(nn.Module):
-    """Something to do while a model has other tensors."""
-
-    def __init__(self, model: nn.Module, work: Callable[[], Any]) -> None:
-        super().__init__()
-        self.model, self.work = model, work
-
-    def forward(self) -> Any:
-        return self.work()
-
-
 def aside(model: nn.Module, others: Mapping[str, Tensor], work: Callable[[], T]) -> T:
     """Do something with a model that has copies of its buffers in their place, and is run op by op.
 
@@ -91,24 +79,44 @@ def aside(model: nn.Module, others: Mapping[str, Tensor], work: Callable[[], T])
 
     Args:
         model: any, from `innermost`.
-        others: by name, tensors to put in the place of the model's for the while.
+        others: by name, tensors to put in the place of the model's parameters for the while.
         work: what to do.
 
     Returns:
         What ``work`` returns.
     """
-    signals = tuple(
-        f"{name}.signal.".lstrip(".") for name, layer in model.named_modules() if isinstance(layer, FeedbackLayer)
-    )
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not name.startswith(signals)}
-    tensors = {f"model.{name}": tensor for name, tensor in {**buffers, **others}.items()}
     with contextlib.ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # compiled code would run neither hooks nor modes
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.inference_mode(False))  # its tensors count no versions, and have no gradients
         stack.enter_context(same_random_states(model))
-        done: T = functional_call(_Within(model, work), tensors, ())
-    return done
+        stack.enter_context(_exchanged(model, others))
+        return work()
+
+
+@contextlib.contextmanager
+def _exchanged(model: nn.Module, others: Mapping[str, Tensor]) -> Iterator[None]:
+    # `torch.func.functional_call` would leave a module that has two names with the tensors that it is lent.
+    signals = [module.signal for module in model.modules() if isinstance(module, FeedbackLayer)]
+    still = {id(buffer) for signal in signals for buffer in signal.buffers()}
+    copies = {id(buffer): buffer.clone() for buffer in model.buffers() if id(buffer) not in still}
+    held: list[Any] = [tensors for m in model.modules() for tensors in (m._parameters, m._buffers)]
+    before = [(tensors, [*tensors.items()]) for tensors in held]
+    try:
+        for tensors, own in before:
+            for name, tensor in own:
+                if id(tensor) in copies:
+                    tensors[name] = copies[id(tensor)]
+        for name, tensor in others.items():
+            prefix, _, attribute = name.rpartition(".")
+            cast(Any, model.get_submodule(prefix)._parameters)[attribute] = tensor
+        yield
+    finally:
+        for tensors, own in before:
+            for name in {*tensors.keys()} - {*dict(own)}:
+                del tensors[name]
+            for name, tensor in own:
+                tensors[name] = tensor
 
 
 @contextlib.contextmanager
