@@ -358,7 +358,10 @@ class _Watch(TorchFunctionMode):
     def _note(self, tensor: Tensor) -> None:
         if not self.places or tensor.is_meta or tensor.layout != torch.strided:
             return
-        here = tensor.data_ptr()
+        try:
+            here = tensor.data_ptr()
+        except RuntimeError:  # it has none of its own, as within `torch.func.vmap`
+            return
         for start, end, layer, what in self.places:
             if start <= here < end and not any(layer in layers for layers in self.allowed):
                 self.seen[layer].used.setdefault(what, _where())
