@@ -160,9 +160,7 @@ def _of_training(name: str, layer: FeedbackLayer, model: nn.Module) -> Iterator[
 
 def _of_reads(name: str, layer: FeedbackLayer, model: nn.Module) -> Iterator[str]:
     adapted = {
-        module._modules["base_layer"]: type(module)
-        for module in model.modules()
-        if module._modules.get("base_layer") is not None
+        module._modules["base_layer"]: type(module) for module in model.modules() if "base_layer" in module._modules
     }
     v = layer.feedback_weight
     for signal in (part for part in layer.signal.modules() if isinstance(part, OwnWeights)):

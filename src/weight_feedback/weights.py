@@ -55,10 +55,10 @@ def parametrisation(module: nn.Module, attribute: str) -> ParametrizationList | 
         module: any.
         attribute: its name there.
     """
-    lists = module._modules.get("parametrizations")
-    if lists is None or attribute not in lists._modules:
+    if "parametrizations" not in module._modules:  # what scripted modules have for a dict has no `get`
         return None
-    return cast(ParametrizationList, lists._modules[attribute])
+    lists = cast(nn.Module, module._modules["parametrizations"])._modules
+    return cast(ParametrizationList | None, lists.get(attribute))
 
 
 @contextmanager
