@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from weight_feedback.layers import FeedbackLayer
+from weight_feedback.weights import unmoved
 
 T = TypeVar("T")
 
@@ -74,8 +75,8 @@ def innermost(model: nn.Module) -> nn.Module:
 def aside(model: nn.Module, others: Mapping[str, Tensor], work: Callable[[], T]) -> T:
     """Do something with a model that has copies of its buffers in their place, and is run op by op.
 
-    What it does to buffers and to PyTorch's, NumPy's and Python's random states is undone. Signals never write, and
-    may be large: theirs stay.
+    No power iteration moves a weight meanwhile. What it does to buffers and to PyTorch's, NumPy's and Python's
+    random states is undone. Signals never write, and may be large: theirs stay.
 
     Args:
         model: any, from `innermost`.
@@ -91,6 +92,7 @@ def aside(model: nn.Module, others: Mapping[str, Tensor], work: Callable[[], T])
         stack.enter_context(torch.inference_mode(False))  # its tensors count no versions, and have no gradients
         stack.enter_context(same_random_states(model))
         stack.enter_context(_exchanged(model, others))
+        stack.enter_context(unmoved(model))
         return work()
 
 

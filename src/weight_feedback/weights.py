@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import cast
 
 import torch
@@ -76,6 +76,30 @@ def still(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+@contextmanager
+def unmoved(model: nn.Module) -> Iterator[None]:
+    """Let weights that are computed be what `current` says, also while a model in training mode runs.
+
+    Else each forward takes a step of the power iteration, and moves weights between two readings of them.
+
+    Args:
+        model: any.
+    """
+    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    steps = {hook: hook.n_power_iterations for hook in hooks if isinstance(hook, _SpectralNorm)}
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, ParametrizationList):
+                stack.enter_context(still(module))
+        for hook in steps:
+            hook.n_power_iterations = 0
+        try:
+            yield
+        finally:
+            for hook, count in steps.items():
+                hook.n_power_iterations = count
 
 
 def computing_hook(module: nn.Module, attribute: str) -> object | None:
