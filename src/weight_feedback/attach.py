@@ -16,7 +16,7 @@ from weight_feedback.forwards import rebind
 from weight_feedback.integrity import keep_record, refuse_misread
 from weight_feedback.kinds import feedback_class
 from weight_feedback.layers import Conditioning, FeedbackLayer, Init, fold_layers
-from weight_feedback.running import Inputs, aside, difference, innermost, rounding
+from weight_feedback.running import Inputs, aside, autocast_types, difference, innermost, rounding
 from weight_feedback.selection import (
     Names,
     check_acyclic,
@@ -347,12 +347,14 @@ def _check_equal(model: nn.Module, folded: nn.Module, inputs: Tensor | Sequence[
         batch = Inputs((), inputs)
     else:
         batch = Inputs((inputs,) if isinstance(inputs, Tensor) else tuple(inputs), {})
-    expected, found = (
-        aside(each, {}, functools.partial(batch.outputs, each)) for each in (innermost(model), innermost(folded))
-    )
+    with autocast_types(model) as types:
+        expected, found = (
+            aside(each, {}, functools.partial(batch.outputs, each))
+            for each in (innermost(model), innermost(folded))
+        )
     if not expected:
         raise ValueError("fold: the model returns no tensors on inputs=, so nothing can be compared")
-    if (apart := difference(found, expected)) > rounding(model, expected):
+    if (apart := difference(found, expected)) > rounding(model, expected, types):
         raise ValueError(
             f"fold: on inputs= the folded model returns something else, up to {apart:.2g} of the largest output; "
             "weight_feedback.check(model, …) says more"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from weight_feedback.layers import FeedbackLayer
 from weight_feedback.running import (
     Inputs,
     aside,
+    autocast_types,
     difference,
     innermost,
     instead,
@@ -162,18 +163,29 @@ def _tried(model: nn.Module, layers: Mapping[str, FeedbackLayer], inputs: Inputs
         for layer in layers.values()
         if parametrisation(layer, "feedback_weight") is None
     }
-    seen, outputs, folded_outputs = aside(model, trial, functools.partial(_both, model, inputs))
-    limit = rounding(model, outputs)
-    apart = difference(folded_outputs, outputs) if outputs else None
-    if apart is not None and apart > limit:
-        again = aside(model, trial, functools.partial(inputs.outputs, model))
-        if difference(again, outputs) > limit:
-            apart = None  # the model doesn't even equal itself
-    found = {name: _layer_check(name, layer, seen[layer]) for name, layer in layers.items()}
+    both = aside(model, trial, functools.partial(_run_both, model, inputs))
+    found = {name: _layer_check(name, layer, both.seen[layer]) for name, layer in layers.items()}
     problems = [problem for layer in found.values() for problem in layer.problems]
-    if apart is not None and apart > limit:
-        problems.append(_unequal(apart, found, layers))
+    if both.folded is None:
+        return Check(found, None, (*problems, both.why))
+    apart = difference(both.folded, both.outputs) if both.outputs else None
+    if apart is not None and apart > both.limit:
+        again = aside(model, trial, functools.partial(inputs.outputs, model))
+        if difference(again, both.outputs) > both.limit:
+            apart = None  # the model doesn't even equal itself
+        else:
+            problems.append(_unequal(apart, found, layers))
     return Check(found, apart, tuple(problems))
+
+
+class _Both(NamedTuple):
+    """What a forward of the model and one of its fold gave."""
+
+    seen: dict[FeedbackLayer, _Seen]
+    outputs: list[Tensor]
+    folded: list[Tensor] | None  # what the fold returns, or else why there is none
+    why: str
+    limit: float  # of rounding
 
 
 def _trial(layer: FeedbackLayer) -> Tensor:
@@ -186,12 +198,17 @@ def _trial(layer: FeedbackLayer) -> Tensor:
     return (drawn * size).to(v).requires_grad_()
 
 
-def _both(model: nn.Module, inputs: Inputs) -> tuple[dict[FeedbackLayer, _Seen], list[Tensor], list[Tensor]]:
-    """Run the model and its fold; return what was seen of each layer, and what both return."""
-    folded = fold_anyway(model)  # first: a forward may leave what can't be copied
-    with torch.enable_grad(), same_random_states(model):
+def _run_both(model: nn.Module, inputs: Inputs) -> _Both:
+    # First, as a forward may leave what can't be copied; and whatever other people's copying raises is the answer.
+    folded, why = None, ""
+    try:
+        folded = fold_anyway(model)
+    except Exception as error:
+        why = f"the model can't be folded: {error}"
+    with torch.enable_grad(), same_random_states(model), autocast_types(model) as types:
         seen, outputs = _observed(model, inputs)
-    return seen, outputs, inputs.outputs(folded)
+    got = None if folded is None else inputs.outputs(folded)
+    return _Both(seen, outputs, got, why, rounding(model, outputs, types))
 
 
 def _layer_check(name: str, layer: FeedbackLayer, seen: _Seen) -> LayerCheck:

@@ -9,7 +9,7 @@ import functools
 import math
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -218,12 +218,35 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-def rounding(model: nn.Module, outputs: Sequence[Tensor]) -> float:
+@contextlib.contextmanager
+def autocast_types(model: nn.Module) -> Iterator[set[torch.dtype]]:
+    """Note in which types feedback layers run under autocast, which a model's own code may put around them.
+
+    Args:
+        model: any, which is run meanwhile.
+
+    Yields:
+        The types, when it has run.
+    """
+    types: set[torch.dtype] = set()
+
+    def run(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        for kind in {tensor.device.type for tensor in tensors_in((args, kwargs))}:
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                types.add(torch.get_autocast_dtype(kind))
+        return forward(*args, **kwargs)
+
+    with instead({module: run for module in model.modules() if isinstance(module, FeedbackLayer)}):
+        yield types
+
+
+def rounding(model: nn.Module, outputs: Sequence[Tensor], more: Collection[torch.dtype]) -> float:
     """Return what is taken for rounding, over the largest output: the square root of the coarsest type's step.
 
     Args:
         model: its parameters' types count.
         outputs: theirs too.
+        more: further types, such as those of autocast.
     """
-    types = {t.dtype for t in (*model.parameters(), *outputs) if t.is_floating_point()}
+    types = {t.dtype for t in (*model.parameters(), *outputs) if t.is_floating_point()} | {*more}
     return math.sqrt(max((torch.finfo(dtype).eps for dtype in types), default=0.0))

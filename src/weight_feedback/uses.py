@@ -64,7 +64,7 @@ def _run_by_forward(kind: type[nn.Module]) -> Iterator[tuple[str, CodeType]]:
         function = getattr(kind, name, None)
         if callable(function):
             function = inspect.unwrap(function)
-        if not isinstance(function, FunctionType) or function.__module__.startswith("torch."):
+        if not isinstance(function, FunctionType) or str(function.__module__).startswith("torch."):
             continue
         for code in _nested(function.__code__):
             yield name, code
