@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -108,14 +109,15 @@ def cast(rank: int, folder: Path) -> dict:
     return {"state": state, "heard": wf.signals(model)["0"]().clone()}
 
 
-def refused(rank: int, folder: Path) -> dict[str, str]:
-    def message(what: Callable[[], object]) -> str:
-        try:
-            what()
-        except (RuntimeError, ValueError, TypeError) as error:
-            return f"{type(error).__name__}: {error}"
-        return "nothing"
+def message(what: Callable[[], object]) -> str:
+    try:
+        what()
+    except (RuntimeError, ValueError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
 
+
+def refused(rank: int, folder: Path) -> dict[str, str]:
     model = shard(hear(net()))
     messages = {"forward": message(lambda: model(X)), "fold": message(lambda: wf.fold(model))}
     messages["remove"] = message(lambda: wf.remove(model))
@@ -140,6 +142,32 @@ def refused(rank: int, folder: Path) -> dict[str, str]:
     split = parallel(net(width=8), init_device_mesh("cpu", (2,)))
     messages["moments at once"] = message(lambda: wf.attach(split, "0", summary=wf.Moments()))
     return messages
+
+
+def flattened(rank: int, folder: Path) -> dict:
+    """FSDP1: one unit for the whole network works, units inside of it don't."""
+    done: dict = {}
+    for original in (False, True):
+        flat = functools.partial(FullyShardedDataParallel, use_orig_params=original, device_id=torch.device("cpu"))
+        model = flat(hear(net()))
+        output = model(X)
+        output.square().sum().backward()
+        nested = hear(net())
+        for i in (0, 2, 4):
+            nested[i] = flat(nested[i])
+        nested = flat(nested)
+        done[str(original)] = {
+            "output": output.detach(),
+            "nested": message(lambda nested=nested: nested(X)),
+            "attach": message(lambda flat=flat: wf.attach(flat(net()), "0", summary=wf.CountSketch(2))),
+            **{
+                name: message(functools.partial(function, model))
+                for name, function in (("check", wf.check), ("fold", wf.fold), ("remove", wf.remove))
+            },
+            "diagnose": message(lambda model=model: wf.diagnose(model, X)),
+            "save": message(lambda model=model: wf.save_pretrained(model, folder / "saved")),
+        }
+    return done
 
 
 def checkpointed(rank: int, folder: Path) -> dict:

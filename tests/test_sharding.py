@@ -23,7 +23,7 @@ Results = Callable[[Job], list[dict]]
 def results(tmp_path_factory) -> Results:
     jobs = [
         sharded.fully_sharded, sharded.communicated, sharded.cast, sharded.refused, sharded.checkpointed,
-        sharded.tensor_parallel, sharded.in_all_directions,
+        sharded.tensor_parallel, sharded.in_all_directions, sharded.flattened,
     ]  # fmt: skip
     return together(tmp_path_factory.mktemp("sharded"), jobs)
 
@@ -85,6 +85,23 @@ def test_mixed_precision_hears_the_full_weights(results: Results) -> None:
 def test_what_cannot_be_is_refused(results: Results, what: str, message: str) -> None:
     for rank in results(sharded.refused):
         assert re.match(message, rank[what])
+
+
+@pytest.mark.parametrize("original", ["False", "True"])
+def test_fsdp1_shows_weights_to_their_own_unit_alone(results: Results, original: str) -> None:
+    alone = hear(net())(X)
+    for rank in results(sharded.flattened):
+        found = rank[original]
+        torch.testing.assert_close(found["output"], alone.detach(), rtol=1e-9, atol=1e-9)
+        assert re.match(
+            r"RuntimeError: OwnWeights of .*: .* elsewhere for now: FullyShardedDataParallel shows them while "
+            "their own unit runs; use torch.distributed.fsdp.fully_shard and weight_feedback.refresh instead",
+            found["nested"],
+        )
+        assert found["attach"].startswith("ValueError: attach: FSDP manages the model already")
+        for what in ("check", "fold", "remove", "diagnose"):
+            assert found[what].startswith(f"ValueError: {what}: the model's weights are spread over processes")
+        assert found["save"].startswith("ValueError: save_pretrained: the model's weights are spread")
 
 
 def test_a_sharded_checkpoint_goes_round(results: Results) -> None:

@@ -32,7 +32,7 @@ from weight_feedback.running import (
     tensors_in,
 )
 from weight_feedback.selection import check_acyclic
-from weight_feedback.sharding import check_unsharded
+from weight_feedback.sharding import check_unsharded, is_flattened
 from weight_feedback.streams import stream
 from weight_feedback.weights import computing_hook, parametrisation
 
@@ -125,6 +125,8 @@ def check(model: nn.Module, *inputs: Any, **kwargs: Any) -> Check:
         ValueError: a layer reads its own output; or a batch is given, and the weights are spread over processes or
             were made under torch.inference_mode.
     """
+    if is_flattened(model):
+        check_unsharded("check", model)  # what FSDP1 has put away can't even be looked at
     layers = feedback_layers(model)
     check_acyclic(layers)
     if any(tensor.is_inference() for tensor in model.parameters()) and (inputs or kwargs):

@@ -38,8 +38,17 @@ def is_fully_sharded(model: nn.Module) -> bool:
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is None:
         return False
-    kinds = (fsdp.FSDPModule, fsdp.FullyShardedDataParallel)
-    return any(isinstance(module, kinds) for module in model.modules())
+    return is_flattened(model) or any(isinstance(module, fsdp.FSDPModule) for module in model.modules())
+
+
+def is_flattened(model: nn.Module) -> bool:
+    """Say whether FSDP1 manages a module or a part of it.
+
+    Args:
+        model: any.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and any(isinstance(m, fsdp.FullyShardedDataParallel) for m in model.modules())
 
 
 def check_unsharded(what: str, model: nn.Module) -> None:

@@ -19,7 +19,8 @@ class Subspace(nn.Module):
 
     Equation 2 of Li et al. (2018, arXiv:1804.08838): ``θ₀`` are the parameters as they are now, and ``P`` is one
     random projection of all of them together, not one a layer. With ``scale="adjoint-isometry"`` a step in ``v`` is
-    on average as long in ``θ``; the adjoint of an isometry would stretch it by ``√(D/d)``.
+    on average over its directions as long in ``θ``; the adjoint of an isometry would stretch it by ``√(D/d)``. The
+    buckets of a `CountSketch` are uneven: along one coordinate alone a step is up to √2 times as long.
 
     >>> import torch, weight_feedback as wf
     >>> net = torch.nn.Sequential(torch.nn.Linear(784, 100), torch.nn.ReLU(), torch.nn.Linear(100, 10))

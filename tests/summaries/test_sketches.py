@@ -171,6 +171,11 @@ def test_scales_are_what_they_are_called(kind) -> None:
     }
     assert gains["xavier"] / gains["isometry"] == pytest.approx(math.sqrt(2 * K / (size + K)))
     z = torch.linspace(-1, 1, K, dtype=torch.float64)
+    expected = 1.0
+    if "sketch" in kind:  # by the weights in each bucket
+        buckets = MAPS[kind](0, "isometry").bind(WEIGHTS).buckets(0, size)
+        counts = torch.bincount(buckets.flatten(), minlength=K)
+        expected = float((counts * z.square()).sum() / z.square().sum() * K / counts.sum())
     adjoint = (
         torch.stack(
             [
@@ -180,11 +185,28 @@ def test_scales_are_what_they_are_called(kind) -> None:
         )
         / z.square().sum()
     )
-    # Of a sketch it is 1 exactly only if all buckets hold as many weights; these 39 don't share out evenly.
-    uneven = 0.15 if "sketch" in kind else 0
-    assert abs(float(adjoint.mean()) - 1) < uneven + 5 * float(adjoint.std()) / math.sqrt(1000)
+    assert abs(float(adjoint.mean()) - expected) < 5 * float(adjoint.std()) / math.sqrt(1000) + 1e-12
     calibrated = MAPS[kind](0, "calibrated").bind(WEIGHTS)
     assert calibrated(*WEIGHTS.values()).square().mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "k", "ends"),
+    [([(2, 2)], 2, (0.5, 1.5)), ([(200, 784), (200,), (200, 200), (200,), (10, 200), (10,)], 300, (0.99, 1.98))],
+)
+def test_an_adjoint_isometry_is_one_on_average_over_coordinates(shapes, k: int, ends: tuple[float, float]) -> None:
+    weights = {str(i): torch.ones(shape, dtype=torch.float64) for i, shape in enumerate(shapes)}
+    summary = wf.CountSketch(k, scale="adjoint-isometry").bind(weights)
+    size = sum(weight.numel() for weight in weights.values())
+    counts = torch.bincount(summary.buckets(0, size).flatten(), minlength=k).double()
+    stretched = k * counts / size
+    for j in (0, k // 2, k - 1):
+        unit = torch.nn.functional.one_hot(torch.tensor(j), k).double()
+        found = sum(part.square().sum() for part in summary.adjoint(unit))
+        torch.testing.assert_close(found, stretched[j], rtol=1e-12, atol=0)
+    assert float(stretched.mean()) == pytest.approx(1, rel=1e-12)
+    assert (float(stretched.min()), float(stretched.max())) == pytest.approx(ends, abs=0.005)
+    assert float(stretched.max()) < 2
 
 
 def test_nonzeros_have_signs_of_their_own_in_one_byte() -> None:

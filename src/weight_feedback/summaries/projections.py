@@ -34,7 +34,8 @@ class Projection(Summary, Seeded):
 
             - ``"isometry"``, variance ``1/k``: ``E‖Pw‖² = ‖w‖²``;
             - ``"xavier"``, variance ``2/(D+k)``, that of Glorot and Bengio (2010), the notebook's;
-            - ``"adjoint-isometry"``, variance ``1/D``: ``E‖Pᵀv‖² = ‖v‖²``;
+            - ``"adjoint-isometry"``, variance ``1/D``: ``E‖Pᵀv‖² = ‖v‖²``; of a `CountSketch` that holds on average
+              over the directions of ``v``, and not for each;
             - ``"calibrated"``: one factor ``√k/‖Pw₀‖``, from the weights ``w₀`` at the time of binding and then
               frozen, so that ``z`` starts with root mean square 1.
 

@@ -36,6 +36,14 @@ class CountSketch(Projection):
     That costs ``s`` times as long, and makes an energy that falls unevenly into the buckets of one pitch matter
     less.
 
+    Buckets hold different numbers of weights, since the pitch is no multiple of their number. So with
+    ``scale="adjoint-isometry"``
+
+        ``E‖Pᵀv‖² = Σⱼ (k cⱼ/(s D)) vⱼ²``,
+
+    where ``cⱼ`` counts the weights in bucket ``j``, for ``s = 1`` not only on average: that is ``‖v‖²`` as a mean
+    over all directions of ``v``, while a coordinate alone can count nearly twice.
+
     Args:
         out_features: ``k``.
         nonzeros: ``s``, from 1 to 8; ``k`` must be a multiple of it.
