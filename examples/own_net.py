@@ -43,6 +43,7 @@ def main(steps: int) -> None:
     y = torch.sin(x.sum(1, keepdim=True))
     plain, summary = Net(), wf.CountSketch(16, scale="calibrated")
     net = wf.attach(copy.deepcopy(plain), into="hidden", reads=["hidden", "out"], summary=summary)
+    print(wf.check(net, x))
     z0 = {name: signal().clone() for name, signal in wf.signals(net).items()}
     print(f"loss without feedback: {train(plain, x, y, steps):.4f}")
     print(f"loss with feedback:    {train(net, x, y, steps):.4f}")

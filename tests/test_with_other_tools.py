@@ -489,7 +489,7 @@ def test_fx() -> None:
     assert torch.equal(wf.fold(later)(X), later(X))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_scripted_after_folding() -> None:
     folded = wf.fold(hear(net()))
     assert torch.equal(torch.jit.script(folded)(X), expected())
@@ -651,3 +651,54 @@ def test_t5_in_half_precision_keeps_some_layers_whole(tmp_path) -> None:
             assert exact.in_features == 128
             wf.check(model, input_ids=torch.arange(6).view(1, 6), decoder_input_ids=torch.arange(4).view(1, 4))
             wf.remove(model)
+
+
+# torchvision and timm (`make test-integrations`)
+
+
+def image_model(name: str, **options) -> nn.Module:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    return timm.create_model(name, num_classes=3, **options).eval()
+
+
+PIXELS = torch.linspace(-9, 9, 2 * 3 * 32 * 32).sin().view(2, 3, 32, 32)
+
+
+def test_timm_fuses_branches() -> None:
+    model = image_model("repvgg_a0")
+    into = "stages.0.0.conv_kxk.conv"
+    wf.attach(model, [into, "head.fc"], reads=["head.fc"], summary=wf.CountSketch(3), init="default")
+    wf.check(model, PIXELS)
+    timm = pytest.importorskip("timm.utils.model")
+    fused = timm.reparameterize_model(model)
+    with pytest.raises(
+        wf.CheckError, match=rf"the feedback that was attached to '{into}' is gone, as no such module"
+    ):
+        wf.check(fused, PIXELS)
+    # The way to do it.
+    fused = timm.reparameterize_model(image_model("repvgg_a0"))
+    wf.attach(fused, "stages.0.0.reparam_conv", reads=["head.fc"], summary=wf.CountSketch(3), init="default")
+    wf.check(fused, PIXELS)
+    assert torch.equal(wf.fold(fused)(PIXELS), fused(PIXELS))
+
+
+def test_timm_resets_classifiers() -> None:
+    model = image_model("resnet18")
+    wf.attach(model, "fc", summary=wf.CountSketch(3))
+    model.reset_classifier(5)
+    with pytest.raises(
+        wf.CheckError, match="the feedback that was attached to 'fc' is gone, as it is a Linear now"
+    ):
+        wf.check(model)
+
+
+def test_feature_extractors_of_torchvision() -> None:
+    extraction = pytest.importorskip("torchvision.models.feature_extraction")
+    model = image_model("resnet18")
+    wf.attach(model, "fc", summary=wf.CountSketch(3), init="default")
+    with pytest.raises(TypeError, match=r"fc\.weight must be a tensor, got a Proxy; torch\.fx can't trace"):
+        extraction.create_feature_extractor(model, ["fc"])
+    leaves = {"leaf_modules": [type(model.fc)]}
+    extractor = extraction.create_feature_extractor(model, ["fc"], tracer_kwargs=leaves)
+    assert torch.equal(extractor(PIXELS)["fc"], model(PIXELS))

@@ -114,10 +114,11 @@ def test_the_network_is_the_one_by_hand_and_feedback_matters() -> None:
     close(weights_of(model), expected)
 
 
-def test_every_row_of_the_page_names_its_tests() -> None:
+@pytest.mark.parametrize("page", ["works-with.md", "other-tools.md"])
+def test_every_row_of_the_page_names_its_tests(page: str) -> None:
     here = Path(__file__).parent
-    page = (here.parent / "docs/works-with.md").read_text(encoding="utf-8")
-    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("|")][2:]
+    lines = (here.parent / "docs" / page).read_text(encoding="utf-8").splitlines()
+    rows = [line.split("|")[1:-1] for line in lines if line.startswith("|")][2:]
     named = [re.findall(r"`(\w+\.py)::(\w+)`", row[-1]) for row in rows]
     assert all(named)
     for file, test in (pair for pairs in named for pair in pairs):
