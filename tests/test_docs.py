@@ -60,6 +60,7 @@ NOISE = [
     (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
     (UserWarning, "'pin_memory' argument is set as true but no accelerator is found"),
     (UserWarning, ".*does not have many workers"),
+    (DeprecationWarning, "`torch.jit.script` is deprecated"),
 ]
 
 

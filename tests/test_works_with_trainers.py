@@ -80,6 +80,7 @@ def test_accelerate() -> None:
         accelerate.state.GradientState._reset_state()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # of what skorch imports
 def test_skorch() -> None:
     skorch = pytest.importorskip("skorch")
 

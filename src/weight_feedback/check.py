@@ -215,16 +215,17 @@ def _run_both(model: nn.Module, inputs: Inputs) -> _Both:
 
 def _layer_check(name: str, layer: FeedbackLayer, seen: _Seen) -> LayerCheck:
     problems = []
+    mode = "training" if layer.training else "evaluation"
     if not seen.calls and seen.used:
         places = " and ".join(dict.fromkeys(seen.used.values()))
         problems.append(
-            f"{name!r} is never called: its {' and '.join(seen.used)} are taken at {places} without calling it, "
-            "where z isn't heard; attach to another layer"
+            f"{name!r} is never called: the model takes its {' and '.join(seen.used)} at {places}, where z "
+            "isn't heard; attach to another layer"
         )
     elif not seen.calls:
         problems.append(
-            f"{name!r} is never called by this forward, so nobody hears its z; give inputs that use it, or attach "
-            "to another layer"
+            f"{name!r} is never called with these inputs in {mode} mode, so nobody hears its z; give inputs that use "
+            "it, or attach to another layer"
         )
     elif not seen.reached:
         problems.append(
