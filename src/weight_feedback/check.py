@@ -224,8 +224,8 @@ def _layer_check(name: str, layer: FeedbackLayer, seen: _Seen) -> LayerCheck:
         )
     elif not seen.calls:
         problems.append(
-            f"{name!r} is never called with these inputs in {mode} mode, so nobody hears its z; give inputs that use "
-            "it, or attach to another layer"
+            f"{name!r} is never called with these inputs in {mode} mode, so nobody hears its z; give inputs that "
+            "use it, or attach to another layer"
         )
     elif not seen.reached:
         problems.append(
