@@ -58,7 +58,7 @@ bench: .venv/bench .venv/wheel $(TIMM)/wheel  ## Time everything against targets
 	$(BIN)/python benchmarks/growth.py; exit $$status
 
 bench-models: $(TIMM)/wheel  ## Of these, time steps of timm's networks and of a large transformer alone.
-	$(TIMM)/bin/python benchmarks/models.py
+	$(TIMM)/bin/python benchmarks/models.py $(ARGS)
 
 bench-scheduling: .venv/bench .venv/wheel  ## Of these, count the empty trials a second that each engine can be handed.
 	$(BIN)/python benchmarks/scheduling.py

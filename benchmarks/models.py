@@ -3,6 +3,7 @@
 timm's ResNet-18 and ViT-tiny, where timm is installed, and a transformer with 100 million parameters.
 
 python benchmarks/models.py
+python benchmarks/models.py --before HEAD~1   # also attach, forward and fold, beside those of another commit
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import versions
 import weight_feedback as wf
 from timing import Target, estimate, finish, in_turns, show
 from weight_feedback.lab.trial import keep_freed_memory
@@ -173,15 +176,67 @@ def language(repeats: int) -> list[Target]:
     )
 
 
+def small() -> nn.Module:
+    """Return the smallest network that anybody would train, where what is not arithmetic counts most."""
+    return nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))
+
+
+def encoder() -> nn.Module:
+    """Return twelve blocks of a transformer, each of which hears."""
+    block = nn.TransformerEncoderLayer(WIDTH // 4, HEADS // 4, WIDTH, dropout=0.0, batch_first=True)
+    return nn.TransformerEncoder(block, BLOCKS, enable_nested_tensor=False)
+
+
+def against_before(before: ModuleType, repeats: int) -> list[Target]:
+    """Time attach (with remove), forward and fold of this version against those of another.
+
+    Args:
+        before: the library as it was.
+        repeats: rounds.
+    """
+    targets = []
+    cases: list[tuple[str, Callable[[], nn.Module], str, Any, Tensor]] = [
+        ("small net", small, "0", None, torch.rand(BATCH, 784)),
+        ("encoder, 12 layers hear", encoder, "layers.*.linear1", None, torch.rand(2, 16, WIDTH // 4)),
+        ("encoder, a layer hears all", encoder, "layers.0.linear1", "all", torch.rand(2, 16, WIDTH // 4)),
+    ]
+    if timm is not None:
+        resnet = partial(timm.create_model, "resnet18", num_classes=CLASSES)
+        cases.append(("ResNet-18, a layer hears all", resnet, "fc", "all", torch.rand(2, 3, 64, 64)))
+    for what, build, into, reads, x in cases:
+        works: dict[str, Callable[[], object]] = {}
+        for version, library in (("before", before), ("now", wf)):
+            plain, hearing = build().eval(), build().eval()
+            attach = partial(library.attach, into=into, reads=reads, summary=library.CountSketch(K))
+            attach(hearing)
+            works |= {
+                f"attach, {version}": lambda attach=attach, plain=plain, library=library: library.remove(
+                    attach(plain)
+                ),
+                f"forward, {version}": torch.no_grad()(partial(hearing, x)),
+                f"fold, {version}": partial(library.fold, hearing),
+            }
+        rounds = dict(zip(works, np.array(list(in_turns(works, repeats).values())), strict=True))
+        for act in ("attach", "forward", "fold"):
+            show(f"{what}, {act}", 1e3 * float(np.median(rounds[f"{act}, now"])), "ms")
+            ratios = rounds[f"{act}, now"] / rounds[f"{act}, before"]
+            targets.append(estimate(f"{act} now / before, {what}", ratios, most=1.1))
+    return targets
+
+
 def main() -> None:
     """Measure, print, and check the targets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=30, help="rounds, each of one step of each")
     parser.add_argument("--side", type=int, default=128, help="of the images, in pixels")
+    parser.add_argument(
+        "--before", metavar="COMMIT", help="also time attach, forward and fold beside this commit's"
+    )
     arguments = parser.parse_args()
     keep_freed_memory()
     torch.manual_seed(0)
-    targets = language(arguments.repeats)
+    targets = [] if arguments.before is None else against_before(versions.at(arguments.before), arguments.repeats)
+    targets += language(arguments.repeats)
     if timm is None:
         print("\ntimm isn't installed, so its networks aren't timed: `make bench-models` does it")
     else:

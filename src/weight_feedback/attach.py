@@ -176,11 +176,12 @@ def _become_feedback_layer(layer: nn.Module) -> FeedbackLayer:
 
 def _check_devices(layers: Mapping[str, nn.Module]) -> None:
     for name, layer in cast(Mapping[str, FeedbackLayer], layers).items():
-        own = layer.feedback_weight.device
-        away = {read.name: read.tensor().device for read in layer.signal.reads}
-        if elsewhere := [f"{read} on {device}" for read, device in away.items() if device != own]:
+        if not layer.signal.reads:
+            continue
+        own, first = layer.feedback_weight.device, layer.signal.reads[0]  # whose device all others share
+        if (device := first.tensor().device) != own:
             raise ValueError(
-                f"attach: {name!r} is on {own}, and can't read {', '.join(elsewhere)}; read weights of its own "
+                f"attach: {name!r} is on {own}, and can't read {first.name} on {device}; read weights of its own "
                 "device"
             )
 

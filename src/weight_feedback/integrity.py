@@ -42,14 +42,14 @@ def keep_record(model: nn.Module) -> None:
     Args:
         model: changed in place.
     """
-    for module in model.modules():
+    names = []
+    for name, module in model.named_modules():
         module.__dict__.pop(_ATTACHED, None)
-    names = tuple(name for name, module in model.named_modules() if isinstance(module, FeedbackLayer))
-    if not names:
-        return
-    model.__dict__[_ATTACHED] = names
-    for name in names:
-        model.get_submodule(name).__dict__.setdefault("_place", Place())
+        if isinstance(module, FeedbackLayer):
+            names.append(name)
+            module.__dict__.setdefault("_place", Place())
+    if names:
+        model.__dict__[_ATTACHED] = tuple(names)
 
 
 def refuse_misread(model: nn.Module) -> None:
@@ -61,9 +61,10 @@ def refuse_misread(model: nn.Module) -> None:
     Raises:
         ValueError: with all that is wrong.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, FeedbackLayer)}
+    names = dict(model.named_modules())
+    layers = {name: module for name, module in names.items() if isinstance(module, FeedbackLayer)}
     check_acyclic(layers)
-    present = set(model.modules())
+    present = {*names.values()}
     wrong = [sentence for name, layer in layers.items() for sentence in misread(name, layer, present)]
     if wrong:
         raise ValueError("; ".join(wrong))
@@ -165,10 +166,10 @@ def _of_reads(name: str, layer: FeedbackLayer, model: nn.Module) -> Iterator[str
     v = layer.feedback_weight
     for signal in (part for part in layer.signal.modules() if isinstance(part, OwnWeights)):
         for read, dtype in zip(signal.reads, signal.dtypes, strict=True):
-            if (fault := read.fault()) is not None:
+            tensor = read.tensor()
+            if (fault := read.fault(tensor)) is not None:
                 yield f"the signal of {name!r} can't read {read.name}: {fault}"
                 continue
-            tensor = read.tensor()
             if tensor.dtype not in (dtype, v.dtype) and not is_sharded(tensor):
                 yield (
                     f"the signal of {name!r} reads {read.name}, which is {tensor.dtype} but was {dtype} when "

@@ -8,10 +8,11 @@ found is no proof, which `weight_feedback.check` on a batch is.
 from __future__ import annotations
 
 import dis
+import functools
 import inspect
 from collections.abc import Iterator
 from types import CodeType, FunctionType
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import nn
 
@@ -47,12 +48,13 @@ def uses_in_code(model: nn.Module, name: str) -> list[Use]:
     """
     parts = name.split(".") if name else []
     found = []
-    for depth in range(len(parts)):
-        around = model.get_submodule(".".join(parts[:depth]))
-        if type(around).__module__.startswith("torch.nn."):
-            continue
-        for function, code in _run_by_forward(type(around)):
-            found += [Use(taken, f"{type(around).__name__}.{function}") for taken in _taken(code, parts[depth:])]
+    around = model
+    for depth, part in enumerate(parts):
+        if not type(around).__module__.startswith("torch.nn."):
+            for function, code in _run_by_forward(type(around)):
+                where = f"{type(around).__name__}.{function}"
+                found += [Use(chain[-1], where) for chain in _taken(code) if chain[:-1] == (*parts[depth:],)]
+        around = cast(nn.Module, getattr(around, part))
     return [*dict.fromkeys(found)]
 
 
@@ -79,17 +81,21 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
             yield from _nested(constant)
 
 
-def _taken(code: CodeType, path: list[str]) -> Iterator[str]:
-    """Yield weight or bias wherever code takes that of the layer at a path of attributes."""
+@functools.lru_cache(4096)
+def _taken(code: CodeType) -> tuple[tuple[str, ...], ...]:
+    """Return each chain of attributes with which code takes a weight or bias, such as ("fc", "weight")."""
+    found = []
     loaded: list[str] = []
-    last: list[object] = []
+    before: list[object] = []
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
             loaded.append(instruction.argval)
-            if loaded[:-2] == path and loaded[-2] in ("weight", "bias") and loaded[-1] not in _FACTS:
-                yield loaded[-2]
             continue
-        if loaded[:-1] == path and loaded[-1] in ("weight", "bias") and "isinstance" not in last[-2:-1]:
-            yield loaded[-1]
+        ends = [i for i, name in enumerate(loaded) if name in ("weight", "bias")]
+        for end in ends:
+            asked = loaded[end + 1 : end + 2]
+            if not (asked and asked[0] in _FACTS) and (asked or "isinstance" not in before[-2:-1]):
+                found.append((*loaded[: end + 1],))
         loaded = []
-        last.append(instruction.argval)
+        before.append(instruction.argval)
+    return (*found,)

@@ -33,9 +33,13 @@ class Read(NamedTuple):
         """Return the tensor as it is now, or as it would be computed now; nothing is written for that."""
         return cast(Tensor, current(self.module, self.attribute))
 
-    def fault(self) -> str | None:
-        """Return why the tensor can't be read, in words; None where it can."""
-        what, value = f"{type(self.module).__name__}.{self.attribute}", self.tensor()
+    def fault(self, value: object) -> str | None:
+        """Return why the tensor can't be read, in words; None where it can.
+
+        Args:
+            value: what `tensor` has returned.
+        """
+        what = f"{type(self.module).__name__}.{self.attribute}"
         if is_left_over(self.module, self.attribute):
             return f"{what} is what some code has computed at its last run, and only that code can tell it anew"
         if is_offloaded(self.module):

@@ -17,13 +17,14 @@ from weight_feedback.summaries.projections import Projection
 _REFRESH = "call weight_feedback.refresh(model) before the first forward and whenever the weights have changed"
 
 
-def _check_readable(reads: Sequence[Read]) -> None:
+def _check_readable(reads: Sequence[Read], tensors: Sequence[Tensor]) -> None:
     """Refuse what can't be read, all of it by name."""
-    if wrong := [f"{read.name}: {fault}" for read in reads if (fault := read.fault())]:
+    faults = {read.name: read.fault(tensor) for read, tensor in zip(reads, tensors, strict=True)}
+    if wrong := [f"{name}: {fault}" for name, fault in faults.items() if fault is not None]:
         raise ValueError(f"can't read {'; '.join(wrong)}")
     places: dict[torch.device, list[str]] = {}
-    for read in reads:
-        places.setdefault(read.tensor().device, []).append(read.name)
+    for read, tensor in zip(reads, tensors, strict=True):
+        places.setdefault(tensor.device, []).append(read.name)
     if len(places) > 1:
         where = "; ".join(f"on {device}: {', '.join(names)}" for device, names in places.items())
         raise ValueError(
@@ -62,13 +63,14 @@ class OwnWeights(Signal):
         names = [read.name for read in self.reads]
         if len(set(names)) < len(names):
             raise ValueError(f"reads must have different names, got {', '.join(names)}")
-        _check_readable(self.reads)
+        tensors = [read.tensor() for read in self.reads]
+        _check_readable(self.reads, tensors)
         #: Of the reads, when they were bound.
-        self.dtypes = tuple(read.tensor().dtype for read in self.reads)
+        self.dtypes = tuple(tensor.dtype for tensor in tensors)
         self.summary = summary
         if self.sharded:
             self._check_sums()
-        summary.bind({read.name: read.tensor() for read in self.reads})
+        summary.bind(dict(zip(names, tensors, strict=True)))
         self.out_features = cast(int, summary.out_features)
         self.register_buffer("held", None, persistent=False)
         self._versions: list[tuple[Tensor, int]] = []
