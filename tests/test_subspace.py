@@ -182,3 +182,37 @@ def test_bad_sizes_are_refused(d: int) -> None:
 def test_a_module_with_nothing_to_train_is_refused() -> None:
     with pytest.raises(ValueError, match="must have parameters that require gradients, got none"):
         wf.Subspace(net().requires_grad_(False), 3)
+
+
+class Tied(nn.Module):
+    """A layer with two names, and two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b = self.a
+        self.c.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(torch.tanh(self.b(torch.tanh(self.a(x)))))
+
+
+def test_shared_layers_and_tied_weights_move_together_and_stay() -> None:
+    torch.manual_seed(0)
+    module = Tied().double()
+    own = dict(module.named_parameters())
+    kept = {name: parameter.detach().clone() for name, parameter in own.items()}
+    subspace = wf.Subspace(module, 5)
+    x = torch.linspace(-1, 1, 8, dtype=torch.float64).view(2, 4)
+    with torch.no_grad():
+        subspace.coordinates.copy_(torch.linspace(-1, 2, 5))
+    moved = {name: weight.detach() for name, weight in subspace.weights().items()}
+    assert moved.keys() == {"a.weight", "a.bias", "c.bias"}
+    hidden = torch.tanh(x @ moved["a.weight"].T + moved["a.bias"])
+    hidden = torch.tanh(hidden @ moved["a.weight"].T + moved["a.bias"])
+    expected = hidden @ moved["a.weight"].T + moved["c.bias"]
+    for _ in range(2):  # the first forward leaves θ₀ where it is
+        torch.testing.assert_close(subspace(x), expected, rtol=1e-12, atol=1e-12)
+    assert all(module.get_parameter(name) is parameter for name, parameter in own.items())
+    assert all(torch.equal(own[name], before) for name, before in kept.items())
+    assert torch.equal(subspace.bake()(x), subspace(x))

@@ -50,6 +50,14 @@ class Subspace(nn.Module):
             projection = CountSketch(projection, scale="adjoint-isometry")
         self.projection = projection.bind(trained)
         self.module = module
+        # One name for each place that holds a parameter which moves, and the first of that parameter's names.
+        first = {id(weight): name for name, weight in trained.items()}
+        self._places = {
+            f"{prefix}.{attribute}".lstrip("."): first[id(parameter)]
+            for prefix, part in module.named_modules()
+            for attribute, parameter in part.named_parameters(recurse=False, remove_duplicate=False)
+            if id(parameter) in first
+        }
         self.coordinates = nn.Parameter(next(iter(trained.values())).new_zeros(projection.out_features))
         for weight in trained.values():
             weight.requires_grad_(False)
@@ -70,7 +78,10 @@ class Subspace(nn.Module):
         Returns:
             What the module returns.
         """
-        return functional_call(self.module, self.weights(), inputs, kwargs)
+        weights = self.weights()
+        moved = {name: weights[first] for name, first in self._places.items()}
+        # Tying them by itself, the function would leave a module that has two names with what it is lent.
+        return functional_call(self.module, moved, inputs, kwargs, tie_weights=False)
 
     @torch.no_grad()
     def bake(self) -> nn.Module:
