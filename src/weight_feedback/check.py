@@ -76,8 +76,12 @@ class Check:
         """Readable text: a line for each layer, then one for the fold, then what is wrong."""
         lines = [f"{name or 'the model itself'}: {_in_words(layer)}" for name, layer in self.layers.items()]
         if self.fold_difference is not None:
-            same = "bit for bit" if self.fold_difference == 0 else f"to {self.fold_difference:.2g} of its size"
-            lines.append(f"the folded model's output is this one's {same}")
+            same = (
+                "bit for bit"
+                if self.fold_difference == 0
+                else f"to {self.fold_difference:.2g} of the largest output"
+            )
+            lines.append(f"folded, the model returns the same {same}")
         return "\n".join([*lines, *(f"wrong: {problem}" for problem in self.problems)])
 
 
@@ -89,7 +93,8 @@ class CheckError(ValueError):
     """
 
     def __init__(self, report: Check) -> None:
-        super().__init__(f"check: {len(report.problems)} wrong\n" + "\n".join(f"- {p}" for p in report.problems))
+        count = "one thing is" if len(report.problems) == 1 else f"{len(report.problems)} things are"
+        super().__init__("\n- ".join([f"check: {count} wrong:", *report.problems]))
         self.report = report
 
 
@@ -110,7 +115,7 @@ def check(model: nn.Module, *inputs: Any, **kwargs: Any) -> Check:
     >>> _ = wf.attach(model, into="0", summary=wf.CountSketch(3))
     >>> wf.check(model, torch.rand(5, 8))
     0: called once, V can get a gradient
-    the folded model's output is this one's bit for bit
+    folded, the model returns the same bit for bit
 
     Args:
         model: a module with or without feedback.
@@ -129,11 +134,6 @@ def check(model: nn.Module, *inputs: Any, **kwargs: Any) -> Check:
         check_unsharded("check", model)  # what FSDP1 has put away can't even be looked at
     layers = feedback_layers(model)
     check_acyclic(layers)
-    if any(tensor.is_inference() for tensor in model.parameters()) and (inputs or kwargs):
-        raise ValueError(
-            "check: the model was built under torch.inference_mode, so nothing in it can be trained; build it "
-            "outside of that"
-        )
     found = {name: faults(name, layer, model) for name, layer in layers.items()}
     lost = list(gone(model).values())
     if (not inputs and not kwargs) or not layers or lost or any(found.values()):
@@ -143,11 +143,22 @@ def check(model: nn.Module, *inputs: Any, **kwargs: Any) -> Check:
             (*lost, *(problem for wrong in found.values() for problem in wrong)),
         )
     else:
-        check_unsharded("check", model)
+        _refuse_what_cannot_run(model)
         report = _tried(innermost(model), layers, Inputs(inputs, kwargs))
     if report.problems:
         raise CheckError(report)
     return report
+
+
+def _refuse_what_cannot_run(model: nn.Module) -> None:
+    check_unsharded("check", model)
+    if any(tensor.is_meta for tensor in model.parameters()):
+        raise ValueError("check: weights are on the meta device, without values; load or initialise them first")
+    if any(tensor.is_inference() for tensor in model.parameters()):
+        raise ValueError(
+            "check: the model was built under torch.inference_mode, so nothing in it can be trained; build it "
+            "outside of that"
+        )
 
 
 def _in_words(layer: LayerCheck) -> str:
