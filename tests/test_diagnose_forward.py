@@ -205,6 +205,75 @@ def test_batch_norm_must_take_the_output_itself(function, shape: tuple[int, ...]
     assert of(model, torch.randn(shape)).normalised_by == name
 
 
+# What follows
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "film"])
+def test_keys_of_an_attention_are_cancelled(conditioning: str) -> None:
+    torch.manual_seed(0)
+    query, key, value = (nn.Linear(6, 6).double() for _ in range(3))
+    hear = {"key": hearing(key, conditioning=conditioning), "value": hearing(value, conditioning=conditioning)}
+
+    def attend(m: nn.Module, x: Tensor) -> Tensor:
+        return torch.softmax(m.query(x) @ m.key(x).transpose(-1, -2), -1) @ m.value(x)
+
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    model = Calls(attend, query=query, **hear)
+    layers = diagnose(model, x).layers
+    # What is added to all keys alike, the softmax takes away; a scale of each it doesn't.
+    assert (layers["key"].cancelled, layers["value"].cancelled) == (conditioning == "concat", False)
+    assert layers["key"].conclusion.startswith("cancelled: z makes up") == (conditioning == "concat")
+    assert "a softmax does with what all keys of an attention have in common" in layers["key"].conclusion or (
+        conditioning == "film"
+    )
+    before, outputs = model(x), []
+    for layer in hear.values():
+        with torch.no_grad():
+            kept = layer.feedback_weight.clone()
+            layer.feedback_weight.neg_()
+            outputs.append(float((model(x) - before).detach().abs().max()))
+            layer.feedback_weight.copy_(kept)
+    assert (outputs[0] < 1e-12) == (conditioning == "concat")
+    assert outputs[1] > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("function", "reached"),
+    [
+        (lambda m, x: m.fc(x) * 0, False),
+        (lambda m, x: m.fc(x).detach() + x.sum() * m.other(x), False),
+        (lambda m, x: m.fc(x) * 1e-30, True),
+        (lambda m, x: m.fc(x).relu_(), True),
+        # Of three dimensions, a layer's output is a view; written to in place, it still counts.
+        (lambda m, x: m.fc(x[None]).add_(1), True),
+        (lambda m, x: m.other(m.fc(x)), True),
+        (lambda m, x: [{"y": m.fc(x)}, None], True),
+    ],
+)
+def test_whether_the_outputs_depend_on_the_layer(function, reached: bool) -> None:
+    model = Calls(function, fc=hearing(nn.Linear(4, 4)), other=nn.Linear(4, 4))
+    found = of(model, torch.linspace(-1, 1, 20).view(5, 4))
+    assert found.reached is reached
+    assert found.heard is True
+    assert found.conclusion.startswith("without effect: z makes up") == (not reached)
+    assert found.cancelled is (False if reached else None)
+
+
+def test_derivatives_that_are_unknown() -> None:
+    model = Calls(lambda m, x: m.fc(x).argmax(1), fc=hearing(nn.Linear(4, 4)))
+    found = of(model, torch.ones(5, 4))
+    assert (found.reached, found.cancelled) == (None, None)
+    found = of(Calls(lambda m, x: m.fc(x), fc=hearing(nn.Linear(4, 4)).bfloat16()), torch.ones(5, 4).bfloat16())
+    assert (found.reached, found.cancelled) == (None, None)  # too coarse to tell what cancels
+
+    def run(m: nn.Module, x: Tensor) -> Tensor:
+        return torch.utils.checkpoint.checkpoint(m.fc, x, use_reentrant=True)
+
+    found = of(Calls(run, fc=hearing(nn.Linear(4, 4))), torch.ones(5, 4, requires_grad=True))
+    assert (found.reached, found.cancelled) == (None, None)
+    assert "audible" in found.conclusion or "drowns" in found.conclusion
+
+
 # Not finite
 
 

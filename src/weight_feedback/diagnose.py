@@ -294,6 +294,8 @@ class _Ear:
     def run(self, forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Call the layer's forward, and measure."""
         output = forward(*args, **kwargs)
+        if output._is_view():
+            output = output.clone()  # a view that is written to gets another history, without the hook below
         if output.numel():
             with torch.no_grad(), still(self.layer):
                 rest = self._measure(next(iter((*args, *kwargs.values()))), output.detach())
