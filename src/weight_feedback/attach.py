@@ -87,13 +87,12 @@ def attach(
 
     Raises:
         KeyError: a name isn't in the model, or a glob matches nothing; near matches are named.
-        TypeError: a layer is of a kind that can't be given feedback, is quantised or never called, or its forward
-        was
-            replaced.
+        TypeError: a layer is of a kind that can't be given feedback, is quantised or never called, or other code
+            has replaced its forward.
         ValueError: a layer has feedback already, or attributes of its own with the names that feedback needs;
-            something is lazy still, offloaded, quantised, complex, on another device or made in inference mode;
-            FSDP2 manages the model, a layer reads a weight whose parametrisation runs that layer, or neither or
-            both of ``summary`` and ``signal`` are given.
+            something is lazy still, offloaded, quantised, complex or on another device; FSDP manages the model, a
+            layer reads a weight whose parametrisation runs that layer, or neither or both of ``summary`` and
+            ``signal`` are given.
 
     Warns:
         UserWarning: a normalisation that directly follows a layer takes away what ``z`` adds, or a module's code
@@ -293,9 +292,8 @@ def fold(
 
     Raises:
         ValueError: a read is orphaned or has another shape (see `weight_feedback.check`), ``z`` has the wrong
-        shape,
-            FSDP2 manages the model, a module's forward was replaced by a function that copies share, the two models
-            differ on ``inputs``, or they may differ and no inputs are given.
+            shape, FSDP manages the model, a module's forward was replaced by a function that copies share, the two
+            models differ on ``inputs``, or they may differ and no inputs are given.
         KeyError: ``z`` names a layer that has no feedback.
     """
     if inputs is not None and z is not None:

@@ -1,6 +1,6 @@
 """Tensors that were replaced by memory without values, and what they are set to then.
 
-``torch.nn.Module.to_empty`` does that; and so does ``from_pretrained`` of transformers, which builds a model on the
+``to_empty`` of a module does that; and so does ``from_pretrained`` of transformers, which builds a model on the
 meta device and puts uninitialised memory in the place of all buffers that aren't persistent, and of whatever the
 checkpoint doesn't hold.
 """

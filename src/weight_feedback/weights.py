@@ -48,7 +48,7 @@ def current(module: nn.Module, attribute: str) -> object:
     return getattr(module, attribute, None)
 
 
-def parametrisation(module: nn.Module, attribute: str) -> ParametrizationList | None:
+def parametrisation(module: nn.Module, attribute: str) -> nn.Module | None:
     """Return what computes a parametrised attribute, None where there is nothing of the kind.
 
     Args:
@@ -184,7 +184,7 @@ def make_plain(module: nn.Module, attribute: str, value: Tensor, requires_grad: 
 
 
 def without_graph(model: nn.Module) -> dict[int, object]:
-    """Return a memo with which `copy.deepcopy` copies tensors that were computed, which it refuses to otherwise.
+    """Return a memo with which ``copy.deepcopy`` copies tensors that were computed, which it refuses to otherwise.
 
     Args:
         model: that is to be copied; what its modules keep as plain attributes may have a graph, such as a pruned
