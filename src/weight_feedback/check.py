@@ -312,18 +312,10 @@ def _led_back_to(outputs: list[Tensor]) -> tuple[set[int], bool]:
 
 
 def _with_gradients(model: nn.Module, outputs: list[Tensor]) -> set[int]:
-    """Return the ids of a model's parameters that a backward pass reaches; gradients that there are stay."""
-    parameters = [*model.parameters()]
-    kept = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = None
-    try:
-        ends = [tensor for tensor in outputs if tensor.requires_grad]
-        torch.autograd.backward(ends, [torch.ones_like(tensor) for tensor in ends])
-        return {id(parameter) for parameter in parameters if parameter.grad is not None}
-    finally:
-        for parameter, grad in zip(parameters, kept, strict=True):
-            parameter.grad = grad
+    """Return the ids of a model's parameters that a backward pass reaches."""
+    ends = [tensor for tensor in outputs if tensor.requires_grad]
+    torch.autograd.backward(ends, [torch.ones_like(tensor) for tensor in ends])
+    return {id(parameter) for parameter in model.parameters() if parameter.grad is not None}
 
 
 class _Watch(TorchFunctionMode):

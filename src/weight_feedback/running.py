@@ -75,8 +75,9 @@ def innermost(model: nn.Module) -> nn.Module:
 def aside(model: nn.Module, others: Mapping[str, Tensor], work: Callable[[], T]) -> T:
     """Do something with a model that has copies of its buffers in their place, and is run op by op.
 
-    No power iteration moves a weight meanwhile. What it does to buffers and to PyTorch's, NumPy's and Python's
-    random states is undone. Signals never write, and may be large: theirs stay.
+    No power iteration moves a weight meanwhile. What it does to buffers, to gradients, of which there are none at
+    first, and to PyTorch's, NumPy's and Python's random states is undone. Signals never write, and may be large:
+    theirs stay.
 
     Args:
         model: any, from `innermost`.
@@ -91,9 +92,22 @@ def aside(model: nn.Module, others: Mapping[str, Tensor], work: Callable[[], T])
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.inference_mode(False))  # its tensors count no versions, and have no gradients
         stack.enter_context(same_random_states(model))
+        stack.enter_context(_without_gradients(model))
         stack.enter_context(_exchanged(model, others))
         stack.enter_context(unmoved(model))
         return work()
+
+
+@contextlib.contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    kept = [(parameter, parameter.grad) for parameter in model.parameters() if parameter.is_leaf]
+    for parameter, _ in kept:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in kept:
+            parameter.grad = gradient
 
 
 @contextlib.contextmanager
