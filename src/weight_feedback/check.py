@@ -45,7 +45,7 @@ class LayerCheck:
     """What `check` found of one feedback layer. None stands for what only a forward would tell.
 
     Attributes:
-        calls: how often the forward called the layer.
+        calls: how often the forward called the layer, calls that return nothing not counted.
         used: which of ``"weight"`` and ``"bias"`` the forward computed with outside of the layer, and where.
         gradient: whether ``V`` can get a gradient: it requires one, and the model's outputs lead back to it.
         problems: sentences, each a reason why the layer isn't heard, or can't be folded.
@@ -248,16 +248,17 @@ def _layer_check(name: str, layer: FeedbackLayer, seen: _Seen) -> LayerCheck:
 
 
 def _unequal(apart: float, found: Mapping[str, LayerCheck], layers: Mapping[str, FeedbackLayer]) -> str:
-    changed = {
-        name: {"bias"} if layer.conditioning == "concat" else {"weight", "bias"} for name, layer in layers.items()
-    }
-    taken = [
-        f"the {what} of {name!r} at {where}"
-        for name, layer in found.items()
-        for what, where in layer.used.items()
-        if what in changed[name]
-    ]
-    why = f"; fold changes what is taken elsewhere: {', '.join(taken)}" if taken else ""
+    taken: dict[tuple[str, str], list[str]] = {}
+    for name, layer in found.items():
+        changed = ("bias",) if layers[name].conditioning == "concat" else ("weight", "bias")
+        for what in [what for what in changed if what in layer.used]:
+            taken.setdefault((what, layer.used[what]), []).append(repr(name))
+    reasons = [f"the {what} of {', '.join(names)} at {where}" for (what, where), names in taken.items()]
+    why = f"; fold changes what is taken elsewhere: {'; '.join(reasons)}" if taken else ""
+    # Such code may look for a bias.
+    without = [repr(name) for name, layer in found.items() if layer.used and layers[name].bias is None]
+    if without:
+        why += f"; fold gives a bias to {', '.join(without)}, whose weight is taken elsewhere and which had none"
     return f"the folded model returns something else: up to {apart:.2g} of the largest output{why}"
 
 
