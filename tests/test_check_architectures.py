@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn import utils
 from torch.nn.utils import parametrizations
@@ -125,6 +126,25 @@ def test_check_says_the_same_of_a_trained_model(case: Architecture) -> None:
     (silent, _), (speaking, _) = checked(tried.silent(), tried), checked(tried.speaking(), tried)
     assert silent.layers == speaking.layers
     assert len(silent.problems) == len(speaking.problems)
+
+
+@pytest.mark.parametrize(
+    ("bias", "why"),
+    [
+        (True, "fold changes what is taken elsewhere: the bias of 'a', 'c' at .*py:[0-9]+ in forward"),
+        (False, "fold gives a bias to 'a', 'c', whose weight is taken elsewhere and which had none"),
+    ],
+)
+def test_check_says_why_a_fold_differs(bias: bool, why: str) -> None:
+    def forward(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        for layer in (model.a, model.c):
+            x = torch.tanh(F.linear(x, layer.weight, layer.bias))
+        return model.b(x)
+
+    layers = {name: nn.Linear(6, 6, bias=bias) for name in "abc"}
+    model = wf.attach(Calls(forward, **layers), ["a", "c"], summary=wf.CountSketch(3))
+    with pytest.raises(wf.CheckError, match=why):
+        wf.check(model, torch.rand(5, 6))
 
 
 @pytest.mark.parametrize(
