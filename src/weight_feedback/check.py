@@ -134,7 +134,7 @@ def check(model: nn.Module, *inputs: Any, **kwargs: Any) -> Check:
         check_unsharded("check", model)  # what FSDP1 has put away can't even be looked at
     layers = feedback_layers(model)
     check_acyclic(layers)
-    found = {name: faults(name, layer, model) for name, layer in layers.items()}
+    found = faults(model)
     lost = list(gone(model).values())
     if (not inputs and not kwargs) or not layers or lost or any(found.values()):
         report = Check(
@@ -324,15 +324,19 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, model: nn.Module, seen: Mapping[FeedbackLayer, _Seen]) -> None:
         super().__init__()
-        self.model, self.seen = model, seen
-        #: In memory: where a tensor begins and ends, of which layer it is, and what.
-        self.places: list[tuple[int, int, FeedbackLayer, str]] = []
+        self.seen = seen
+        #: By where their memory begins: where a tensor begins and ends, of which layer it is, and what.
+        self.places: dict[int, list[tuple[int, int, FeedbackLayer, str]]] = {}
         self.owners: dict[nn.Module, set[FeedbackLayer]] = {}
         self.allowed: list[set[FeedbackLayer]] = []
+        holders: dict[int, list[nn.Module]] = {}
+        for module in model.modules():
+            for parameter in module._parameters.values():
+                holders.setdefault(id(parameter), []).append(module)
         for layer in seen:
-            self._find(layer)
+            self._find(layer, holders)
 
-    def _find(self, layer: FeedbackLayer) -> None:
+    def _find(self, layer: FeedbackLayer, holders: Mapping[int, list[nn.Module]]) -> None:
         for what in ("weight", "bias"):
             if computing_hook(layer, what) is not None:
                 continue  # which runs before the layer's forward
@@ -342,11 +346,10 @@ class _Watch(TorchFunctionMode):
                 if tensor is None or tensor.is_meta or not tensor.numel():
                     continue
                 start = tensor.data_ptr()
-                self.places.append((start, start + tensor.numel() * tensor.element_size(), layer, what))
-                for module in self.model.modules():
-                    if any(own is tensor for own in module._parameters.values()):
-                        # Tied to the layer, it has the same right.
-                        self.owners.setdefault(module, set()).add(layer)
+                place = (start, start + tensor.numel() * tensor.element_size(), layer, what)
+                self.places.setdefault(tensor.untyped_storage().data_ptr(), []).append(place)
+                for module in holders[id(tensor)]:  # tied to the layer, each has the same right
+                    self.owners.setdefault(module, set()).add(layer)
         self.owners.setdefault(layer, set()).add(layer)
 
     def installed(self) -> contextlib.AbstractContextManager[None]:
@@ -383,10 +386,10 @@ class _Watch(TorchFunctionMode):
         if not self.places or tensor.is_meta or tensor.layout != torch.strided:
             return
         try:
-            here = tensor.data_ptr()
+            here, memory = tensor.data_ptr(), tensor.untyped_storage().data_ptr()
         except RuntimeError:  # it has none of its own, as within `torch.func.vmap`
             return
-        for start, end, layer, what in self.places:
+        for start, end, layer, what in self.places.get(memory, ()):
             if start <= here < end and not any(layer in layers for layers in self.allowed):
                 self.seen[layer].used.setdefault(what, _where())
 

@@ -253,7 +253,7 @@ def diagnose(
     if steps < 1:
         raise ValueError(f"diagnose: steps must be at least 1, got {steps}")
     start, before = _by_name("z0", z0, layers), _by_name("previous", previous, layers)
-    wrong = {name: tuple(faults(name, layer, model)) for name, layer in layers.items()}
+    wrong = {name: tuple(sentences) for name, sentences in faults(model).items()}
     ears = {name: _Ear(layer) for name, layer in layers.items()}
     differentiated = _listen(innermost(model), ears, Inputs(inputs, kwargs))
     return Diagnosis(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
@@ -115,21 +115,27 @@ def gone(model: nn.Module) -> dict[str, str]:
     return lost
 
 
-def faults(name: str, layer: FeedbackLayer, model: nn.Module) -> list[str]:
-    """Return a sentence for whatever shows that a layer isn't heard as it should be, or can't be folded.
+def faults(model: nn.Module) -> dict[str, list[str]]:
+    """Return by name what shows that a layer isn't heard as it should be, or can't be folded; in sentences.
 
     Args:
-        name: of the layer.
-        layer: with feedback.
-        model: that the layer is in.
+        model: a module with or without feedback.
     """
-    present = set(model.modules())
-    wrong = misread(name, layer, present)
-    if not wrong:
-        wrong = [*_of_layer(name, layer), *_of_training(name, layer, model), *_of_reads(name, layer, model)]
-        parts = [part for part in layer.signal.modules() if isinstance(part, Restoring)]
-        wrong += [f"the signal of {name!r}: {fault}" for part in parts for fault in part.faults()]
-    return [*dict.fromkeys(wrong)]
+    modules = dict(model.named_modules())
+    layers = {name: module for name, module in modules.items() if isinstance(module, FeedbackLayer)}
+    present = set(modules.values())
+    ours = {id(layer.feedback_weight) for layer in layers.values()}
+    trained = any(parameter.requires_grad for parameter in model.parameters() if id(parameter) not in ours)
+    adapted = {module._modules["base_layer"]: type(module) for module in present if "base_layer" in module._modules}
+    found = {}
+    for name, layer in layers.items():
+        wrong = misread(name, layer, present)
+        if not wrong:
+            wrong = [*_of_layer(name, layer), *_of_training(name, layer, trained), *_of_reads(name, layer, adapted)]
+            parts = [part for part in layer.signal.modules() if isinstance(part, Restoring)]
+            wrong += [f"the signal of {name!r}: {fault}" for part in parts for fault in part.faults()]
+        found[name] = [*dict.fromkeys(wrong)]
+    return found
 
 
 def _of_layer(name: str, layer: FeedbackLayer) -> Iterator[str]:
@@ -149,20 +155,17 @@ def _of_layer(name: str, layer: FeedbackLayer) -> Iterator[str]:
         )
 
 
-def _of_training(name: str, layer: FeedbackLayer, model: nn.Module) -> Iterator[str]:
-    ours = {id(part.feedback_weight) for part in model.modules() if isinstance(part, FeedbackLayer)}
-    others = any(parameter.requires_grad for parameter in model.parameters() if id(parameter) not in ours)
-    if others and not layer.feedback_weight.requires_grad:
+def _of_training(name: str, layer: FeedbackLayer, others_trained: bool) -> Iterator[str]:
+    if others_trained and not layer.feedback_weight.requires_grad:
         yield (
             f"V of {name!r} is frozen while other parameters are trained, as peft does: call requires_grad_(True) "
             "of each of weight_feedback.feedback_parameters(model)"
         )
 
 
-def _of_reads(name: str, layer: FeedbackLayer, model: nn.Module) -> Iterator[str]:
-    adapted = {
-        module._modules["base_layer"]: type(module) for module in model.modules() if "base_layer" in module._modules
-    }
+def _of_reads(
+    name: str, layer: FeedbackLayer, adapted: Mapping[nn.Module | None, type[nn.Module]]
+) -> Iterator[str]:
     v = layer.feedback_weight
     for signal in (part for part in layer.signal.modules() if isinstance(part, OwnWeights)):
         for read, dtype in zip(signal.reads, signal.dtypes, strict=True):
