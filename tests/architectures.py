@@ -55,7 +55,7 @@ class Architecture:
         names = able(model)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "attach: .*the normalisation after", UserWarning)
-            warnings.filterwarnings("ignore", "attach: .* without calling it, and z isn't heard there", UserWarning)
+            warnings.filterwarnings("ignore", "attach: there is code that uses a layer", UserWarning)
             reads = [model.get_submodule(name) for name in (names[0], names[-1])]
             wf.attach(model, names, reads=reads, summary=wf.CountSketch(3), conditioning=conditioning)
         return model

@@ -28,7 +28,7 @@ from weight_feedback.selection import (
 from weight_feedback.sharding import check_unsharded, is_fully_sharded, summed
 from weight_feedback.signals import OwnWeights, Signal, Zeros
 from weight_feedback.summaries.base import Summary
-from weight_feedback.uses import uses_in_code
+from weight_feedback.uses import Use, uses_in_code
 
 #: Modules with a fused path, which calls no submodule; the attribute that opens it; its value when shut.
 _FUSED = (
@@ -105,7 +105,7 @@ def attach(
     layers = layers_that_hear(names, into)
     for name in layers:
         _warn_of_norm(model, name)
-        _warn_of_uses(model, name)
+    _warn_of_uses(model, layers)
     try:
         # What is made in inference mode can't be trained outside of it.
         with torch.inference_mode(False):
@@ -153,13 +153,16 @@ def _warn_of_norm(model: nn.Module, name: str) -> None:
     )
 
 
-def _warn_of_uses(model: nn.Module, name: str) -> None:
-    if uses := uses_in_code(model, name):
-        places = ", ".join(dict.fromkeys(use.where for use in uses))
+def _warn_of_uses(model: nn.Module, names: Iterable[str]) -> None:
+    places: dict[Use, list[str]] = {}
+    for name in names:
+        for use in uses_in_code(model, name):
+            places.setdefault(use, []).append(repr(name))
+    taken = [f"{use.where} takes the {use.attribute} of {', '.join(layers)}" for use, layers in places.items()]
+    if taken:
         warnings.warn(
-            f"attach: {places} takes the {' and '.join(dict.fromkeys(use.attribute for use in uses))} of {name!r} "
-            "without calling it, and z isn't heard there; run weight_feedback.check(model, …) with a batch to see "
-            "whether the layer is called too",
+            f"attach: there is code that uses a layer without calling it, where z isn't heard: {'; '.join(taken)}; "
+            "run weight_feedback.check(model, …) with a batch to see whether these layers are called too",
             UserWarning,
             stacklevel=3,
         )

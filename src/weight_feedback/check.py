@@ -166,7 +166,8 @@ def _in_words(layer: LayerCheck) -> str:
         return "not run"
     called = {0: "never called", 1: "called once"}.get(layer.calls, f"called {layer.calls} times")
     taken = "".join(f", {what} taken at {where}" for what, where in layer.used.items())
-    return f"{called}, V can {'' if layer.gradient else 'not '}get a gradient{taken}"
+    can = "can" if layer.gradient else "can't"
+    return f"{called}, V {can} get a gradient{taken}"
 
 
 def _tried(model: nn.Module, layers: Mapping[str, FeedbackLayer], inputs: Inputs) -> Check:
