@@ -385,6 +385,18 @@ def test_peft_adapts_what_is_read(peft) -> None:
     assert not torch.allclose(merged(X), before, rtol=1e-3, atol=1e-3)  # which is what check is about
 
 
+def test_a_base_layer_of_ones_own_is_no_adapter() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base_layer, self.scale = nn.Linear(6, 3), nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * self.base_layer(x)
+
+    wf.check(hear(Scaled(), "base_layer", reads=("base_layer",)), X)
+
+
 def test_peft_before_attaching(peft) -> None:
     model = adapted(peft, net(), "a")
     with pytest.raises(

@@ -126,7 +126,7 @@ def faults(model: nn.Module) -> dict[str, list[str]]:
     present = set(modules.values())
     ours = {id(layer.feedback_weight) for layer in layers.values()}
     trained = any(parameter.requires_grad for parameter in model.parameters() if id(parameter) not in ours)
-    adapted = {module._modules["base_layer"]: type(module) for module in present if "base_layer" in module._modules}
+    adapted = {module._modules["base_layer"]: type(module) for module in present if _is_adapter(module)}
     found = {}
     for name, layer in layers.items():
         wrong = misread(name, layer, present)
@@ -136,6 +136,12 @@ def faults(model: nn.Module) -> dict[str, list[str]]:
             wrong += [f"the signal of {name!r}: {fault}" for part in parts for fault in part.faults()]
         found[name] = [*dict.fromkeys(wrong)]
     return found
+
+
+def _is_adapter(module: nn.Module) -> bool:
+    if "base_layer" not in module._modules:
+        return False
+    return any(kind.__module__.partition(".")[0] == "peft" for kind in type(module).__mro__)
 
 
 def _of_layer(name: str, layer: FeedbackLayer) -> Iterator[str]:
