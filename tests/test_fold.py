@@ -93,6 +93,47 @@ def test_fold_copies_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(isinstance(module, wf.Signal | wf.Summary) for module in folded.modules())
 
 
+class Itself(nn.Module):
+    def __init__(self, copies: str) -> None:
+        super().__init__()
+        self.layer, self.copies = nn.Linear(4, 4), copies
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Itself:
+        return self if self.copies == "none" else Itself("anew")
+
+
+@pytest.mark.parametrize(("copies", "why"), [("none", "returns what it should copy"), ("anew", "builds that anew")])
+def test_what_is_not_copied_keeps_its_feedback(copies: str, why: str) -> None:
+    model = wf.attach(nn.Sequential(Itself(copies)), "0.layer", summary=wf.CountSketch(2), init="default")
+    with pytest.raises(ValueError, match=why):
+        wf.fold(model)
+    assert list(wf.feedback_layers(model)) == ["0.layer"]
+
+
+class Collecting(nn.Module):
+    """Keeps a loss of each forward, as mixtures of experts do, with its graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.losses = nn.Linear(4, 4), []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        self.losses.append({"balance": y.var()})
+        return torch.tanh(y)
+
+
+def test_fold_of_a_model_that_keeps_losses_in_a_list() -> None:
+    model = wf.attach(Collecting(), "layer", summary=wf.CountSketch(2), init="default")
+    x = torch.rand(3, 4)
+    expected = model(x)
+    folded = wf.fold(model)
+    assert torch.equal(folded(x), expected)
+    assert folded.losses[0]["balance"].is_leaf
+    assert torch.equal(folded.losses[0]["balance"], model.losses[0]["balance"])
+    model.losses[0]["balance"].backward()
+
+
 def test_fold_of_a_layer_used_twice() -> None:
     shared = nn.Linear(4, 4)
     model = nn.Sequential(shared, nn.Tanh(), shared)

@@ -25,7 +25,7 @@ from weight_feedback.restoring import Restoring
 from weight_feedback.sharding import beside, here, spread_like
 from weight_feedback.signals import Signal, Zeros
 from weight_feedback.summaries.base import check_size
-from weight_feedback.weights import current, make_plain, without_graph
+from weight_feedback.weights import CopyingValues, current, make_plain
 
 Init = Literal["zeros", "default"]
 Conditioning = Literal["concat", "film"]
@@ -257,12 +257,15 @@ def fold_layers(model: nn.Module, layers: Mapping[str, FeedbackLayer], z: Mappin
         The copy, which shares no memory with the module.
 
     Raises:
-        ValueError: a ``z`` has the wrong shape, or a module's forward was replaced by a function.
+        ValueError: a ``z`` has the wrong shape, a module's forward was replaced by a function, or a module's own
+            ``__deepcopy__`` doesn't copy a layer.
     """
     parts = {name: layer.plain_parameters(z.get(name)) for name, layer in layers.items()}
     # deepcopy takes from its memo what it finds there: so signals, which may be large, are never copied.
-    memo = {**without_graph(model), **{id(layer.signal): nn.Identity() for layer in layers.values()}}
-    folded = copy.deepcopy(model, memo)
+    memo: dict[int, Any] = {id(layer.signal): nn.Identity() for layer in layers.values()}
+    with CopyingValues():
+        folded = copy.deepcopy(model, memo)
+    _refuse_what_was_not_copied(layers, dict(folded.named_modules()))
     if (shared := shared_with_copy(model, folded)) is not None:
         raise ValueError(
             f"fold: the forward of {shared or 'the model itself'!r} was replaced by a function, which runs the "
@@ -281,6 +284,21 @@ def fold_layers(model: nn.Module, layers: Mapping[str, FeedbackLayer], z: Mappin
         like = trained["weight"] if trained["bias"] is None else trained["bias"]
         make_plain(plain, "bias", bias.clone(), cast(Tensor, like).requires_grad)
     return folded
+
+
+def _refuse_what_was_not_copied(layers: Mapping[str, FeedbackLayer], copied: Mapping[str, nn.Module]) -> None:
+    """Refuse a copy that has the original's own layers: they would lose their feedback."""
+    for name, layer in layers.items():
+        if copied.get(name) is layer:
+            raise ValueError(
+                f"fold: a copy of the model has the same {name!r}, since the __deepcopy__ of a module around it "
+                "returns what it should copy; fold would take the feedback from the model itself"
+            )
+        if not isinstance(copied.get(name), FeedbackLayer):
+            raise ValueError(
+                f"fold: a copy of the model has no feedback in {name!r}, since the __deepcopy__ of a module around it "
+                "builds that anew"
+            )
 
 
 class FeedbackLinear(FeedbackLayer, nn.Linear):

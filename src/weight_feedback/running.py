@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from weight_feedback.layers import FeedbackLayer
-from weight_feedback.weights import unmoved
+from weight_feedback.weights import CopyingValues, unmoved
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Inputs(NamedTuple):
 def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone().requires_grad_(value.requires_grad)
-    with contextlib.suppress(Exception):  # what can't be copied is used as it is
+    with contextlib.suppress(Exception), CopyingValues():  # what can't be copied is used as it is
         return copy.deepcopy(value)
     return value
 

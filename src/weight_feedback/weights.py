@@ -6,14 +6,14 @@ Looking writes nothing: a power iteration doesn't move on, and no random number 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import cast
+from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized, remove_parametrizations
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 # Functions of the same names hide these modules.
@@ -183,14 +183,18 @@ def make_plain(module: nn.Module, attribute: str, value: Tensor, requires_grad: 
     setattr(module, attribute, nn.Parameter(value, requires_grad=requires_grad))
 
 
-def without_graph(model: nn.Module) -> dict[int, object]:
-    """Return a memo with which ``copy.deepcopy`` copies tensors that were computed, which it refuses to otherwise.
+class CopyingValues(TorchFunctionMode):
+    """Lets ``copy.deepcopy`` copy tensors that have a graph, which it refuses to otherwise; their copies have none.
 
-    Args:
-        model: that is to be copied; what its modules keep as plain attributes may have a graph, such as a pruned
-            weight after a forward.
+    A module may keep such tensors wherever it likes, as a pruned weight after a forward, or a list of losses.
     """
-    values = [value for module in model.modules() for value in vars(module).values()]
-    computed = [value for value in values if isinstance(value, Tensor) and value.grad_fn is not None]
-    with torch.no_grad():
-        return {id(value): value.detach().clone() for value in computed}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not Tensor.__deepcopy__ or args[0].is_leaf:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        if id(tensor) not in memo:
+            memo[id(tensor)] = tensor.detach().clone().requires_grad_(tensor.requires_grad)
+        return memo[id(tensor)]
