@@ -25,7 +25,7 @@ from weight_feedback.restoring import Restoring
 from weight_feedback.sharding import beside, here, spread_like
 from weight_feedback.signals import Signal, Zeros
 from weight_feedback.summaries.base import check_size
-from weight_feedback.weights import CopyingValues, current, make_plain
+from weight_feedback.weights import CopyingValues, current, make_plain, unmoved
 
 Init = Literal["zeros", "default"]
 Conditioning = Literal["concat", "film"]
@@ -85,13 +85,16 @@ class FeedbackLayer(Restoring):
     def remove_feedback(self) -> None:
         """Become the plain layer that this was, in place: of class ``base``, without signal and ``V``."""
         self._modules.pop("signal", None)
-        self._parameters.pop("feedback_weight", None)
         for name in ("conditioning", "_place", "_assigned"):
             self.__dict__.pop(name, None)
         kind = type(self)
         # A class of PyTorch's own making, such as that of a parametrised layer, stays on top.
         self.__class__ = kind.base if "base" in vars(kind) else rebased(kind, kind.base)  # type: ignore[assignment]
         rebind(self, kind)
+        if "feedback_weight" not in self._parameters:
+            # A parametrisation or hook computes it. The former goes off the class, which is this layer's own now.
+            make_plain(self, "feedback_weight", torch.empty(0), requires_grad=False)
+        del self._parameters["feedback_weight"]
 
     @torch.no_grad()
     def reset_feedback(self) -> None:
@@ -260,7 +263,8 @@ def fold_layers(model: nn.Module, layers: Mapping[str, FeedbackLayer], z: Mappin
         ValueError: a ``z`` has the wrong shape, a module's forward was replaced by a function, or a module's own
             ``__deepcopy__`` doesn't copy a layer.
     """
-    parts = {name: layer.plain_parameters(z.get(name)) for name, layer in layers.items()}
+    with unmoved(model):
+        parts = {name: layer.plain_parameters(z.get(name)) for name, layer in layers.items()}
     # deepcopy takes from its memo what it finds there: so signals, which may be large, are never copied.
     memo: dict[int, Any] = {id(layer.signal): nn.Identity() for layer in layers.values()}
     with CopyingValues():
@@ -296,8 +300,8 @@ def _refuse_what_was_not_copied(layers: Mapping[str, FeedbackLayer], copied: Map
             )
         if not isinstance(copied.get(name), FeedbackLayer):
             raise ValueError(
-                f"fold: a copy of the model has no feedback in {name!r}, since the __deepcopy__ of a module around it "
-                "builds that anew"
+                f"fold: a copy of the model has no feedback in {name!r}, since the __deepcopy__ of a module around "
+                "it builds that anew"
             )
 
 
