@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from weight_feedback.attach import feedback_layers, fold_anyway
-from weight_feedback.integrity import faults, gone
+from weight_feedback.integrity import faults, gone, refuse_without_values
 from weight_feedback.layers import FeedbackLayer
 from weight_feedback.running import (
     Inputs,
@@ -34,7 +34,7 @@ from weight_feedback.running import (
 from weight_feedback.selection import check_acyclic
 from weight_feedback.sharding import check_unsharded, is_flattened
 from weight_feedback.streams import stream
-from weight_feedback.weights import computing_hook, parametrisation
+from weight_feedback.weights import computing_hook, parametrisation, unmoved
 
 #: Size of what a trial V adds to each output channel: enough to be seen in what the model returns.
 _AUDIBLE = 0.5
@@ -108,7 +108,8 @@ def check(model: nn.Module, *inputs: Any, **kwargs: Any) -> Check:
     small random one: the answers don't depend on what ``V`` is.
 
     That is so for the mode that the model is in, the device that it is on, and these inputs: other modes may take
-    other ways. It leaves no trace, apart from what a forward writes to plain attributes.
+    other ways. It leaves no trace, apart from what a forward writes inside of objects of other people's
+    classes, such as a cache that isn't a module.
 
     >>> import torch, weight_feedback as wf
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
@@ -127,33 +128,36 @@ def check(model: nn.Module, *inputs: Any, **kwargs: Any) -> Check:
 
     Raises:
         CheckError: something is wrong; its ``report`` has what was found.
-        ValueError: a layer reads its own output; or a batch is given, and the weights are spread over processes or
-            were made under torch.inference_mode.
+        ValueError: a layer reads its own output; or a batch is given, and the weights are spread over processes,
+            have no values yet, or were made under torch.inference_mode.
     """
     if is_flattened(model):
         check_unsharded("check", model)  # what FSDP1 has put away can't even be looked at
-    layers = feedback_layers(model)
-    check_acyclic(layers)
-    found = faults(model)
-    lost = list(gone(model).values())
-    if (not inputs and not kwargs) or not layers or lost or any(found.values()):
-        report = Check(
-            {name: LayerCheck(None, {}, None, tuple(wrong)) for name, wrong in found.items()},
-            None,
-            (*lost, *(problem for wrong in found.values() for problem in wrong)),
-        )
-    else:
-        _refuse_what_cannot_run(model)
-        report = _tried(innermost(model), layers, Inputs(inputs, kwargs))
+    with unmoved(model), same_random_states(model):  # looking at weights that are computed may run their code
+        report = _checked(model, Inputs(inputs, kwargs))
     if report.problems:
         raise CheckError(report)
     return report
 
 
+def _checked(model: nn.Module, inputs: Inputs) -> Check:
+    layers = feedback_layers(model)
+    check_acyclic(layers)
+    found = faults(model)
+    lost = list(gone(model).values())
+    if inputs.given and layers and not lost and not any(found.values()):
+        _refuse_what_cannot_run(model)
+        return _tried(innermost(model), layers, inputs)
+    return Check(
+        {name: LayerCheck(None, {}, None, tuple(wrong)) for name, wrong in found.items()},
+        None,
+        (*lost, *(problem for wrong in found.values() for problem in wrong)),
+    )
+
+
 def _refuse_what_cannot_run(model: nn.Module) -> None:
     check_unsharded("check", model)
-    if any(tensor.is_meta for tensor in model.parameters()):
-        raise ValueError("check: weights are on the meta device, without values; load or initialise them first")
+    refuse_without_values("check", model)
     if any(tensor.is_inference() for tensor in model.parameters()):
         raise ValueError(
             "check: the model was built under torch.inference_mode, so nothing in it can be trained; build it "
@@ -172,11 +176,12 @@ def _in_words(layer: LayerCheck) -> str:
 
 def _tried(model: nn.Module, layers: Mapping[str, FeedbackLayer], inputs: Inputs) -> Check:
     inner = {layer: name for name, layer in feedback_layers(model).items()}
-    trial = {
-        f"{inner[layer]}.feedback_weight".lstrip("."): _trial(layer)
-        for layer in layers.values()
-        if parametrisation(layer, "feedback_weight") is None
-    }
+    with torch.inference_mode(False):  # whose tensors never lead to an output
+        trial = {
+            f"{inner[layer]}.feedback_weight".lstrip("."): _trial(layer)
+            for layer in layers.values()
+            if "feedback_weight" in layer._parameters
+        }
     both = aside(model, trial, functools.partial(_run_both, model, inputs))
     found = {name: _layer_check(name, layer, both.seen[layer]) for name, layer in layers.items()}
     problems = [problem for layer in found.values() for problem in layer.problems]
@@ -204,9 +209,9 @@ class _Both(NamedTuple):
 
 def _trial(layer: FeedbackLayer) -> Tensor:
     """Return a V that can be heard, whatever the layer's own is."""
+    v = layer.feedback_weight
     with torch.no_grad():
         norm = float(layer.signal().norm())
-    v = layer.feedback_weight
     drawn = torch.randn(v.shape, generator=stream(0, "trial", *v.shape), device="cpu")
     size = _AUDIBLE / norm if 0 < norm < math.inf else _AUDIBLE
     return (drawn * size).to(v).requires_grad_()
@@ -294,7 +299,14 @@ def _observed(model: nn.Module, inputs: Inputs) -> tuple[dict[FeedbackLayer, _Se
 
 def _leaves(layer: FeedbackLayer) -> list[Tensor]:
     computing = parametrisation(layer, "feedback_weight")
-    return [layer.feedback_weight] if computing is None else [*computing.parameters()]
+    if computing is not None:
+        return [*computing.parameters()]
+    # What a hook computes V of has its name and something after that.
+    return [
+        tensor
+        for name, tensor in layer._parameters.items()
+        if name.startswith("feedback_weight") and tensor is not None
+    ]
 
 
 def _led_back_to(outputs: list[Tensor]) -> tuple[set[int], bool]:

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from weight_feedback.attach import feedback_layers
-from weight_feedback.integrity import faults
+from weight_feedback.integrity import faults, refuse_without_values
 from weight_feedback.layers import FeedbackLayer
-from weight_feedback.running import Inputs, aside, innermost, instead, tensors_in
+from weight_feedback.running import Inputs, aside, innermost, instead, same_random_states, tensors_in
 from weight_feedback.selection import takes_means
 from weight_feedback.sharding import check_unsharded
 from weight_feedback.signals import Stale
 from weight_feedback.streams import stream
-from weight_feedback.weights import parametrisation, still
+from weight_feedback.weights import still, unmoved
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -242,8 +243,8 @@ def diagnose(
         What was found, by the layer's name.
 
     Raises:
-        ValueError: the model has no feedback layers or is sharded, a ``z`` has the wrong shape, or ``steps`` is
-            below 1.
+        ValueError: the model has no feedback layers, is sharded or has no values yet, a ``z`` has the wrong shape,
+            or ``steps`` is below 1.
         KeyError: ``z0`` or ``previous`` names a layer that has no feedback.
     """
     check_unsharded("diagnose", model)
@@ -253,15 +254,17 @@ def diagnose(
     if steps < 1:
         raise ValueError(f"diagnose: steps must be at least 1, got {steps}")
     start, before = _by_name("z0", z0, layers), _by_name("previous", previous, layers)
-    wrong = {name: tuple(sentences) for name, sentences in faults(model).items()}
-    ears = {name: _Ear(layer) for name, layer in layers.items()}
-    differentiated = _listen(innermost(model), ears, Inputs(inputs, kwargs))
-    return Diagnosis(
-        {
-            name: _examine(ear, start.get(name), before.get(name), steps, differentiated, wrong[name])
-            for name, ear in ears.items()
-        }
-    )
+    refuse_without_values("diagnose", model)
+    with unmoved(model), same_random_states(model):  # looking at weights that are computed may run their code
+        wrong = {name: tuple(sentences) for name, sentences in faults(model).items()}
+        ears = {name: _Ear(layer) for name, layer in layers.items()}
+        differentiated = _listen(innermost(model), ears, Inputs(inputs, kwargs))
+        return Diagnosis(
+            {
+                name: _examine(ear, start.get(name), before.get(name), steps, differentiated, wrong[name])
+                for name, ear in ears.items()
+            }
+        )
 
 
 def _by_name(what: str, z: Heard, layers: Mapping[str, FeedbackLayer]) -> dict[str, Tensor]:
@@ -290,6 +293,7 @@ class _Ear:
         # the derivatives, and of their sizes.
         self.derivatives: dict[str, tuple[Tensor, Tensor]] = {}
         self.has_graph = False
+        self.hooks: list[RemovableHandle] = []
 
     def run(self, forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Call the layer's forward, and measure."""
@@ -299,12 +303,17 @@ class _Ear:
         if output.numel():
             with torch.no_grad(), still(self.layer):
                 rest = self._measure(next(iter((*args, *kwargs.values()))), output.detach())
-            self.outputs.append((output, output._version))
+            self.outputs.append((output, _version(output)))
             if output.requires_grad:
                 self.has_graph = True
                 by = {"shift": None} if self.layer.conditioning == "concat" else {"shift": None, "scale": rest}
-                output.register_hook(functools.partial(self._differentiate, by))
+                self.hooks.append(output.register_hook(functools.partial(self._differentiate, by)))
         return output
+
+    def unhook(self) -> None:
+        """Let go of the graph: a hook holds this object, which holds the outputs, and Python sees no such cycle."""
+        for hook in self.hooks:
+            hook.remove()
 
     def _measure(self, entered: Tensor, output: Tensor) -> Tensor:
         """Add up what z adds to one output and what is there without it; return the latter."""
@@ -324,9 +333,11 @@ class _Ear:
         return rest
 
     @torch.no_grad()
-    def _differentiate(self, by: Mapping[str, Tensor | None], derivative: Tensor) -> None:
-        if torch.finfo(derivative.dtype).eps > 1e-6:
-            self.has_graph = False  # too coarse to tell what cancels from what is small
+    def _differentiate(self, by: Mapping[str, Tensor | None], derivative: Tensor | None) -> None:
+        # Too coarse to tell what cancels from what is small; or an operation after it, such as a quantised one, has
+        # no derivative.
+        if derivative is None or torch.finfo(derivative.dtype).eps > 1e-6:
+            self.has_graph = False
             return
         for kind, factor in by.items():
             terms = _wide(derivative) if factor is None else _wide(derivative) * factor
@@ -360,7 +371,7 @@ class _Ear:
         for index, (output, version) in enumerate(self.outputs):
             one, other = ((x.data_ptr(), x.shape, x.stride()) for x in (taken, output))
             # Not after an operation in place, such as ReLU's; and not with another dimension as channels.
-            if one == other and output._version == version and output.dim() == self.layer._trailing + 2:
+            if one == other and _version(output) == version and output.dim() == self.layer._trailing + 2:
                 self.norms.setdefault(index, name)
 
     def measured(self) -> dict[str, Any]:
@@ -383,7 +394,7 @@ def _listen(model: nn.Module, ears: Mapping[str, _Ear], inputs: Inputs) -> bool:
     leaves = {
         f"{name}.feedback_weight".lstrip("."): layer.feedback_weight.detach().requires_grad_()
         for name, layer in feedback_layers(model).items()
-        if parametrisation(layer, "feedback_weight") is None
+        if "feedback_weight" in layer._parameters
     }
 
     def work() -> bool:
@@ -410,7 +421,11 @@ def _listen(model: nn.Module, ears: Mapping[str, _Ear], inputs: Inputs) -> bool:
             return False
         return bool(ends)
 
-    return aside(model, leaves, work)
+    try:
+        return aside(model, leaves, work)
+    finally:
+        for ear in ears.values():
+            ear.unhook()
 
 
 def _examine(
@@ -444,6 +459,11 @@ def _examine(
         change=None if previous is None else _distance(heard, previous[:end]) / steps,
         problems=wrong,
     )
+
+
+def _version(tensor: Tensor) -> int:
+    # A model may put its forward under inference mode, whose tensors count none.
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def _vector(z: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from weight_feedback.forwards import replacement
 from weight_feedback.layers import FeedbackLayer
@@ -68,6 +69,31 @@ def refuse_misread(model: nn.Module) -> None:
     wrong = [sentence for name, layer in layers.items() for sentence in misread(name, layer, present)]
     if wrong:
         raise ValueError("; ".join(wrong))
+
+
+def refuse_without_values(what: str, model: nn.Module) -> None:
+    """Refuse a model that can't be run yet.
+
+    Args:
+        what: is to be done with it, for the message.
+        model: a module with or without feedback.
+
+    Raises:
+        ValueError: a part of it is lazy or on the meta device.
+    """
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        raise ValueError(
+            f"{what}: a part of the model is lazy and has no shape yet; run one batch through it first"
+        )
+    if any(tensor.is_meta for tensor in model.parameters()):
+        raise ValueError(f"{what}: weights are on the meta device, without values; load or initialise them first")
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, FeedbackLayer)}
+    if on_meta := [name for name, layer in layers.items() if any(b.is_meta for b in layer.signal.buffers())]:
+        raise ValueError(
+            f"{what}: signals of {', '.join(map(repr, on_meta))} are on the meta device, since no checkpoint has "
+            "what follows from a seed; call to_empty(device=…) of each of weight_feedback.signals(model).values(), "
+            "which draws it again, and load the rest"
+        )
 
 
 def misread(name: str, layer: FeedbackLayer, present: set[nn.Module]) -> list[str]:

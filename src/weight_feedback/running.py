@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from weight_feedback.attributes import attributes_as_before
 from weight_feedback.layers import FeedbackLayer
 from weight_feedback.weights import CopyingValues, unmoved
 
@@ -28,6 +29,11 @@ class Inputs(NamedTuple):
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+
+    @property
+    def given(self) -> bool:
+        """Whether there are any."""
+        return bool(self.args or self.kwargs)
 
     def run(self, model: nn.Module) -> Any:
         """Apply a model to copies, since it may write to them.
@@ -75,9 +81,9 @@ def innermost(model: nn.Module) -> nn.Module:
 def aside(model: nn.Module, others: Mapping[str, Tensor], work: Callable[[], T]) -> T:
     """Do something with a model that has copies of its buffers in their place, and is run op by op.
 
-    No power iteration moves a weight meanwhile. What it does to buffers, to gradients, of which there are none at
-    first, and to PyTorch's, NumPy's and Python's random states is undone. Signals never write, and may be large:
-    theirs stay.
+    No power iteration moves a weight meanwhile. What it does to buffers, to plain attributes of modules, to
+    gradients, of which there are none at first, and to PyTorch's, NumPy's and Python's random states is undone.
+    Signals never write, and may be large: theirs stay.
 
     Args:
         model: any, from `innermost`.
@@ -92,6 +98,7 @@ def aside(model: nn.Module, others: Mapping[str, Tensor], work: Callable[[], T])
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.inference_mode(False))  # its tensors count no versions, and have no gradients
         stack.enter_context(same_random_states(model))
+        stack.enter_context(attributes_as_before(model))
         stack.enter_context(_without_gradients(model))
         stack.enter_context(_exchanged(model, others))
         stack.enter_context(unmoved(model))
@@ -100,14 +107,22 @@ def aside(model: nn.Module, others: Mapping[str, Tensor], work: Callable[[], T])
 
 @contextlib.contextmanager
 def _without_gradients(model: nn.Module) -> Iterator[None]:
-    kept = [(parameter, parameter.grad) for parameter in model.parameters() if parameter.is_leaf]
-    for parameter, _ in kept:
+    leaves = [parameter for parameter in model.parameters() if parameter.is_leaf]
+    kept = [(parameter, parameter.grad) for parameter in leaves]
+    # Hooks go too, as they may take steps of an optimiser. What autograd holds is these very dictionaries.
+    hooks = [held for leaf in leaves for held in (leaf._backward_hooks, leaf._post_accumulate_grad_hooks) if held]
+    called = [(held, {**held}) for held in hooks]
+    for held in hooks:
+        held.clear()
+    for parameter in leaves:
         parameter.grad = None
     try:
         yield
     finally:
         for parameter, gradient in kept:
             parameter.grad = gradient
+        for held, entries in called:
+            held.update(entries)
 
 
 @contextlib.contextmanager
