@@ -134,6 +134,25 @@ def test_fold_of_a_model_that_keeps_losses_in_a_list() -> None:
     model.losses[0]["balance"].backward()
 
 
+@pytest.mark.parametrize("part", [False, True])
+def test_fold_of_what_is_wrapped_by_compile(part: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    wf.attach(model, "0", summary=wf.CountSketch(2), init="default")
+    x = torch.rand(3, 4)
+    expected = model(x)
+    if part:
+        model[0] = torch.compile(model[0], backend="eager")
+    else:
+        model = torch.compile(model, backend="eager")
+    assert torch.equal(model(x), expected)
+    assert wf.check(model, x).fold_difference == 0
+    folded = wf.fold(model, inputs=x)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(folded(x), expected)
+
+
 def test_fold_of_a_layer_used_twice() -> None:
     shared = nn.Linear(4, 4)
     model = nn.Sequential(shared, nn.Tanh(), shared)

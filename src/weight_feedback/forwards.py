@@ -87,9 +87,18 @@ def shared_with_copy(model: nn.Module, copied: nn.Module) -> str | None:
     originals = dict(model.named_modules())
     for name, module in copied.named_modules():
         forward = vars(module).get("forward")
-        if forward is not None and not _is_of_copy(forward, originals.get(name)):
+        if forward is not None and not _compiles_anew(module) and not _is_of_copy(forward, originals.get(name)):
             return str(name)
     return None
+
+
+def _compiles_anew(module: nn.Module) -> bool:
+    """Say whether a module is what `torch.compile` returns: copied, it compiles the copy of what it wraps."""
+    if "_orig_mod" not in module._modules:
+        return False
+    from torch._dynamo.eval_frame import OptimizedModule
+
+    return type(module) is OptimizedModule
 
 
 def _is_of_copy(forward: object, original: nn.Module | None) -> bool:
