@@ -95,6 +95,40 @@ def test_several_layers(conditioning: str, tmp_path: Path) -> None:
     assert loaded.fc1.signal.detach is False
 
 
+def test_loading_warns_of_nothing_that_attach_has_warned_of(tmp_path: Path) -> None:
+    def base() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
+
+    model = base()
+    with pytest.warns(UserWarning, match="the normalisation after '0'"):
+        wf.attach(model, "0", summary=wf.CountSketch(2))
+    save_pretrained(model, tmp_path)
+    load_pretrained(base(), tmp_path)
+
+
+def test_loading_goes_through_the_model_a_few_times_whatever_its_layers(tmp_path: Path, monkeypatch) -> None:
+    visits = []
+    named_modules = nn.Module.named_modules
+
+    def counted(module: nn.Module, *args, **kwargs):
+        for found in named_modules(module, *args, **kwargs):
+            visits.append(found[0])
+            yield found
+
+    counts = {}
+    for layers in (10, 40):
+        model = nn.Sequential(*[nn.Linear(2, 2) for _ in range(layers)])
+        wf.attach(model, "*", signal=wf.Constant(torch.ones(2)))
+        save_pretrained(model, tmp_path / str(layers))
+        base = nn.Sequential(*[nn.Linear(2, 2) for _ in range(layers)])
+        visits.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(nn.Module, "named_modules", counted)
+            load_pretrained(base, tmp_path / str(layers))
+        counts[layers] = len(visits)
+    assert counts[40] < 6 * counts[10]
+
+
 def test_reads_of_v(tmp_path: Path) -> None:
     summary = wf.DenseProjection(3, scale="calibrated")
     model = wf.attach(net(), "fc2", signal=wf.Zeros(2), init="default")

@@ -99,8 +99,7 @@ def attach(
             takes the layer's weight or bias without calling it.
     """
     _check_source(summary, signal, reads)
-    if is_fully_sharded(model):
-        raise ValueError("attach: FSDP manages the model already; attach first, and call fully_shard after that")
+    refuse_sharded(model)
     names = Names(model)
     layers = layers_that_hear(names, into)
     for name in layers:
@@ -120,8 +119,21 @@ def attach(
     except BaseException:
         _take_away(layers.values())
         raise
-    _settle(model)
+    settle(model)
     return model
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """Refuse a model that can't be given feedback any more.
+
+    Args:
+        model: any.
+
+    Raises:
+        ValueError: FSDP manages it.
+    """
+    if is_fully_sharded(model):
+        raise ValueError("attach: FSDP manages the model already; attach first, and call fully_shard after that")
 
 
 def _check_source(summary: Summary | None, signal: Signal | None, reads: object) -> None:
@@ -217,8 +229,36 @@ def _take_away(layers: Iterable[nn.Module]) -> None:
             layer.remove_feedback()
 
 
-def _settle(model: nn.Module) -> None:
-    """Put right what depends on which layers hear."""
+def attach_silently(names: Names, name: str, k: int, conditioning: Conditioning) -> None:
+    """Give a layer feedback that says nothing for now, without a warning; `settle` the model after the last one.
+
+    Args:
+        names: those of the model, looked up once for all its layers.
+        name: of the layer.
+        k: the size of its signal.
+        conditioning: how the signal acts.
+
+    Raises:
+        KeyError: the model has no such layer.
+        TypeError: as for `attach`.
+        ValueError: as for `attach`.
+    """
+    layers = layers_that_hear(names, name)
+    try:
+        with torch.inference_mode(False):
+            for layer in layers.values():
+                _become_feedback_layer(layer).add_feedback(Zeros(k), "zeros", conditioning)
+    except BaseException:
+        _take_away(layers.values())
+        raise
+
+
+def settle(model: nn.Module) -> None:
+    """Put right what depends on which layers hear.
+
+    Args:
+        model: changed in place.
+    """
     keep_record(model)
     _set_fused_paths(model)
     # What follows from seeds is the same in all processes; DDP would send it at every forward.
@@ -267,7 +307,7 @@ def remove(model: nn.Module) -> nn.Module:
     if is_fully_sharded(model):
         check_unsharded("remove", model)
     _take_away(feedback_layers(model).values())
-    _settle(model)
+    settle(model)
     return model
 
 
@@ -340,7 +380,7 @@ def fold_anyway(model: nn.Module, z: Tensor | Mapping[str, Tensor] | None = None
         heard = dict.fromkeys(layers, z)
     with torch.inference_mode(False):
         folded = fold_layers(model, layers, heard)
-    _settle(folded)
+    settle(folded)
     return folded
 
 

@@ -15,9 +15,10 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from weight_feedback.attach import attach, feedback_layers
+from weight_feedback.attach import attach_silently, feedback_layers, refuse_sharded, settle
 from weight_feedback.integrity import refuse_misread
 from weight_feedback.layers import Conditioning
+from weight_feedback.selection import Names
 from weight_feedback.signals import (
     Clock,
     Constant,
@@ -287,11 +288,15 @@ def build(model: nn.Module, config: Mapping[str, Any], state: Mapping[str, Tenso
     Raises:
         PretrainedError: the description doesn't suit the model, which may have a part of the feedback then.
     """
+    with blame(where):
+        refuse_sharded(model)
+        names = Names(model)
     for i, layer in enumerate(config["layers"]):
         with blame(f"{where}: layers[{i}]"):
             # Silent at first: all V must be there before signals are made, which may read them.
             k = _saved(state, f"{_prefix(layer)}feedback_weight").shape[-1]
-            attach(model, layer["name"], signal=Zeros(k), conditioning=layer["conditioning"])
+            attach_silently(names, layer["name"], k, layer["conditioning"])
+    settle(model)
     layers = feedback_layers(model)
     builder = _Builder(model, config["signals"], state, where)
     for i, layer in enumerate(config["layers"]):
