@@ -202,7 +202,7 @@ def test_diagnosis_of_a_forward_under_inference_mode() -> None:
 
 class WithoutDerivative(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(_, x: Tensor) -> Tensor:
         return x.round()
 
     @staticmethod

@@ -150,6 +150,13 @@ BAD = {
     "reads lazy by default": (lazy, ValueError, "can't read 1.weight: it is lazy", "0", {}),
     "reads all lazy": (lazy, ValueError, "can't read 1.weight: it is lazy", "0", {"reads": "all"}),
     "quantised": (quantised, TypeError, "'0' must have floating-point weights, got the quantised Linear", "0", {}),
+    "complex": (
+        lambda: nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64)),
+        ValueError,
+        "'0' is complex",
+        "0",
+        {},
+    ),
     "packed": (packed, TypeError, "got the quantised Linear4bit; give the layer feedback, train and", "0", {}),
     "reads glob of nothing": (
         blocks,

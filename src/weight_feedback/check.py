@@ -75,6 +75,14 @@ class Check:
     def __repr__(self) -> str:
         """Readable text: a line for each layer, then one for the fold, then what is wrong."""
         lines = [f"{name or 'the model itself'}: {_in_words(layer)}" for name, layer in self.layers.items()]
+        if not self.layers and not self.problems:
+            lines.append("the model has no feedback layers")
+        if (
+            not self.problems
+            and self.fold_difference is None
+            and any(layer.calls for layer in self.layers.values())
+        ):
+            lines.append("the model returns something else each time, so the fold can't be compared with it")
         if self.fold_difference is not None:
             same = (
                 "bit for bit"
@@ -183,7 +191,8 @@ def _tried(model: nn.Module, layers: Mapping[str, FeedbackLayer], inputs: Inputs
             if "feedback_weight" in layer._parameters
         }
     both = aside(model, trial, functools.partial(_run_both, model, inputs))
-    found = {name: _layer_check(name, layer, both.seen[layer]) for name, layer in layers.items()}
+    returned = "" if both.outputs else both.returned
+    found = {name: _layer_check(name, layer, both.seen[layer], returned) for name, layer in layers.items()}
     problems = [problem for layer in found.values() for problem in layer.problems]
     if both.folded is None:
         return Check(found, None, (*problems, both.why))
@@ -202,6 +211,7 @@ class _Both(NamedTuple):
 
     seen: dict[FeedbackLayer, _Seen]
     outputs: list[Tensor]
+    returned: str  # class of what the model returns
     folded: list[Tensor] | None  # what the fold returns, or else why there is none
     why: str
     limit: float  # of rounding
@@ -225,12 +235,12 @@ def _run_both(model: nn.Module, inputs: Inputs) -> _Both:
     except Exception as error:
         why = f"the model can't be folded: {error}"
     with torch.enable_grad(), same_random_states(model), autocast_types(model) as types:
-        seen, outputs = _observed(model, inputs)
+        seen, outputs, returned = _observed(model, inputs)
     got = None if folded is None else inputs.outputs(folded)
-    return _Both(seen, outputs, got, why, rounding(model, outputs, types))
+    return _Both(seen, outputs, returned, got, why, rounding(model, outputs, types))
 
 
-def _layer_check(name: str, layer: FeedbackLayer, seen: _Seen) -> LayerCheck:
+def _layer_check(name: str, layer: FeedbackLayer, seen: _Seen, returned: str) -> LayerCheck:
     problems = []
     mode = "training" if layer.training else "evaluation"
     if not seen.calls and seen.used:
@@ -238,6 +248,11 @@ def _layer_check(name: str, layer: FeedbackLayer, seen: _Seen) -> LayerCheck:
         problems.append(
             f"{name!r} is never called: the model takes its {' and '.join(seen.used)} at {places}, where z "
             "isn't heard; attach to another layer"
+        )
+    elif not seen.reached and returned:
+        problems.append(
+            f"{name!r} can't be heard in what the model returns, a {returned} without tensors; let it return "
+            "tensors, or check a module that does, such as one that runs a generator to its end"
         )
     elif not seen.calls:
         problems.append(
@@ -281,12 +296,13 @@ class _Seen:
     reached: bool = False
 
 
-def _observed(model: nn.Module, inputs: Inputs) -> tuple[dict[FeedbackLayer, _Seen], list[Tensor]]:
+def _observed(model: nn.Module, inputs: Inputs) -> tuple[dict[FeedbackLayer, _Seen], list[Tensor], str]:
     layers = [*feedback_layers(model).values()]
     seen = {layer: _Seen() for layer in layers}
     watch = _Watch(model, seen)
     with watch.installed(), watch:
-        outputs = tensors_in(inputs.run(model))
+        output = inputs.run(model)
+    outputs = tensors_in(output)
     leaves = {id(leaf): layer for layer in layers for leaf in _leaves(layer)}
     reached, opaque = _led_back_to(outputs)
     for leaf in leaves.keys() & reached:
@@ -294,7 +310,7 @@ def _observed(model: nn.Module, inputs: Inputs) -> tuple[dict[FeedbackLayer, _Se
     if opaque and any(each.without_graph and not each.reached for each in seen.values()):
         for leaf in leaves.keys() & _with_gradients(model, outputs):
             seen[leaves[leaf]].reached = True
-    return seen, [tensor.detach().clone() for tensor in outputs]
+    return seen, [tensor.detach().clone() for tensor in outputs], type(output).__name__
 
 
 def _leaves(layer: FeedbackLayer) -> list[Tensor]:

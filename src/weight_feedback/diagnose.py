@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from weight_feedback.attach import feedback_layers
 from weight_feedback.integrity import faults, refuse_without_values
 from weight_feedback.layers import FeedbackLayer
-from weight_feedback.running import Inputs, aside, innermost, instead, same_random_states, tensors_in
+from weight_feedback.running import Inputs, aside, innermost, instead, same_random_states, strided, tensors_in
 from weight_feedback.selection import takes_means
 from weight_feedback.sharding import check_unsharded
 from weight_feedback.signals import Stale
@@ -410,7 +410,7 @@ def _listen(model: nn.Module, ears: Mapping[str, _Ear], inputs: Inputs) -> bool:
                     hook = functools.partial(ear.meet, name)
                     stack.callback(norm.register_forward_pre_hook(hook, with_kwargs=True).remove)
             outputs = tensors_in(inputs.run(model))
-        ends = [tensor for tensor in outputs if tensor.requires_grad]
+        ends = [strided(t) if t.is_nested else t for t in outputs if t.requires_grad]
         # All of one sign, so that they cancel only what the model cancels.
         weights = [torch.empty(t.shape, device="cpu").uniform_(0.5, 1.5, generator=stream(0, "ends")) for t in ends]
         try:

@@ -109,7 +109,8 @@ def misread(name: str, layer: FeedbackLayer, present: set[nn.Module]) -> list[st
         if read.module not in present:
             wrong.append(
                 f"the signal of {name!r} reads {read.name}, whose module is no longer in the model: it was "
-                f"replaced, or a part of the model was copied alone; {_AGAIN}"
+                f"replaced, or a part of the model was copied alone ({_AGAIN}); or this is itself a part of the "
+                "model (take the whole)"
             )
         elif shape is not None and (tensor := read.tensor()).shape != shape:
             wrong.append(f"the signal of {name!r}: {read.misfit(tensor, shape)}")

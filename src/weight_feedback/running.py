@@ -10,6 +10,7 @@ import math
 import random
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -194,16 +195,27 @@ def tensors_in(output: Any) -> list[Tensor]:
     """Return all tensors in what a model returned, in its order.
 
     Args:
-        output: a tensor, or containers and dataclasses of such.
+        output: a tensor, or containers and objects of such, as dataclasses and distributions are; what a module or
+            a set holds isn't looked for.
     """
+    found: list[Tensor] = []
+    _collect(output, found, set())
+    return found
+
+
+def _collect(output: Any, found: list[Tensor], seen: set[int]) -> None:
     leaves, _ = tree_flatten(output)
-    found = []
     for leaf in leaves:
         if isinstance(leaf, Tensor):
             found.append(leaf)
-        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            found += tensors_in([getattr(leaf, field.name) for field in dataclasses.fields(leaf)])
-    return found
+        elif id(leaf) not in seen and not isinstance(leaf, type | nn.Module | ModuleType):
+            seen.add(id(leaf))  # which is held by the output
+            if isinstance(leaf, Mapping):
+                _collect([*leaf.values()], found, seen)
+            elif dataclasses.is_dataclass(leaf):  # perhaps with slots
+                _collect([getattr(leaf, field.name) for field in dataclasses.fields(leaf)], found, seen)
+            elif hasattr(leaf, "__dict__"):
+                _collect([*vars(leaf).values()], found, seen)
 
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -217,6 +229,7 @@ def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         A number of at least 0; infinite if shapes, types or whole numbers differ, or where one isn't finite and the
         other is.
     """
+    found, expected = [*map(strided, found)], [*map(strided, expected)]
     if [(t.shape, t.dtype) for t in found] != [(t.shape, t.dtype) for t in expected]:
         return math.inf
     largest: float = max((_distance(*pair) for pair in zip(found, expected, strict=True)), default=0.0)
@@ -240,6 +253,17 @@ def _distance(one: Tensor, other: Tensor) -> float:
     if not torch.equal(known, other.isfinite()):
         return math.inf
     return float((one - other)[known].abs().max()) if known.any() else 0.0
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """Return the values of a tensor of any layout.
+
+    Args:
+        tensor: sparse, nested, or as most are.
+    """
+    if tensor.is_nested:
+        return tensor.values() if tensor.layout == torch.jagged else tensor.to_padded_tensor(0.0)
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -105,6 +105,8 @@ def _check_can_hear(names: Names, layer: nn.Module, name: str) -> None:
             f"attach: {name!r} is a {type(layer).__name__} and has no shape yet; run one batch through the model "
             "first"
         )
+    if isinstance(weight := current(layer, "weight"), Tensor) and weight.is_complex():
+        raise ValueError(f"attach: {name!r} is complex, of {weight.dtype}, and z is real; let another layer hear")
     if _is_quantised(layer):
         raise TypeError(
             f"attach: {name!r} must have floating-point weights, got the quantised {type(layer).__name__}; "
