@@ -173,6 +173,7 @@ def test_batch_norm_cancels_a_bias() -> None:
     found = of(model, cases.IMAGES)
     assert found.normalised_by == "norm"
     assert "in training 'norm', the normalisation that comes next, cancels all that z adds" in found.conclusion
+    assert "softmax" not in found.conclusion
     silent = copy.deepcopy(model)
     with torch.no_grad():
         silent.conv1.feedback_weight.zero_()

@@ -134,10 +134,12 @@ class LayerDiagnosis:
         if share == 0:
             return "silent: V is zero" if self.v_is_zero else "silent: z adds nothing"
         part = f"z makes up {share:.1%} of what the layer computes"
+        if self.cancelled and self.normalised_by is not None:
+            return f"cancelled: {part}"
         if self.cancelled:
             return (
                 f"cancelled: {part}, but what follows takes it away, as a softmax does with what all keys of an "
-                "attention have in common"
+                "attention have in common, or a normalisation with a channel's mean"
             )
         if self.reached is False:
             return f"without effect: {part}, on which the outputs don't depend for now: something after it is zero"
