@@ -225,6 +225,22 @@ def test_what_only_the_models_own_code_computes_is_refused() -> None:
     assert not wf.feedback_layers(model)
 
 
+def test_a_weight_that_is_drawn_at_each_look_is_refused() -> None:
+    class Shaken(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return weight + torch.randn_like(weight)
+
+    model = net()
+    parametrize.register_parametrization(model[0], "weight", Shaken())
+    with pytest.raises(ValueError, match=r"can't read 0.weight: ParametrizedLinear.weight draws random numbers"):
+        hear(model, "2")
+    assert not wf.feedback_layers(model)
+    model = hear(net(), "2")
+    parametrize.register_parametrization(model[0], "weight", Shaken())
+    with pytest.raises(wf.CheckError, match=r"can't read 0.weight: ParametrizedLinear.weight draws random numbers"):
+        wf.check(model)
+
+
 # Types and shapes
 
 SUMMARIES = {

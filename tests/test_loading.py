@@ -160,6 +160,16 @@ def test_stale_starts_again_when_told() -> None:
     wf.check(model, X)
 
 
+def test_values_that_were_given_or_trained_are_kept() -> None:
+    given = on_meta(FEEDBACK["sketch"])
+    given.a.feedback_weight = nn.Parameter(torch.ones(6, 3))
+    assert torch.equal(given.a.feedback_weight, torch.ones(6, 3))
+    with torch.no_grad():
+        given.a.feedback_weight.add_(1)
+    given.a._is_hf_initialized = True  # as transformers marks a module, perhaps much later
+    assert torch.equal(given.a.feedback_weight, torch.full((6, 3), 2.0))
+
+
 @each_at_all
 def test_moving_keeps_values(feedback) -> None:
     model = made(feedback)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import weight_feedback as wf
-from weight_feedback.attach import fold_anyway
+from weight_feedback.fold import fold_anyway
 
 #: How far an output moves at most, as a share of its largest entry, where what moves it is rounding.
 ROUNDING = 1e-6

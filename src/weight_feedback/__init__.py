@@ -5,7 +5,6 @@ from weight_feedback.attach import (
     attach,
     feedback_layers,
     feedback_parameters,
-    fold,
     foresee,
     refresh,
     remove,
@@ -13,6 +12,7 @@ from weight_feedback.attach import (
 )
 from weight_feedback.check import Check, CheckError, LayerCheck, check
 from weight_feedback.diagnose import Diagnosis, LayerDiagnosis, diagnose
+from weight_feedback.fold import fold
 from weight_feedback.layers import FeedbackConv1d, FeedbackConv2d, FeedbackConv3d, FeedbackLayer, FeedbackLinear
 from weight_feedback.pretrained import PretrainedError, load_pretrained, save_pretrained
 from weight_feedback.signals import (

@@ -8,7 +8,8 @@ checkpoint doesn't hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -21,8 +22,8 @@ _INITIALISED = "_is_hf_initialized"
 class Restoring(nn.Module):
     """A module that sets its own tensors again after they have lost their values."""
 
-    #: Came from the meta device by assignment, and it isn't known yet whether with values.
-    _assigned: frozenset[str] = frozenset()
+    #: Came from the meta device by assignment, and it isn't known yet whether with values; with their versions.
+    _assigned: Mapping[str, int] = MappingProxyType({})
 
     def _restore(self, lost: frozenset[str]) -> None:  # noqa: ARG002
         """Set tensors again, by ``reset_parameters`` if there is one; what only a checkpoint has becomes NaN.
@@ -61,9 +62,12 @@ class Restoring(nn.Module):
             and isinstance(value, Tensor)
             and not getattr(value, _INITIALISED, False)
         ):
-            self.__dict__["_assigned"] = self._assigned | {name}
+            self.__dict__["_assigned"] = {**self._assigned, name: value._version}
         elif name == _INITIALISED:
-            self._set_again(self.__dict__.pop("_assigned", frozenset()))
+            own = self._own()
+            # What was written to since has values.
+            versions = self.__dict__.pop("_assigned", {})
+            self._set_again(frozenset(n for n, v in versions.items() if n in own and own[n]._version == v))
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weight_feedback.attach import fold
+from weight_feedback.fold import fold
 from weight_feedback.lab.cohorts import Cohort
 from weight_feedback.lab.datasets import Dataset, normalise
 from weight_feedback.lab.models import ConvNet

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from weight_feedback.attach import fold
+from weight_feedback.fold import fold
 from weight_feedback.lab import datasets
 from weight_feedback.lab.controls import build_arm
 from weight_feedback.lab.evaluation import evaluate, heard

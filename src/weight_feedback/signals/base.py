@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from weight_feedback.restoring import Restoring
-from weight_feedback.weights import current, is_left_over, is_offloaded, is_quantised
+from weight_feedback.weights import current, is_left_over, is_offloaded, is_quantised, parametrisation
 
 _FSDP1 = (
     "FullyShardedDataParallel shows them while their own unit runs; use torch.distributed.fsdp.fully_shard and "
@@ -44,11 +44,20 @@ class Read(NamedTuple):
             return f"{what} is what some code has computed at its last run, and only that code can tell it anew"
         if is_offloaded(self.module):
             return f"{what} is offloaded by accelerate, and isn't there while other layers run"
+        if parametrisation(self.module, self.attribute) is not None and self._draws():
+            return f"{what} draws random numbers whenever it is computed, in evaluation mode too"
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return f"{what} must be a floating-point tensor, got {getattr(value, 'dtype', repr(value))}"
         if is_quantised(value):
             return f"{what} must not be quantised, got a {type(value).__module__}.{type(value).__qualname__}"
         return None
+
+    def _draws(self) -> bool:
+        """Say whether computing the tensor moves PyTorch's random state; it is put back."""
+        with torch.random.fork_rng(devices=[]):
+            before = torch.get_rng_state()
+            self.tensor()
+            return not torch.equal(torch.get_rng_state(), before)
 
     def misfit(self, tensor: Tensor, shape: torch.Size) -> str:
         """Return in words that a tensor has another shape than it was bound with.

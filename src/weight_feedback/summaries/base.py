@@ -82,7 +82,8 @@ class Summary(Restoring):
 
     def extra_repr(self) -> str:
         """Name the sizes, as PyTorch's own layers do."""
-        return f"out_features={self.out_features}, reads={list(self.names) or 'unbound'}"
+        more = f" and {len(self.names) - 3} more" if len(self.names) > 3 else ""
+        return f"out_features={self.out_features}, reads={list(self.names[:3]) or 'unbound'}{more}"
 
 
 class Seeded(Restoring):
