@@ -76,6 +76,46 @@ def test_sign_of_channels() -> None:
     assert of(layer, torch.tensor([[-1.0], [2.0]])).saturated == pytest.approx(3 / 6)
 
 
+@pytest.mark.parametrize("conditioning", ["concat", "film"])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(3, 1), (1, 3)),
+        (nn.Linear(3, 1), (3,)),
+        (nn.Conv1d(3, 1, 4), (1, 3, 4)),
+        (nn.Conv2d(2, 1, 2), (2, 2, 2)),
+    ],
+)
+def test_a_single_number_of_output_is_heard(layer: nn.Module, shape: tuple[int, ...], conditioning: str) -> None:
+    plain, x = copy.deepcopy(layer).double(), torch.randn(shape, dtype=torch.float64)
+    rest = plain(x).item()
+    sign = -1 if rest > 0 else 1
+    model = hearing(copy.deepcopy(plain), torch.tensor([1.0]), conditioning=conditioning)
+    with torch.no_grad():
+        model.feedback_weight.zero_()[-1] = 3 * sign * abs(rest)
+    whole = Calls(lambda m, x: m.layer(x).squeeze(), layer=model)
+    assert whole(x).shape == ()
+    found = of(whole, x)
+    assert found.calls == 1
+    assert (found.added, found.rest, found.share) == pytest.approx((3 * abs(rest), abs(rest), 0.75))
+    assert found.saturated == 1  # of one channel
+    with torch.no_grad():
+        model.feedback_weight.neg_()  # the sign is what it is without z
+    assert of(whole, x).saturated == 0
+    with torch.no_grad():
+        model.feedback_weight.mul_(-0.1)
+    assert of(whole, x).saturated == 0
+
+
+def test_a_channel_of_one_entry_has_its_sign() -> None:
+    layer = hearing(nn.Linear(1, 4, bias=False), torch.tensor([1.0]))
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0], [1.0], [-1.0], [0.0]]))
+        layer.feedback_weight.copy_(torch.tensor([[1.0], [-2.0], [1.0], [-1.0]]))
+    # Without z the channels are + + − 0; with it + − 0 −.
+    assert of(layer, torch.ones(1, 1)).saturated == pytest.approx(2 / 4)
+
+
 @pytest.mark.parametrize(
     ("shift", "words"),
     [
@@ -155,6 +195,17 @@ def test_rescaled_is_no_news() -> None:
     assert "news" in fresh
     assert "still" not in fresh
     assert "news" not in of(layer, x, z0=torch.tensor([4.0, 2.0])).conclusion  # 0.8 lies along z0
+
+
+def test_no_rounding_explains_more_than_all() -> None:
+    above = 0
+    for seed in range(40):
+        z0 = torch.randn(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        above += float(z0 @ z0) > float(z0.norm() * z0.norm())
+        found = of(hearing(nn.Linear(2, 3).double(), z0), torch.ones(1, 2, dtype=torch.float64), z0=z0)
+        assert found.explained <= 1
+        assert found.explained == pytest.approx(1)
+    assert above  # by rounding: what is tested
 
 
 def test_zero_at_the_start() -> None:

@@ -268,6 +268,26 @@ def test_a_salt_changes_the_projection_and_v_alone() -> None:
     assert train(first, data, settings, 3).step_losses == train(salted, data, settings, 3).step_losses
 
 
+def test_a_salted_yoked_network_hears_by_the_projection_of_its_own_salt() -> None:
+    trial = make("yoked", salt=2)
+    counted, own = controls.build_arm(trial, EPOCH_STEPS), controls.build_arm(make("own", salt=2), EPOCH_STEPS)
+    donor, seed, listener = controls.build_donor(trial, counted, EPOCH_STEPS)
+    assert seed == 2**31 + 3
+
+    def heard(summary: wf.Summary, model) -> torch.Tensor:
+        return summary(*(read.tensor().detach() for read in controls.reads(model)))
+
+    # Of its own weights it would hear what the arm of the same salt hears; the donor has that salt too.
+    assert torch.equal(heard(listener, counted), own.fc1.signal())
+    assert not torch.equal(heard(listener, counted), own_z(counted))
+    controls.tell(donor, listener, counted)
+    assert torch.equal(counted.fc1.signal(), heard(own.fc1.signal.summary, donor))
+    salted = make("own", salt=2).model_copy(update={"seed": seed})
+    alone = controls.build_arm(salted, EPOCH_STEPS)
+    assert torch.equal(donor.fc1.signal(), alone.fc1.signal())
+    assert torch.equal(donor.fc1.feedback_weight, alone.fc1.feedback_weight)
+
+
 def test_weights_can_be_pooled_as_in_the_notebook() -> None:
     pooled = Pooled(k=26, kernels=((25, 22), (2, 25)))
     model = controls.build_arm(make("own", summary=pooled), EPOCH_STEPS)

@@ -121,6 +121,40 @@ def test_settings_tell_arms_apart_that_differ_in_their_salt_alone(tmp_path) -> N
     assert "signal: none, concat" not in text
 
 
+def cells(html: str) -> list[list[str]]:
+    """The rows of the table of settings."""
+    (body,) = re.findall(r"<caption>Settings of the study</caption>.*?<tbody>(.*?)</tbody>", html, re.S)
+    return [
+        [re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+        for row in re.findall("<tr>.*?</tr>", body)
+    ]
+
+
+def test_settings_are_all_there_whether_a_study_declares_something_or_not(tmp_path) -> None:
+    plain = STUDY.model_copy(update={"declared": None})
+    shows, decides = cells(render(Store(tmp_path / "plain"), plain)), cells(render(Store(tmp_path / "declared")))
+    rows = dict(shows)
+    assert len(rows) == len(shows)
+    assert (rows["data"], rows["seeds"]) == ("generated", "0 to 7")
+    for prefix, settings in (("", STUDY.training), ("summary: ", STUDY.summary)):
+        for name, value in settings.model_dump().items():
+            assert rows[prefix + (name if prefix else name.replace("_", " "))] == str(value)
+    assert rows["arm none"] == "mnist-plain, signal: none"
+    assert rows["arm own"] == "mnist-plain, signal: own, concat"
+    assert list(rows)[-4:] == [f"arm {arm.name}" for arm in STUDY.arms]
+    # A declaration adds what it says, and takes nothing away.
+    assert [row for row in decides if row not in shows] == [
+        ["primary contrasts", "own − none; own − yoked"],
+        ["outcome", "final accuracy"],
+        ["margin of equivalence", "±0.5 points"],
+        ["confidence", "0.95"],
+    ]
+    assert [row for row in decides if row in shows] == shows
+    unsummarised = plain.model_copy(update={"summary": None, "arms": plain.arms[:1]})
+    rows = cells(render(Store(tmp_path / "unsummarised"), unsummarised))
+    assert [row for row in shows if not row[0].startswith("summary: ")][:-3] == rows
+
+
 def test_other_states_of_a_study(tmp_path) -> None:
     plain = STUDY.model_copy(update={"declared": None})
     assert "shows and doesn't decide" in outline(render(Store(tmp_path / "plain"), plain)).text
