@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 import pytest
 
@@ -78,6 +79,7 @@ def test_what_is_finished_is_kept_and_how_to_go_on_is_said(tmp_path, monkeypatch
 
 
 def test_a_second_one_ends_it_at_once_whatever_it_waits_for(tmp_path, monkeypatch, study) -> None:
+    resource_tracker.ensure_running()  # or else the run would start it, and have it among its processes
     hold_all_but_the_first(monkeypatch)
     waiting = tmp_path / "waiting"
 
