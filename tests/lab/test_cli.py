@@ -249,7 +249,10 @@ def test_calibrate_on_real_trainings_cuts_seeds_into_contrasts(capsys, tmp_path)
     analysis = analyse(load_study(str(path)), Store(tmp_path / "same"))
     x = (analysis.arms[0].accuracy - analysis.arms[1].accuracy)[:6, -1]
     assert f"mean difference {x.mean():+.3f} points, standard deviation {x.std(ddof=1):.3f}" in out
-    assert "the seeds of at least one contrast" in refused(capsys, *args, "--contrast-seeds", 8)
+    assert "3 contrasts of real trainings" in run(capsys, *args, "--contrast-seeds", 2, "--jobs", 1)
+    assert "1 contrasts of real trainings" in run(capsys, *args, "--contrast-seeds", 7, "--jobs", 1)
+    for seeds in (1, 8):
+        assert "the seeds of at least one contrast" in refused(capsys, *args, "--contrast-seeds", seeds)
 
 
 def test_data_list_and_verify(capsys) -> None:

@@ -299,11 +299,12 @@ def test_the_margin_itself_is_not_within() -> None:
 
 
 def test_spread() -> None:
-    assert not no_spread([])
-    assert not no_spread([1.0])
-    assert not no_spread([0.01, 0.02])
-    assert not no_spread([1.0, 1.0, 1.0001])
-    assert no_spread([0.0, 0.0])
+    # Python's own truth values, which JSON has.
+    assert no_spread([]) is False
+    assert no_spread([1.0]) is False
+    assert no_spread([0.01, 0.02]) is False
+    assert no_spread([1.0, 1.0, 1.0001]) is False
+    assert no_spread([0.0, 0.0]) is True
 
 
 def test_two_pairs_are_enough() -> None:

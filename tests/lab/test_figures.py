@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -16,6 +18,12 @@ from weight_feedback.lab.figures import Figure, figures, save
 from weight_feedback.lab.settings import Training
 from weight_feedback.lab.store import Store
 
+DOTS, HEARD = [["name", "seed", "value"]], [["arm", "epoch", "value"]]
+TOOLTIPS = {
+    "forest": [["contrast", "mean", "low", "high", "n"]],
+    "curves": [["arm", "seed", "epoch", "accuracy"], ["arm", "epoch", "mean", "low", "high", "n"]],
+    "differences": DOTS, "swaps": DOTS, "norm": HEARD, "drift": HEARD, "share": HEARD,
+}  # fmt: skip
 FINAL = ACCURACY[:, :SEEDS, -1]
 
 
@@ -120,6 +128,30 @@ def test_specifications_are_json_even_of_a_single_seed(made, tmp_path) -> None:
     for figure in (*made.values(), *figures(analyse(one, fill(Store(tmp_path / "one"), one, seeds=1)))):
         json.dumps(figure.spec, allow_nan=False)
         assert len({len(row) for row in figure.rows} | {len(figure.headings)}) == 1
+
+
+def encoded(part: object) -> Iterator[object]:
+    """The fields that a part of a specification shows."""
+    if isinstance(part, dict):
+        yield from [part["field"]] if "field" in part else []
+        part = [value for key, value in part.items() if key not in ("data", "layer")]
+    if isinstance(part, list):
+        yield from itertools.chain.from_iterable(map(encoded, part))
+
+
+def test_whatever_is_shown_is_in_the_data(made) -> None:
+    for figure in made.values():
+        for layer in figure.spec.get("layer", [figure.spec]):
+            rows = (layer if "data" in layer else figure.spec)["data"]["values"]
+            shown = {*encoded(layer), *encoded(figure.spec)}
+            assert shown
+            assert all(shown <= row.keys() for row in rows), figure.name
+        tips = [
+            [channel["field"] for channel in layer["encoding"]["tooltip"]]
+            for layer in figure.spec.get("layer", [figure.spec])
+            if "tooltip" in layer["encoding"]
+        ]
+        assert tips == TOOLTIPS[figure.name]
 
 
 def test_files_hold_the_picture_and_its_numbers(made, tmp_path) -> None:
