@@ -256,6 +256,8 @@ def unbreakable(node: ast.AST) -> bool:
         return ast.unparse(node.test) == "TYPE_CHECKING"
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.ClassDef):
+        return any(ast.unparse(base).startswith("Protocol") for base in node.bases)
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
         name, value = node.targets[0].id, ast.unparse(node.value)
         alias = name.lstrip("_")[0].isupper() and not name.isupper()  # of types

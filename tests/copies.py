@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import importlib
+import math
 import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -50,8 +54,7 @@ def survives(
             chosen = isinstance(tests, Mapping)
             files = sorted({test.partition("::")[0] for test in tests}) if chosen else tests
             code = forked(copy, [*PYTEST, "-x", *files], partial(Chosen, tests) if chosen else None, most)
-            if code == pytest.ExitCode.USAGE_ERROR:
-                raise RuntimeError(f"{mutant}: the tests can't be run")
+            # Whatever else happens is noticed: tests fail or can't be imported, pytest itself breaks down.
             if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
                 return False
     return True
@@ -74,25 +77,50 @@ def project() -> Iterator[Path]:
 def forked(
     copy: Path, options: Sequence[str], plugin: Callable[[], object] | None = None, most: float | None = None
 ) -> int:
-    """Run pytest in a copy, in a process of its own; return how it ended.
+    """Run pytest in a copy, in a process of its own; return pytest's exit code.
 
     Args:
         copy: of the project.
         options: of pytest.
         plugin: makes one, in the process.
-        most: seconds; a process that takes longer is killed.
+        most: seconds; a process that takes longer is killed, as if a test had failed.
     """
-    child = multiprocessing.get_context("fork").Process(target=run, args=(copy, options, plugin))
+    child = multiprocessing.get_context("fork").Process(target=supervise, args=(copy, options, plugin, most))
     child.start()
-    child.join(most)
-    with contextlib.suppress(ProcessLookupError):  # it, or what its tests have left
-        os.killpg(child.pid, signal.SIGKILL)
     child.join()
     return child.exitcode
 
 
-def run(copy: Path, options: Sequence[str], plugin: Callable[[], object] | None) -> None:
-    """Run pytest in a forked process, in which torch has been imported already."""
+def supervise(
+    copy: Path, options: Sequence[str], plugin: Callable[[], object] | None, most: float | None
+) -> NoReturn:
+    """Run pytest in a forked process; end it after a time, and then whatever its tests have left."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what is left becomes a child of this process
+    child, end = os.fork(), time.monotonic() + (math.inf if most is None else most)
+    if not child:
+        run(copy, options, plugin)
+    done, status = 0, 0
+    while not done and time.monotonic() < end:
+        time.sleep(0.02)
+        done, status = os.waitpid(child, os.WNOHANG)
+    while left := children():
+        for number in left:
+            os.kill(number, signal.SIGKILL)
+            os.waitpid(number, 0)
+    code = os.waitstatus_to_exitcode(status) if done else -1
+    os._exit(code if code >= 0 else pytest.ExitCode.TESTS_FAILED)  # what ends by a signal is noticed
+
+
+def children() -> list[int]:
+    """Return this process's children."""
+    return [
+        int(number) for file in Path("/proc/self/task").glob("*/children") for number in file.read_text().split()
+    ]
+
+
+def run(copy: Path, options: Sequence[str], plugin: Callable[[], object] | None) -> NoReturn:
+    """Run pytest in this process, in which torch has been imported already, and end it."""
     os.setsid()
     os.chdir(copy)
     os.environ["PYTHONPATH"] = str(copy / "src")
@@ -122,7 +150,7 @@ class Chosen:
 
     def watch(self, known: float) -> None:
         # No signal, since tests have some of their own.
-        faulthandler.dump_traceback_later(60 + 10 * known, exit=True, file=self.nowhere)
+        faulthandler.dump_traceback_later(60 + 5 * known, exit=True, file=self.nowhere)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:

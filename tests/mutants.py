@@ -88,7 +88,7 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
     ): "0.05 is no whole number of 2ⁿ⁻¹ths, nor of 10,001sts",
 }
 #: Of a sample: seconds for tests of which it isn't known that they run the line.
-UNTRACED = 300
+UNTRACED = 120
 
 Rounds = Sequence[Sequence[str] | Mapping[str, float]]
 
