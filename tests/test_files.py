@@ -85,8 +85,12 @@ def test_the_disk_of_these_tests_loses_what_is_not_synced(tmp_path, monkeypatch)
 CALLS = [(os, "mkdir"), (io, "open"), (os, "fsync"), (os, "replace"), (os, "open")]
 ERRORS = {
     errno.ENOSPC: "No space left.*free some space, then try again",
+    errno.EDQUOT: "quota exceeded.*free some space, or have the quota raised",
     errno.EROFS: "Read-only.*choose another folder",
     errno.EACCES: "Permission denied.*choose another folder",
+    errno.EPERM: "not permitted.*choose another folder, or get the permission to write there",
+    errno.ENAMETOOLONG: "name too long.*choose a folder with a shorter path",
+    errno.EISDIR: "Is a directory.*move away the folder",
     errno.EIO: "see whether the disk is in order",
 }
 

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from typing import Any
 
 import coverage
 import pytest
+from coverage.exceptions import CoverageWarning
 
 from breaking import Mutant, Source, modules
 
@@ -65,7 +67,7 @@ class Traced:
         First those that run the line. Then the others of their files, as the first test of a file may do the work
         of all: what it has made for them, or what is kept from call to call. A line that isn't run in a test, but
         when its module is imported, or in a process that can't be traced, meets the quickest of those that run
-        lines with the name that it defines, and of those that run other lines of its module.
+        lines with the name that it defines, and of those that run other lines of its module or are named after it.
 
         Args:
             mutant: the line.
@@ -83,9 +85,16 @@ class Traced:
             first, second = self.running(*uses(mutant)), set()
         if not first or mutant.number not in within:
             first = self.quickest(first, most)
-            second = self.quickest(self.running((mutant.module, within)) - {*first}, most)
+            second = self.quickest({*self.running((mutant.module, within)), *self.named(mutant)} - {*first}, most)
         rounds = [first, [test for test in second if test not in {*first}]]
         return [{test: self.seconds[test] for test in tests} for tests in rounds if tests]
+
+    def named(self, mutant: Mutant) -> list[str]:
+        """Return the tests of the file that is named after a module."""
+        folder, _, name = mutant.module.rpartition("/")
+        return [
+            test for test in self.passing if file_of(test) == f"tests/{folder}/test_{name}.py".replace("//", "/")
+        ]
 
     def running(self, *places: tuple[str, Iterable[int]]) -> set[str]:
         """Return the tests that run some lines, those of each module given by their numbers."""
@@ -264,7 +273,9 @@ def collect(folder: Path, source: Path) -> Traced:
         source: the package that was traced.
     """
     combined = coverage.Coverage(config_file=str(folder / "settings"))
-    combined.combine([str(folder)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CoverageWarning)  # of files that processes left when they were killed
+        combined.combine([str(folder)])
     data: Any = combined.get_data()
     lines: dict[str, dict[int, list[str]]] = {}
     for file in data.measured_files():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from madeup import ACCURACY, EPOCHS, HEARINGS, SEEDS, SIGNALS, STUDY, fill, record
+from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, fill, record
 from weight_feedback.lab.analysis import analyse
 from weight_feedback.lab.figures import Figure, figures, save
 from weight_feedback.lab.settings import Training
@@ -152,6 +152,51 @@ def test_whatever_is_shown_is_in_the_data(made) -> None:
             if "tooltip" in layer["encoding"]
         ]
         assert tips == TOOLTIPS[figure.name]
+
+
+def test_the_numbers_of_a_file_are_those_of_all_seeds(made) -> None:
+    assert made["curves"].columns == ["arm", "seed", "epoch", "accuracy", "loss"]
+    assert {(arm, seed, epoch): x for arm, seed, epoch, *x in made["curves"].values} == {
+        (arm, seed, epoch + 1): [pytest.approx(ACCURACY[i, seed, epoch]), pytest.approx(LOSS[i, seed, epoch])]
+        for i, arm in enumerate(SIGNALS)
+        for seed in range(SEEDS)
+        for epoch in range(EPOCHS)
+    }
+    for j, name in enumerate(("norm", "drift", "share")):
+        assert made[name].columns == ["arm", "seed", "epoch", name]
+        assert {(arm, seed, epoch): x for arm, seed, epoch, x in made[name].values} == {
+            (arm, seed, epoch): pytest.approx(HEARINGS[i, seed, epoch, j])
+            for i, arm in enumerate(SIGNALS)
+            for seed in range(SEEDS)
+            for epoch in range(EPOCHS + 1)
+            if arm != "none"
+        }
+    assert made["differences"].columns == ["a", "b", "seed", "difference"]
+    assert len(made["differences"].values) == 5 * SEEDS
+    for a, b, seed, x in made["differences"].values:
+        assert x == pytest.approx(difference(a, b)[seed])
+    assert made["swaps"].columns == ["arm", "heard", "seed", "change"]
+    assert [row for row in made["swaps"].values if row[2] == 3] == [
+        ["own", "zeros", 3, pytest.approx(-2.3)],
+        ["own", "initial", 3, pytest.approx(-0.8)],
+        ["own", "other", 3, pytest.approx(-1.3)],
+    ]
+    assert len(made["swaps"].values) == 3 * SEEDS
+
+
+def test_who_cannot_see_a_picture_is_told_its_numbers(made) -> None:
+    for name, said in (
+        ("forest", [f"{row[0]} {row[3]}" for row in made["forest"].rows[:2]]),  # those that are declared
+        ("curves", [f"{arm.label} {x:.2f} [" for arm, x in zip(STUDY.arms, FINAL.mean(axis=1), strict=True)]),
+        ("differences", ["5 contrasts, in points"]),
+        ("swaps", [f"own hears {row[1]}: {row[4]}" for row in made["swaps"].rows]),
+        *((heard, [f"{row[0]} {row[-1]}" for row in made[heard].rows]) for heard in ("norm", "drift", "share")),
+    ):
+        alt = made[name].alt
+        assert said
+        assert [part for part in said if part not in alt] == []
+        assert alt.count("; ") == len(said) - 1 + (name == "differences")
+    assert len(made["swaps"].rows) == 3
 
 
 def test_files_hold_the_picture_and_its_numbers(made, tmp_path) -> None:

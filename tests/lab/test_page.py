@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import itertools
 import json
 import re
@@ -10,7 +12,7 @@ from html.parser import HTMLParser
 from madeup import SEEDS, STUDY, fill
 from weight_feedback.lab.analysis import analyse
 from weight_feedback.lab.figures import figures
-from weight_feedback.lab.page import page
+from weight_feedback.lab.page import TEMPLATES, page
 from weight_feedback.lab.spec import Study
 from weight_feedback.lab.store import Store
 
@@ -93,6 +95,20 @@ def test_nothing_is_fetched(tmp_path) -> None:
     (policy,) = (attrs["content"] for _, attrs in found.elements if attrs.get("http-equiv"))
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
+
+
+def test_the_policy_lets_in_what_was_written_here(tmp_path) -> None:
+    html = render(Store(tmp_path))
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
+    allowed = {kind: re.findall(f"{kind}-src ([^;]*);", policy) for kind in ("script", "style")}
+    found = {kind: re.findall(f"<{kind}>(.*?)</{kind}>", html, re.S) for kind in allowed}
+    for kind, parts in found.items():
+        digests = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in parts]
+        assert allowed[kind] == [" ".join(f"'sha256-{digest}'" for digest in digests)]
+    assert found["style"] == [(TEMPLATES / "report.css").read_text("utf-8")]
+    library, script = found["script"]
+    assert script == (TEMPLATES / "report.js").read_text("utf-8")
+    assert "vegaEmbed" in library
 
 
 def test_names_are_text(tmp_path) -> None:
