@@ -86,6 +86,16 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
         "lab/calibration",
         "flip_rejections=_share(int(((flips_p <= 0.05)).sum()), studies),",
     ): "0.05 is no whole number of 2ⁿ⁻¹ths, nor of 10,001sts",
+    (
+        "lab/marks:Marks.take_left",
+        "left = set(self.running())",
+        "left = (self.running())",
+    ): "no two files of a folder have one name, and whoever asks goes over them once",
+    (
+        "lab/spec:_read_study",
+        "content = file.read(LONGEST_FILE + 1)",
+        "content = file.read(LONGEST_FILE + 2)",
+    ): "one byte more than the longest file is enough to see that it is longer, and two are as well",
 }
 #: Of a sample: seconds for tests of which it isn't known that they run the line.
 UNTRACED = 120

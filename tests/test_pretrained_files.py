@@ -294,9 +294,9 @@ def test_hub_download(hub_class: type, tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(huggingface_hub.hub_mixin, "hf_hub_download", lambda **_: tmp_path / "config.json")
-    loaded = hub_class.from_pretrained("someone/net", revision="abc", local_files_only=True)
-    assert torch.equal(loaded(torch.ones(4)), model(torch.ones(4)))
-    assert asked["repo"] == "someone/net"
-    assert asked["revision"] == "abc"
-    assert asked["local_files_only"] is True
-    assert asked["allow_patterns"] == [WEIGHTS, CONFIG]
+    options = {"revision": "abc", "cache_dir": tmp_path / "cache", "token": "secret"}
+    for flags in ({"local_files_only": True, "force_download": False}, {"force_download": True}):
+        loaded = hub_class.from_pretrained("someone/net", **options, **flags)
+        assert torch.equal(loaded(torch.ones(4)), model(torch.ones(4)))
+        files = {"repo": "someone/net", "allow_patterns": [WEIGHTS, CONFIG], "local_files_only": False}
+        assert asked == files | options | flags

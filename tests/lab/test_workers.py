@@ -131,12 +131,13 @@ def test_a_neighbour_is_never_blamed(tmp_path, monkeypatch) -> None:
     assert len(list((store.folder / "failures").iterdir())) == 1
 
 
-@pytest.mark.parametrize("retries", [0, 1])
-def test_memory_can_run_out_in_a_single_process(tmp_path, monkeypatch, retries) -> None:
+@pytest.mark.parametrize("options", [{"retries": 0}, {"retries": 1}, {}])
+def test_memory_can_run_out_in_a_single_process(tmp_path, monkeypatch, options) -> None:
+    retries = options.get("retries", 2)
     disturb(monkeypatch, tmp_path, {LAST: no_memory})
     store = Store(tmp_path / "out")
     with pytest.warns() as noted:
-        run(STUDY, store, jobs=1, retries=retries)
+        run(STUDY, store, jobs=1, **options)
     assert len(noted) == 1 + retries
     assert str(noted[-1].message).startswith(f"failed: {LAST.file_name}: MemoryError: no room")
     assert tried(tmp_path, LAST) == 1 + retries
