@@ -110,8 +110,9 @@ def check(model: nn.Module, *inputs: Any, **kwargs: Any) -> Check:
     small random one: the answers don't depend on what ``V`` is.
 
     That is so for the mode that the model is in, the device that it is on, and these inputs: other modes may take
-    other ways. It leaves no trace, apart from what a forward writes inside of objects of other people's
-    classes, such as a cache that isn't a module.
+    other ways. What is heard in a layer and taken away by what follows, a normalisation or a softmax over keys,
+    `diagnose` tells, which needs a backward pass. It leaves no trace, apart from what a forward writes inside of
+    objects of other people's classes, such as a cache that isn't a module.
 
     >>> import torch, weight_feedback as wf
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
