@@ -96,6 +96,16 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
         "content = file.read(LONGEST_FILE + 1)",
         "content = file.read(LONGEST_FILE + 2)",
     ): "one byte more than the longest file is enough to see that it is longer, and two are as well",
+    (
+        "watching:_led_back_to",
+        "nodes, leaves, opaque = set(todo), {id(tensor) for tensor in outputs}, False",
+        "nodes, leaves, opaque = set(todo), {id(tensor) for tensor in outputs}, True",
+    ): "asks a backward pass in place of the graph, which says the same and takes longer",
+    (
+        "watching:_Watch.__init__",
+        "super().__init__()",
+        "pass",
+    ): "the constructor of PyTorch's modes does nothing",
 }
 #: Of a sample: seconds for tests of which it isn't known that they run the line.
 UNTRACED = 120

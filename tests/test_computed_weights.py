@@ -323,3 +323,15 @@ def test_what_cannot_be_read_is_named_all_of_it() -> None:
     ):
         wf.attach(model, "2", reads=["1"], summary=wf.CountSketch(2))
     assert not wf.feedback_layers(model)
+
+
+@pytest.mark.parametrize("how", [PARAMETRISED["spectral_norm"], HOOKED["old spectral_norm"]])
+@pytest.mark.parametrize("look", [wf.check, wf.diagnose, lambda model, x: wf.fold(model, inputs=x)])
+def test_power_iterations_go_on_after_a_look(how, look) -> None:
+    model, untouched = hear(net(how).train(), "2"), hear(net(how).train(), "2")
+    look(model, X)
+    for _ in range(3):
+        assert torch.equal(run(model), run(untouched))
+    before = state(model)
+    run(model)
+    assert not all(map(torch.equal, state(model)[:-1], before[:-1]))  # it moves on
