@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from weight_feedback.lab.estimates import Interval, area_under_curve, best, epochs_to, final, mean_interval
-from weight_feedback.lab.spec import Arm, OutcomeName, Study
+from weight_feedback.lab.contrasts import Compared, compare
+from weight_feedback.lab.estimates import Interval, mean_interval
+from weight_feedback.lab.outcomes import ArmResult, Outcome, study_outcome
+from weight_feedback.lab.spec import Arm, Study
 from weight_feedback.lab.store import Record, Store
-from weight_feedback.lab.verdicts import Estimate, estimate, verdicts
 
 HEARD = {
     "zeros": "z = 0",
@@ -21,96 +21,6 @@ HEARD = {
     "other": "another seed's final z",
 }
 """What each swap lets a network hear."""
-
-
-class Outcome(NamedTuple):
-    """What is compared.
-
-    Attributes:
-        title: for headings.
-        unit: of differences.
-        more_is_better: False where less is.
-    """
-
-    title: str
-    unit: str
-    more_is_better: bool
-
-
-OUTCOMES: dict[OutcomeName, Outcome] = {
-    "final-accuracy": Outcome("final accuracy", "points", True),
-    "area-under-curve": Outcome("mean accuracy over training", "points", True),
-    "epochs-to-threshold": Outcome("epochs to {threshold:g} % accuracy", "epochs", False),
-    "final-loss": Outcome("final test loss", "nats", False),
-}
-
-
-@dataclass(frozen=True)
-class ArmResult:
-    """What came out of one arm.
-
-    From its divergence on, a trial counts as chance: accuracy ``100 / classes``, loss ``log(classes)``.
-
-    Attributes:
-        arm: of the study.
-        parameters: trainable numbers; 0 without a finished trial.
-        seeds: of the finished trials, in order.
-        accuracy: on the test set, percent, shape ``[seeds, epochs]``.
-        loss: on the test set, nats, shape ``[seeds, epochs]``.
-        hearings: ``norm``, ``drift`` and ``share`` of what is heard, before the first step and after each epoch,
-            shape ``[seeds, epochs + 1]``, NaN after a divergence; empty for an arm that hears nothing.
-        seconds: wall time of each trial, shape ``[seeds]``.
-        diverged: seed to the step at which it diverged.
-        failed: seed to why the trial failed; such trials are missing from all arrays.
-    """
-
-    arm: Arm
-    parameters: int
-    seeds: tuple[int, ...]
-    accuracy: NDArray[np.float64]
-    loss: NDArray[np.float64]
-    hearings: Mapping[str, NDArray[np.float64]]
-    seconds: NDArray[np.float64]
-    diverged: Mapping[int, int] = field(default_factory=dict)
-    failed: Mapping[int, str] = field(default_factory=dict)
-
-    @property
-    def final(self) -> Interval:
-        """Accuracy after the last epoch, percent."""
-        return mean_interval(final(self.accuracy))
-
-    @property
-    def best(self) -> Interval:
-        """Accuracy after the best epoch of each trial, percent."""
-        return mean_interval(best(self.accuracy))
-
-    @property
-    def final_loss(self) -> Interval:
-        """Test loss after the last epoch, nats."""
-        return mean_interval(self.loss[:, -1])
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One contrast, arm ``a`` minus arm ``b``, paired by seed.
-
-    Attributes:
-        a: name of the arm.
-        b: name of the arm that it is compared with.
-        primary: whether it was declared before the run; only then it gets a verdict.
-        estimate: what the pairs say, in the outcome's unit.
-        differences: seed to difference, of the pairs that are there.
-        verdict: one sentence; empty for contrasts that weren't declared, and before all their trials are finished.
-        kind: of the verdict, see `verdicts.Verdict`; empty likewise.
-    """
-
-    a: str
-    b: str
-    primary: bool
-    estimate: Estimate
-    differences: Mapping[int, float]
-    verdict: str = ""
-    kind: str = ""
 
 
 class Swapped(NamedTuple):
@@ -177,18 +87,6 @@ class Analysis:
         return [contrast.verdict for contrast in self.contrasts if contrast.verdict]
 
 
-def study_outcome(study: Study) -> Outcome:
-    """Return what a study's contrasts compare.
-
-    Args:
-        study: with or without a declaration; without, it is final accuracy.
-    """
-    if study.declared is None:
-        return OUTCOMES["final-accuracy"]
-    outcome = OUTCOMES[study.declared.outcome]
-    return outcome._replace(title=outcome.title.format(threshold=study.declared.threshold))
-
-
 def analyse(study: Study, store: Store) -> Analysis:
     """Read all that is finished of a study, and estimate what it says.
 
@@ -214,11 +112,11 @@ def analyse(study: Study, store: Store) -> Analysis:
         study=study,
         outcome=study_outcome(study),
         arms=[arm for arm in arms if arm.seeds or arm.failed],
-        contrasts=_compare(study, arms, study.seeds, judge=not waiting),
+        contrasts=compare(study, arms, study.seeds, judge=not waiting),
         waiting=waiting,
         swaps=list(_swapped(study, store, arms)),
         extended=extended,
-        exploratory=_compare(study, wide, extended, judge=False),
+        exploratory=compare(study, wide, extended, judge=False),
         provenance=[record.provenance for record in records.values() if record],
     )
 
@@ -252,64 +150,6 @@ def _arm_result(
         diverged={seed: r.result["diverged"] for seed, r in found.items() if r.result["diverged"] is not None},
         failed={seed: reason for (name, seed), reason in failures.items() if reason and name == arm.name},
     )
-
-
-def _by_seed(study: Study, arm: ArmResult, seeds: int) -> NDArray[np.float64]:
-    """Return an arm's declared outcome, shape ``[seeds]``, NaN where there is no trial."""
-    assert study.declared is not None
-    outcome = np.full(seeds, np.nan)
-    if arm.seeds:
-        found = {
-            "final-accuracy": lambda: final(arm.accuracy),
-            "area-under-curve": lambda: area_under_curve(arm.accuracy),
-            "epochs-to-threshold": lambda: epochs_to(arm.accuracy, study.declared.threshold or 0),
-            "final-loss": lambda: arm.loss[:, -1],
-        }
-        outcome[list(arm.seeds)] = found[study.declared.outcome]()
-    return outcome
-
-
-def _compare(study: Study, arms: Sequence[ArmResult], seeds: int, judge: bool) -> list[Compared]:
-    """Estimate all contrasts that have a pair, and judge the primary ones as one family."""
-    declared = study.declared
-    if declared is None or not arms:
-        return []
-    outcomes = {result.arm.name: _by_seed(study, result, seeds) for result in arms}
-    estimates = {
-        (a, b): estimate(outcomes[a], outcomes[b], declared.margin, declared.confidence) for a, b in _pairs(study)
-    }
-    outcome = study_outcome(study)
-    family = {f"{a} − {b}": estimates[a, b] for a, b in declared.primary} if judge else {}
-    found = verdicts(family, declared.margin, declared.confidence, outcome.more_is_better)
-    compared = []
-    for (a, b), contrast in estimates.items():
-        primary = (a, b) in declared.primary
-        verdict = found.get(f"{a} − {b}") if primary else None
-        if contrast.n or verdict:
-            differences = outcomes[a] - outcomes[b]
-            compared.append(
-                Compared(
-                    a,
-                    b,
-                    primary,
-                    contrast,
-                    {seed: float(x) for seed, x in enumerate(differences) if not math.isnan(x)},
-                    verdict.sentence(a, b, outcome.unit) if verdict else "",
-                    verdict.kind if verdict else "",
-                )
-            )
-    return compared
-
-
-def _pairs(study: Study) -> list[tuple[str, str]]:
-    """Return the primary contrasts, then each arm with each reference, each pair once, whichever way round."""
-    assert study.declared is not None
-    pairs = dict.fromkeys(study.declared.primary)
-    for reference in dict.fromkeys(b for _, b in study.declared.primary):
-        for arm in study.arms:
-            if arm.name != reference and (reference, arm.name) not in pairs:
-                pairs.setdefault((arm.name, reference))
-    return list(pairs)
 
 
 def _swapped(study: Study, store: Store, arms: Sequence[ArmResult]) -> Iterator[Swapped]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,8 +16,9 @@ from rich.text import Text
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab import datasets
-from weight_feedback.lab.analysis import Analysis, ArmResult, analyse, study_outcome
+from weight_feedback.lab.analysis import Analysis, analyse
 from weight_feedback.lab.figures import figures, save
+from weight_feedback.lab.outcomes import ArmResult, study_outcome
 from weight_feedback.lab.page import page
 from weight_feedback.lab.plan import PlannedArm, Sensitivity
 from weight_feedback.lab.plots import plot_accuracy
@@ -276,18 +278,33 @@ def print_plan(
         console.print("A single seed gives no verdicts.")
         return
     scale, unit = (1.0, "standard deviations of the paired differences") if sd is None else (sd, outcome.unit)
-    console.print(
-        f"With {study.seeds} seeds and 80 % power: detects a true difference of {scale * shown.alone:.2g} {unit} "
-        f"({scale * shown.family:.2g} at Holm's strictest level); shows equivalence, of arms that don't differ, "
-        f"within ±{scale * shown.equivalence:.2g}.",
-        markup=False,
+    detects = _can(
+        f"detects a true difference of {scale * shown.family:.2g} {unit} at Holm's strictest level, of "
+        f"{scale * shown.alone:.2g} at its mildest",
+        shown.family,
+        "a difference",
+        shown.least,
     )
-    if sd is None:
+    shows = _can(
+        f"shows equivalence, of arms that don't differ, within ±{scale * shown.equivalence:.2g}",
+        shown.equivalence,
+        "equivalence",
+        shown.least_equivalence,
+    )
+    console.print(f"With {study.seeds} seeds and 80 % power: {detects}; {shows}.", markup=False)
+    if sd is None and not math.isnan(shown.equivalence):
         most = declared.margin / shown.equivalence
         console.print(
             f"So the margin of ±{declared.margin:g} needs a standard deviation of at most {most:.2g} "
             f"{outcome.unit}; --sd takes the one that you expect."
         )
+
+
+def _can(words: str, size: float, claim: str, least: int | None) -> str:
+    """Return what can be shown, or how many seeds it would take to show anything of the kind."""
+    if not math.isnan(size):
+        return words
+    return f"can't show {claim} at all, which takes {'more than any number of' if least is None else least} seeds"
 
 
 def _duration(seconds: float) -> str:

@@ -16,7 +16,15 @@ from markupsafe import Markup
 
 from weight_feedback.lab.analysis import Analysis
 from weight_feedback.lab.figures import VEGA_LITE, Figure
-from weight_feedback.lab.report import arm_cells, contrast_cells, failures, mixtures, number
+from weight_feedback.lab.report import (
+    SPEAKS_OF,
+    arm_cells,
+    contrast_cells,
+    error_rates,
+    failures,
+    mixtures,
+    number,
+)
 from weight_feedback.texts import printable
 
 TEMPLATES = resources.files("weight_feedback.lab") / "templates"
@@ -45,6 +53,8 @@ def page(analysis: Analysis, figures: Sequence[Figure], command: str) -> str:
         arms=([*headings, "time of a trial"], [[*row, time] for row, time in zip(rows, times, strict=True)]),
         exploratory=contrast_cells(analysis.exploratory, analysis.outcome.unit),
         failures=failures(analysis.arms),
+        error_rates=error_rates(analysis) if analysis.study.declared else "",
+        speaks_of=SPEAKS_OF,
         settings=_settings(analysis),
         provenance=_provenance(analysis),
         mixtures=mixtures(analysis),
@@ -107,6 +117,7 @@ def _settings(analysis: Analysis) -> list[list[str]]:
             ["outcome", analysis.outcome.title],
             ["margin of equivalence", f"±{declared.margin:g} {analysis.outcome.unit}"],
             ["confidence", f"{declared.confidence:g}"],
+            ["error rate", "of each family of claims" if declared.error == "each" else "of all claims together"],
         ]
     for arm in study.arms:
         parts = [

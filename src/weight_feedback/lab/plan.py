@@ -10,18 +10,24 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from scipy import optimize
 
 from weight_feedback.lab import datasets
 from weight_feedback.lab.cohorts import as_one
 from weight_feedback.lab.evaluation import evaluate_all, hear, heard
 from weight_feedback.lab.graphs import recorder_for
 from weight_feedback.lab.models import count_parameters
+from weight_feedback.lab.power import (
+    detectable_effect,
+    detectable_margin,
+    least_pairs,
+    smallest_equivalence_p,
+    smallest_flip_p,
+)
 from weight_feedback.lab.settings import Training, Trial
 from weight_feedback.lab.spec import Declared, Study
 from weight_feedback.lab.training import History, Lockstep
 from weight_feedback.lab.trial import build_cohort, check_fit, choose_device, keep_freed_memory, thread_count
-from weight_feedback.lab.verdicts import POWER, detectable_effect, equivalence_power
+from weight_feedback.lab.verdicts import level
 
 #: Steps that are timed, after as many to warm up.
 STEPS = 20
@@ -158,16 +164,22 @@ def _seconds(work: Callable[[], object]) -> float:
 class Sensitivity:
     """What a number of seeds can show with 80 % power, in standard deviations of the paired differences.
 
+    Each is NaN where the seeds are too few to show anything at all.
+
     Attributes:
-        alone: the smallest true difference that is detected, at level 1 − confidence.
-        family: the same at the strictest level of Holm's correction.
+        alone: the smallest true difference that is detected, at the mildest level of Holm's correction.
+        family: the same at the strictest level.
         equivalence: the margin that is needed to show equivalence of arms without a true difference, at the
             strictest level.
+        least: how many seeds it takes to show a difference at all, at the strictest level; None if none do.
+        least_equivalence: how many seeds it takes to show equivalence at all, likewise.
     """
 
     alone: float
     family: float
     equivalence: float
+    least: int | None
+    least_equivalence: int | None
 
 
 def sensitivity(seeds: int, declared: Declared) -> Sensitivity | None:
@@ -175,19 +187,19 @@ def sensitivity(seeds: int, declared: Declared) -> Sensitivity | None:
 
     Args:
         seeds: how many pairs.
-        declared: the confidence, and the family of contrasts.
+        declared: the error rate, and the family of contrasts.
 
     Returns:
         None for fewer than two seeds, which can show nothing.
     """
     if seeds < 2:
         return None
-    alpha = round(1 - declared.confidence, 12)
-    strict = alpha / len(declared.primary)
-    top = 1.0
-    while equivalence_power(seeds, 1.0, top, alpha=strict) < POWER:
-        top *= 2
-    margin = optimize.brentq(
-        lambda margin: equivalence_power(seeds, 1.0, margin, alpha=strict) - POWER, 0.0, top, xtol=1e-6
+    mild = level(declared.confidence) / (2 if declared.error == "both" else 1)
+    strict = mild / len(declared.primary)
+    return Sensitivity(
+        detectable_effect(seeds, 1.0, mild),
+        detectable_effect(seeds, 1.0, strict),
+        detectable_margin(seeds, strict),
+        least_pairs(smallest_flip_p, strict),
+        least_pairs(smallest_equivalence_p, strict),
     )
-    return Sensitivity(detectable_effect(seeds, 1.0, alpha), detectable_effect(seeds, 1.0, strict), float(margin))

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from weight_feedback.lab.analysis import HEARD, Analysis, ArmResult, Compared, Swapped
+from weight_feedback.lab.analysis import HEARD, Analysis, Swapped
+from weight_feedback.lab.contrasts import Compared
 from weight_feedback.lab.estimates import Interval
 from weight_feedback.lab.mixing import mixed_surroundings
+from weight_feedback.lab.outcomes import ArmResult
+from weight_feedback.lab.verdicts import level
 from weight_feedback.texts import printable
 
 
@@ -54,8 +57,9 @@ def contrast_cells(contrasts: Sequence[Compared], unit: str = "points") -> tuple
         "declared",
         "pairs",
         f"difference, {unit}",
-        "BCa interval",
         "sign-flip p",
+        "adjusted p, difference",
+        "adjusted p, equivalence",
         "d_z",
         "P(A > B)",
         "detectable",
@@ -66,15 +70,16 @@ def contrast_cells(contrasts: Sequence[Compared], unit: str = "points") -> tuple
             "yes" if row.primary else "no",
             str(row.estimate.n),
             interval(row.estimate.t, 3),
-            f"[{number(row.estimate.bca.low, 3)}, {number(row.estimate.bca.high, 3)}]",
             number(row.estimate.flip_p, 4),
+            number(row.judged.flip_p if row.judged else np.nan, 4),
+            number(row.judged.tost_p if row.judged else np.nan, 4),
             number(row.estimate.d_z, 2),
             number(row.estimate.superiority, 2),
             number(row.estimate.detectable, 3),
         ]
         for row in contrasts
     ]
-    return headings, [[cell.replace("[–, –]", "–") for cell in row] for row in body]
+    return headings, body
 
 
 def swap_cells(swaps: Sequence[Swapped]) -> tuple[list[str], list[list[str]]]:
@@ -137,6 +142,31 @@ def failures(arms: Sequence[ArmResult]) -> list[str]:
             first = printable(reason.partition("\n")[0])
             sentences.append(f"{result.arm.name}, seed {seed}: failed ({first}); missing from all estimates.")
     return sentences
+
+
+SPEAKS_OF = (
+    "Seeds are all that was drawn anew: intervals and verdicts speak of this test set, with this training set, and "
+    "not of what others would give."
+)
+"""What intervals cover, and what they don't."""
+
+
+def error_rates(analysis: Analysis) -> str:
+    """Say how often the verdicts of a study may be wrong, and how its outcome counts divergence.
+
+    Args:
+        analysis: of a study that declares something.
+    """
+    declared = analysis.study.declared
+    assert declared is not None
+    rate = 100 * level(declared.confidence)
+    chance = (
+        f"at most {rate:g} % for any false claim of a difference, likewise of equivalence; at most {2 * rate:g} % "
+        "for both together"
+        if declared.error == "each"
+        else f"at most {rate:g} % for any false claim, of a difference or of equivalence"
+    )
+    return f"Error rates: {chance}. A trial that diverges counts {analysis.outcome.diverged}."
 
 
 def mixtures(analysis: Analysis) -> list[str]:
@@ -206,10 +236,13 @@ def _contrasts(analysis: Analysis, pictures: Mapping[str, str]) -> list[str]:
         *table(*contrast_cells(analysis.contrasts, outcome.unit)),
         "",
         f"Differences of {outcome.title} in {outcome.unit}, paired by seed, with "
-        f"{100 * study.declared.confidence:g} % Student's t intervals in brackets. Only declared contrasts get a "
-        "verdict; p-values in the table aren't corrected for their number. Detectable is the true difference that "
-        "this many seeds find with 80 % power, at the spread seen. Margin of equivalence: "
-        f"±{study.declared.margin:g} {outcome.unit}. Declaration: `{study.declaration()}`.",
+        f"{100 * study.declared.confidence:g} % Student's t intervals in brackets, each by itself; a verdict's has "
+        "the level at which Holm's correction tests it. Only declared contrasts get a verdict, and "
+        "adjusted p-values. Detectable is the true difference that this many seeds find with 80 % power at the "
+        "strictest of these levels, at the spread seen; a dash means that they are too few. Margin of equivalence: "
+        f"±{study.declared.margin:g} {outcome.unit}. {error_rates(analysis)} Declaration: `{study.declaration()}`.",
+        "",
+        SPEAKS_OF,
         "",
     ]
     if analysis.exploratory:

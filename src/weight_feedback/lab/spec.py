@@ -83,7 +83,10 @@ class Declared(Frozen):
     margin: Annotated[float, Field(gt=0, le=1e6)]
     """Differences within ± this count as equivalent, in the outcome's unit: percentage points, epochs or nats."""
     confidence: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
-    """Of intervals; one minus it is the error rate of the whole family of verdicts."""
+    """Of intervals; one minus it is the error rate of a family of verdicts."""
+    error: Literal["each", "both"] = "each"
+    """What the error rate is of: each of the two families, claims of a difference and claims of equivalence, which
+    together have up to twice as much; or both together, which halves the level of each."""
 
     @model_validator(mode="after")
     def _threshold_fits_outcome(self) -> Declared:
@@ -174,6 +177,8 @@ class Study(Frozen):
         settings["training"] = self.training.settings()
         if self.declared is not None and self.declared.outcome == "final-accuracy":
             del settings["declared"]["outcome"], settings["declared"]["threshold"]
+        if self.declared is not None and self.declared.error == "each":
+            del settings["declared"]["error"]
         for arm in settings["arms"]:
             del arm["label"]
             if arm["salt"] == 0:

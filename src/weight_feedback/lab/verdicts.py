@@ -6,18 +6,17 @@ A large p-value never means "no difference": that takes an equivalence test, aga
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from weight_feedback.lab.estimates import (
     Interval,
-    bca_interval,
     check_confidence,
     effect_size,
     equivalence,
@@ -27,18 +26,18 @@ from weight_feedback.lab.estimates import (
     sign_flip,
     superiority,
 )
+from weight_feedback.lab.power import MOST_SEEDS, detectable_effect, seeds_for_equivalence, seeds_to_detect
 
-POWER = 0.8
-"""The chance of a verdict for which seeds are planned."""
-MOST_SEEDS = 1_000_000
-"""Beyond this many, no number of seeds is named."""
 MISSING_PERCENT = 5
 """Of the pairs; with more missing, a verdict is withheld: trials rarely fail by chance alone."""
 
-# Of the measured standard deviation, in equal steps of probability.
-_LEVELS = 1024
+SCOPE = "on this test set, with this training set"
+"""What a verdict speaks of: seeds are all that is drawn anew."""
+MOST = f"more than {MOST_SEEDS:,}"
 
+Direction = Literal["better", "worse"]
 Kind = Literal["equivalent", "better", "worse", "undecided", "withheld"]
+ErrorRate = Literal["each", "both"]
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,15 @@ class Estimate:
         mean: difference, in points; NaN without pairs.
         sd: standard deviation of the differences, in points; NaN for fewer than two pairs.
         t: mean and Student's t interval; NaN ends for fewer than two pairs, a point without spread.
-        bca: mean and BCa bootstrap interval; likewise.
         flip_p: two-sided sign-flip p-value of the mean; NaN for fewer than two pairs.
         d_z: the mean in standard deviations of the differences, Hedges-corrected; see `effect_size`.
         superiority: P(A > B), ties counted half; NaN without pairs.
-        tost_p: p-value of the two one-sided tests against the margin; NaN for fewer than two pairs.
-        detectable: the true difference that a t test at level 1 − confidence detects with 80 % power, in points;
-            NaN for fewer than two pairs, 0 without spread.
-        no_spread: whether all differences are equal, so that intervals and t tests hold by definition only.
+        tost_p: p-value of equivalence within the margin; NaN for fewer than two pairs, and without spread.
+        detectable: the true difference that a sign-flip test detects with 80 % power, in points, at the strictest
+            level that Holm's correction may ask for; NaN for fewer pairs than that takes, and without spread.
+        no_spread: whether all differences are equal, so that they say nothing of how others would vary.
+        same: whether the arms gave the same numbers throughout, as where they differ in nothing that acts; then
+            the difference is 0, and there is nothing to test.
         margin: of equivalence, in points.
         confidence: of the intervals.
     """
@@ -68,13 +68,13 @@ class Estimate:
     mean: float
     sd: float
     t: Interval
-    bca: Interval
     flip_p: float
     d_z: float
     superiority: float
     tost_p: float
     detectable: float
     no_spread: bool
+    same: bool
     margin: float
     confidence: float
 
@@ -83,8 +83,19 @@ class Estimate:
         """Whether there are fewer than two pairs, and so no intervals and no p-values."""
         return self.n < 2
 
+    def interval(self, confidence: float) -> Interval:
+        """Return mean and Student's t interval; without spread, a point.
 
-def estimate(a: ArrayLike, b: ArrayLike, margin: float, confidence: float = 0.95) -> Estimate:
+        Args:
+            confidence: of the interval, from 0 to 1.
+        """
+        half = float(stats.t.ppf((1 + confidence) / 2, self.n - 1)) * self.sd / math.sqrt(self.n)
+        return Interval(self.mean, self.mean - half, self.mean + half)
+
+
+def estimate(
+    a: ArrayLike, b: ArrayLike, margin: float, confidence: float = 0.95, tests: int = 1, same: bool = False
+) -> Estimate:
     """Estimate a contrast from outcomes paired by seed.
 
     Args:
@@ -92,6 +103,8 @@ def estimate(a: ArrayLike, b: ArrayLike, margin: float, confidence: float = 0.95
         b: outcome of arm B, same seeds in the same order.
         margin: of equivalence, in points, above 0.
         confidence: of the intervals, between 0 and 1.
+        tests: how many tests share the error rate 1 − confidence, for the detectable difference.
+        same: whether the arms gave the same numbers throughout, not in this outcome alone.
 
     Returns:
         Everything at once; each part is one function of the differences.
@@ -101,132 +114,44 @@ def estimate(a: ArrayLike, b: ArrayLike, margin: float, confidence: float = 0.95
     """
     check_confidence("estimate", confidence)
     x = paired_differences(a, b)
-    missing = np.size(a) - x.size
     constant = no_spread(x)
     mean = float(x.mean()) if x.size else math.nan
     if x.size < 2 or constant:
         end = mean if constant else math.nan
-        t, sd = Interval(mean, end, end), 0.0 if constant else math.nan
+        t, sd, detectable = Interval(mean, end, end), 0.0 if constant else math.nan, math.nan
     else:
         t, sd = mean_interval(x, confidence), float(x.std(ddof=1))
+        detectable = detectable_effect(x.size, sd, level(confidence) / tests)
     return Estimate(
         n=x.size,
-        missing=missing,
+        missing=np.size(a) - x.size,
         mean=mean,
         sd=sd,
         t=t,
-        bca=bca_interval(x, confidence),
         flip_p=sign_flip(x),
         d_z=effect_size(x),
         superiority=superiority(x),
         tost_p=equivalence(x, margin),
-        detectable=math.nan if x.size < 2 else detectable_effect(x.size, sd, _level(confidence)),
+        detectable=detectable,
         no_spread=constant,
+        same=same and constant,
         margin=margin,
         confidence=confidence,
     )
 
 
-def detection_power(n: int, effect: float, alpha: float = 0.05) -> float:
-    """Return the chance that a two-sided paired t test detects a true difference (Cohen 1988).
+class Seeds(NamedTuple):
+    """How many seeds a verdict would take; None for more than `MOST_SEEDS`.
 
-    Args:
-        n: pairs, at least 2.
-        effect: true difference, in standard deviations of the differences.
-        alpha: level of the test.
-
-    Returns:
-        Between 0 and 1: both tails of the noncentral t distribution.
+    Attributes:
+        about: at the measured standard deviation of the differences.
+        low: at the lower end of its 95 % interval.
+        high: at the upper end.
     """
-    centre, edge = effect * math.sqrt(n), stats.t.isf(alpha / 2, n - 1)
-    # The lower tail is written as the upper one of −t: scipy's and statsmodels' lower tail is NaN far out.
-    return float(stats.nct.sf(edge, n - 1, centre) + stats.nct.sf(edge, n - 1, -centre))
 
-
-def detectable_effect(n: int, sd: float, alpha: float = 0.05, power: float = POWER) -> float:
-    """Return the smallest true difference that a two-sided paired t test detects with the given power.
-
-    Args:
-        n: pairs, at least 2.
-        sd: standard deviation of the differences.
-        alpha: level of the test, below the power.
-        power: chance of detection, below 1.
-
-    Returns:
-        In the unit of `sd`.
-
-    Raises:
-        ValueError: there are fewer than two pairs, the standard deviation is below 0, or not 0 < alpha < power < 1.
-    """
-    if n < 2 or not 0 <= sd < math.inf or not 0 < alpha < power < 1:
-        raise ValueError(
-            "detectable_effect: expected n ≥ 2, sd ≥ 0 and 0 < alpha < power < 1, "
-            f"got n = {n}, sd = {sd}, alpha = {alpha}, power = {power}"
-        )
-    # Here the mean is far enough out, and the spread small enough, with a chance of (1 + power)/2 each: together,
-    # at least `power`.
-    sure, df = (1 + power) / 2, n - 1
-    spread = math.sqrt(stats.chi2.ppf(sure, df) / df)
-    top = (stats.t.isf(alpha / 2, df) * spread + stats.norm.ppf(sure)) / math.sqrt(n)
-    return sd * float(optimize.brentq(lambda effect: detection_power(n, effect, alpha) - power, 0.0, top))
-
-
-def seeds_to_detect(effect: float, sd: float, alpha: float = 0.05) -> int | None:
-    """Return how many seeds a two-sided paired t test needs to detect a true difference with 80 % power.
-
-    Args:
-        effect: true difference, of either sign.
-        sd: standard deviation of the differences, in the same unit.
-        alpha: level of the test.
-
-    Returns:
-        At least 2; None if there is no difference to detect, or more than `MOST_SEEDS` are needed.
-    """
-    if effect == 0:
-        return None
-    if sd == 0:
-        return 2
-    return _smallest(lambda n: detection_power(n, abs(effect) / sd, alpha) >= POWER)
-
-
-def seeds_for_equivalence(sd: float, margin: float, difference: float = 0.0, alpha: float = 0.05) -> int | None:
-    """Return how many seeds two one-sided t tests need to show equivalence with 80 % power.
-
-    Args:
-        sd: standard deviation of the differences.
-        margin: of equivalence, in the same unit.
-        difference: assumed to be the true one. The default, 0, is the most hopeful case; `verdicts` assumes the
-            difference observed.
-        alpha: level of each test.
-
-    Returns:
-        At least 2; None if the difference isn't within the margin, or more than `MOST_SEEDS` are needed.
-    """
-    return _smallest(lambda n: equivalence_power(n, sd, margin, difference, alpha) >= POWER)
-
-
-def equivalence_power(n: int, sd: float, margin: float, difference: float = 0.0, alpha: float = 0.05) -> float:
-    """Return the chance that two one-sided t tests show equivalence (Phillips 1990).
-
-    Args:
-        n: pairs, at least 2.
-        sd: standard deviation of the differences.
-        margin: of equivalence, in the same unit.
-        difference: the true one.
-        alpha: level of each test.
-
-    Returns:
-        Between 0 and 1, to within 1e-4: the mean, over the distribution of the measured standard deviation, of the
-        chance that the measured difference leaves enough room on both sides.
-    """
-    if sd == 0:
-        return float(abs(difference) < margin)
-    levels = (np.arange(_LEVELS) + 0.5) / _LEVELS
-    error = sd / math.sqrt(n)
-    measured = error * np.sqrt(stats.chi2.ppf(levels, n - 1) / (n - 1))
-    room = np.maximum(margin - stats.t.isf(alpha, n - 1) * measured, 0.0)
-    shown = stats.norm.cdf((room - difference) / error) - stats.norm.cdf((-room - difference) / error)
-    return float(shown.mean())
+    about: int | None
+    low: int | None
+    high: int | None
 
 
 @dataclass(frozen=True)
@@ -236,63 +161,101 @@ class Verdict:
     Attributes:
         kind: equivalent, better (A than B), worse or undecided; or withheld, which isn't a verdict.
         estimate: of the contrast.
-        flip_p: sign-flip p-value, Holm-adjusted over the family; NaN for fewer than two pairs.
+        flip_p: sign-flip p-value, Holm-adjusted over the family; NaN where there was nothing to test.
         tost_p: equivalence p-value, likewise.
-        seeds: undecided only: how many would decide it with 80 % power, were the observed difference and spread
-            the true ones; None if more than `MOST_SEEDS`.
+        flip_confidence: of the interval that goes with the test of a difference: 1 minus the level at which Holm's
+            correction tests this contrast.
+        tost_confidence: of the interval that goes with the test of equivalence: 1 minus twice its level.
+        direction: better or worse where there is a difference; of an equivalent contrast, one that is too small to
+            matter.
+        seeds: undecided only: how many would decide it with 80 % power, were the observed difference the true one.
         reason: withheld only: why.
     """
 
     kind: Kind
     estimate: Estimate
-    flip_p: float
-    tost_p: float
-    seeds: int | None = None
+    flip_p: float = math.nan
+    tost_p: float = math.nan
+    flip_confidence: float = math.nan
+    tost_confidence: float = math.nan
+    direction: Direction | None = None
+    seeds: Seeds | None = None
     reason: str = ""
 
     def sentence(self, a: str, b: str, unit: str = "points") -> str:
-        """Say it in one plain sentence.
+        """Say it in one plain sentence, with the intervals and the adjusted p-values that it rests on.
 
         Args:
             a: name of arm A.
             b: name of arm B.
             unit: of the difference.
         """
-        name = f"{a} − {b}"
+        name, e = f"{a} − {b}", self.estimate
         if self.kind == "withheld":
             return f"{name}: verdict withheld: {self.reason}."
-        e = self.estimate
         # Enough digits to tell differences of a tenth of the margin apart.
         digits = max(2, 1 - math.floor(math.log10(e.margin)))
         pairs = f"{e.n} seeds" + (f", {e.missing} missing" if e.missing else "")
-        spread = "no spread" if e.no_spread else f"{100 * e.confidence:g} % interval {_ends(e.t, digits)}"
-        found = f"difference {_signed(e.mean, digits)} {unit} ({spread}, {pairs})"
+        found = f"difference {_signed(e.mean, digits)} {unit} ({self._evidence(digits)}; {pairs})"
         if self.kind == "equivalent":
-            return f"{name}: equivalent within ±{e.margin:g} {unit}: {found}."
+            also = f", and {self.direction}," if self.direction else ""
+            return f"{name}: equivalent within ±{e.margin:g} {unit}{also} {SCOPE}: {found}."
         if self.kind != "undecided":
-            return f"{name}: {self.kind}: {found}."
-        needed = f"more than {MOST_SEEDS:,}" if self.seeds is None else f"about {_round_up(self.seeds):,}"
-        return f"{name}: undecided: {found}; {needed} seeds would be needed if this were the true difference."
+            return f"{name}: {self.kind} {SCOPE}: {found}."
+        return f"{name}: undecided {SCOPE}: {found}; {self._needed()}."
+
+    def _evidence(self, digits: int) -> str:
+        e = self.estimate
+        if e.same:
+            return "the same numbers in every epoch of every pair"
+        claims = {
+            "equivalence": (self.tost_confidence, self.tost_p, self.kind == "equivalent"),
+            "a difference": (self.flip_confidence, self.flip_p, self.kind != "equivalent" or self.direction),
+        }
+        parts = []
+        for claim, (confidence, _, made) in claims.items():
+            if made:
+                what = f" for {claim}" if self.kind == "equivalent" and self.direction else ""
+                parts.append(f"{100 * confidence:.3g} % interval {_ends(e.interval(confidence), digits)}{what}")
+        ps = [f"{p_value(p)} of {claim}" for claim, (_, p, _) in claims.items() if not math.isnan(p)]
+        return ", ".join(parts) + f"; adjusted p {' and '.join(ps)}"
+
+    def _needed(self) -> str:
+        assert self.seeds is not None
+        about, low, high = (MOST if n is None else f"{_round_up(n):,}" for n in self.seeds)
+        if about == MOST:
+            return f"{MOST} seeds would be needed if this were the true difference"
+        known = f"{low} to {high}, as {self.estimate.n} pairs tell their spread"
+        return f"about {about} fresh seeds ({known}) would be needed if this were the true difference"
 
 
 def verdicts(
-    estimates: Mapping[str, Estimate], margin: float, confidence: float = 0.95, more_is_better: bool = True
+    estimates: Mapping[str, Estimate],
+    margin: float,
+    confidence: float = 0.95,
+    more_is_better: bool = True,
+    error: ErrorRate = "each",
+    withheld: Mapping[str, str] | None = None,
 ) -> dict[str, Verdict]:
-    """Judge the primary contrasts of a study as one family.
+    """Judge the primary contrasts of a study.
 
-    Holm's correction runs over the sign-flip p-values of all, and by itself over their equivalence p-values; each
-    of the two keeps its chance of any false claim at 1 − confidence. *Equivalent* comes before *better* and
-    *worse*, as a difference can be both real and too small to matter.
+    Holm's correction runs over the sign-flip p-values of all, and by itself over their equivalence p-values: two
+    families of claims. With ``error="each"``, each family makes any false claim with a chance of at most
+    1 − confidence, and both together of at most twice that; with ``"both"``, levels are halved, and both together
+    keep to it. A contrast can be equivalent and different at once: the difference is real, and too small to matter.
 
     Args:
         estimates: every declared contrast by name.
         margin: of equivalence, in points, as in each estimate.
         confidence: as in each estimate.
         more_is_better: of the outcome; False for a loss.
+        error: what the error rate 1 − confidence is of: each family, or both together.
+        withheld: of contrasts that mustn't be judged, why.
 
     Returns:
-        One verdict a contrast, in the same order. It is withheld with fewer than two pairs, or with more than 5 %
-        of them missing; such contrasts still count in the family.
+        One verdict a contrast, in the same order. It is withheld for the reasons given, with fewer than two pairs,
+        with more than 5 % of them missing, and without any spread, unless the arms are the same throughout. Such
+        contrasts still count in both families, with p-values of 1.
 
     Raises:
         ValueError: an estimate was made with another margin or confidence.
@@ -303,12 +266,52 @@ def verdicts(
                 f"verdicts: estimate {name!r} must have margin {margin} and confidence {confidence}, "
                 f"got {e.margin} and {e.confidence}"
             )
-    flips = holm([e.flip_p for e in estimates.values()])
-    tosts = holm([e.tost_p for e in estimates.values()])
-    return {
-        name: _judge(e, float(flip_p), float(tost_p), len(estimates), more_is_better)
-        for (name, e), flip_p, tost_p in zip(estimates.items(), flips, tosts, strict=True)
-    }
+    alpha = level(confidence) / (2 if error == "both" else 1)
+    reasons = {name: (withheld or {}).get(name) or _reason(e) for name, e in estimates.items()}
+    flips, flip_levels = _family([math.nan if reasons[name] else e.flip_p for name, e in estimates.items()], alpha)
+    tosts, tost_levels = _family(
+        [math.nan if reasons[name] else 0.0 if e.same else e.tost_p for name, e in estimates.items()], alpha
+    )
+    judged = {}
+    for i, (name, e) in enumerate(estimates.items()):
+        if reasons[name]:
+            judged[name] = Verdict("withheld", e, reason=reasons[name])
+            continue
+        direction: Direction | None = None
+        if flips[i] < alpha:
+            direction = "better" if (e.mean > 0) == more_is_better else "worse"
+        kind: Kind = "equivalent" if tosts[i] < alpha else direction or "undecided"
+        judged[name] = Verdict(
+            kind,
+            e,
+            flips[i],
+            tosts[i],
+            1 - flip_levels[i],
+            1 - 2 * tost_levels[i],
+            direction,
+            _seeds_to_decide(e, alpha / len(estimates)) if kind == "undecided" else None,
+        )
+    return judged
+
+
+def _reason(e: Estimate) -> str:
+    """Return why an estimate can't be judged; nothing if it can."""
+    pairs = e.n + e.missing
+    if 100 * e.missing > MISSING_PERCENT * pairs:
+        return f"{e.missing} of {pairs} pairs are missing, more than {MISSING_PERCENT} %"
+    if e.too_few:
+        return f"at least 2 pairs are needed, there are {e.n}"
+    if e.no_spread and not e.same:
+        return f"all {e.n} differences are {_signed(e.mean, 3)}, and without any spread nothing is known of others"
+    return ""
+
+
+def _family(p: list[float], alpha: float) -> tuple[list[float], list[float]]:
+    """Return Holm-adjusted p-values, and the level at which each hypothesis was tested at last."""
+    adjusted = holm(p)
+    rejected = int((adjusted < alpha).sum())
+    ranks = np.argsort(np.argsort(np.nan_to_num(np.array(p), nan=1.0), kind="stable"), kind="stable")
+    return adjusted.tolist(), [alpha / (len(p) - min(int(rank), rejected)) for rank in ranks]
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:
@@ -332,47 +335,34 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return np.where(np.isnan(raw), math.nan, adjusted)
 
 
-def _judge(e: Estimate, flip_p: float, tost_p: float, family: int, more_is_better: bool) -> Verdict:
-    alpha = _level(e.confidence)
-    pairs = e.n + e.missing
-    if 100 * e.missing > MISSING_PERCENT * pairs:
-        reason = f"{e.missing} of {pairs} pairs are missing, more than {MISSING_PERCENT} %"
-        return Verdict("withheld", e, flip_p, tost_p, reason=reason)
-    if e.too_few:
-        return Verdict("withheld", e, flip_p, tost_p, reason=f"at least 2 pairs are needed, there are {e.n}")
-    if tost_p < alpha:
-        return Verdict("equivalent", e, flip_p, tost_p)
-    if flip_p < alpha:
-        return Verdict("better" if (e.mean > 0) == more_is_better else "worse", e, flip_p, tost_p)
-    return Verdict("undecided", e, flip_p, tost_p, seeds=_seeds_to_decide(e, alpha / family))
-
-
-def _seeds_to_decide(e: Estimate, alpha: float) -> int | None:
+def _seeds_to_decide(e: Estimate, alpha: float) -> Seeds:
     """Return the fewer of the seeds for either claim, at the strictest level that Holm's correction may ask for."""
-    detect = seeds_to_detect(e.mean, e.sd, alpha)
-    if detect is not None:
-        # All n signs alike give the smallest sign-flip p-value, 2 / 2ⁿ, which must be below alpha.
-        detect = max(detect, math.floor(1 - math.log2(alpha)) + 1)
-    equivalent = seeds_for_equivalence(e.sd, e.margin, e.mean, alpha)
-    return min((n for n in (detect, equivalent) if n is not None), default=None)
+
+    def fewest(sd: float) -> int | None:
+        both = seeds_to_detect(e.mean, sd, alpha), seeds_for_equivalence(sd, e.margin, e.mean, alpha)
+        return min((n for n in both if n is not None), default=None)
+
+    df = e.n - 1
+    low, high = (e.sd * math.sqrt(df / stats.chi2.isf(tail, df)) for tail in (0.025, 0.975))
+    return Seeds(fewest(e.sd), fewest(low), fewest(high))
 
 
-def _smallest(enough: Callable[[int], bool]) -> int | None:
-    """Return the smallest n from 2 to `MOST_SEEDS` that is enough, where every larger one is too."""
-    low, high = 1, 2
-    while not enough(high):
-        if high == MOST_SEEDS:
-            return None
-        low, high = high, min(2 * high, MOST_SEEDS)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+def level(confidence: float) -> float:
+    """Return 1 − confidence, without the rounding error: 1 − 0.95 is a little more than 0.05.
 
-
-def _level(confidence: float) -> float:
-    # 1 − 0.95 is a little more than 0.05.
+    Args:
+        confidence: between 0 and 1.
+    """
     return round(1 - confidence, 12)
+
+
+def p_value(p: float) -> str:
+    """Return a p-value as text.
+
+    Args:
+        p: between 0 and 1.
+    """
+    return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def _round_up(n: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from weight_feedback.lab.analysis import Analysis, ArmResult
+from weight_feedback.lab.analysis import Analysis
 from weight_feedback.lab.estimates import mean_interval
 from weight_feedback.lab.figures.base import (
     Figure,
@@ -18,6 +18,7 @@ from weight_feedback.lab.figures.base import (
     ends,
     tooltips,
 )
+from weight_feedback.lab.outcomes import ArmResult
 from weight_feedback.lab.report import interval, number
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from weight_feedback.lab.analysis import HEARD, Analysis, Compared
+from weight_feedback.lab.analysis import HEARD, Analysis
+from weight_feedback.lab.contrasts import Compared
 from weight_feedback.lab.figures.base import Figure, Spec, base_spec, ends, tooltips, x_channel
 from weight_feedback.lab.report import contrast_cells, interval, number, swap_cells
 
@@ -61,13 +62,15 @@ def forest(analysis: Analysis) -> Iterator[Figure]:
         headings=headings,
         rows=rows,
         columns=[
-            "a", "b", "declared", "n", "missing", "mean", "low", "high", "bca_low", "bca_high",
+            "a", "b", "declared", "n", "missing", "mean", "low", "high",
             "flip_p", "d_z", "superiority", "tost_p", "detectable",
+            "verdict", "adjusted_flip_p", "adjusted_tost_p",
         ],
         values=[
             [
-                row.a, row.b, row.primary, e.n, e.missing, e.mean, e.t.low, e.t.high, e.bca.low, e.bca.high,
+                row.a, row.b, row.primary, e.n, e.missing, e.mean, e.t.low, e.t.high,
                 e.flip_p, e.d_z, e.superiority, e.tost_p, e.detectable,
+                row.kind, *((row.judged.flip_p, row.judged.tost_p) if row.judged else (None, None)),
             ]
             for row in analysis.contrasts
             for e in [row.estimate]
