@@ -187,7 +187,8 @@ def test_pictures_of_the_second_kind(found, tmp_path) -> None:
 def test_numbers_beside_pictures_hold_names_alone(found) -> None:
     for figure in figures(found):
         texts = {cell for row in figure.values for cell in row if isinstance(cell, str)}
-        assert texts <= {arm.name for arm in found.study.arms} | {"zeros", "initial", "other"}
+        verdicts = {"", "equivalent", "better", "worse", "undecided", "withheld"}
+        assert texts <= {arm.name for arm in found.study.arms} | {"zeros", "initial", "other"} | verdicts
 
 
 def is_number(text: str) -> bool:
@@ -217,7 +218,7 @@ def test_the_report_in_markdown(found) -> None:
     shown = [row[0] for row in rows]
     for text in labels(found):
         assert " ".join(text.split()) in shown
-    assert {len(row) for row in rows} == {5, 6, 9}
+    assert {len(row) for row in rows} == {5, 6, 10}
     assert kinds.isdisjoint({"html_inline", "html_block", "link_open", "image", "fence", "em_open", "strong_open"})
 
 

@@ -164,6 +164,7 @@ def test_settings_are_all_there_whether_a_study_declares_something_or_not(tmp_pa
         ["outcome", "final accuracy"],
         ["margin of equivalence", "±0.5 points"],
         ["confidence", "0.95"],
+        ["error rate", "of each family of claims"],
     ]
     assert [row for row in decides if row in shows] == shows
     unsummarised = plain.model_copy(update={"summary": None, "arms": plain.arms[:1]})

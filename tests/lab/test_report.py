@@ -44,8 +44,8 @@ def test_cells_of_contrasts_leave_blank_what_cannot_be_said(store) -> None:
     assert rows[0][:3] == ["own − none", "yes", "8"]
     study = STUDY.model_copy(update={"seeds": 1})
     _, (first, *_) = contrast_cells(analyse(study, store).contrasts)
-    assert first[4:7] == ["–", "–", "–"]
-    assert first[8] == "–"
+    assert first[4:8] == ["–", "–", "–", "–"]
+    assert first[9] == "–"
 
 
 def test_cells_of_swaps(store) -> None:

@@ -130,7 +130,7 @@ def _reach(short: Callable[[float], float]) -> float:
     top = 1.0
     while short(top) < 0:
         top *= 2
-    return float(optimize.brentq(short, 1e-9, top, xtol=1e-6))
+    return float(optimize.brentq(short, 1e-9, top, xtol=1e-9))
 
 
 def seeds_to_detect(effect: float, sd: float, alpha: float = 0.05) -> int | None:

@@ -302,7 +302,7 @@ def _reason(e: Estimate) -> str:
     if e.too_few:
         return f"at least 2 pairs are needed, there are {e.n}"
     if e.no_spread and not e.same:
-        return f"all {e.n} differences are {_signed(e.mean, 3)}, and without any spread nothing is known of others"
+        return f"all {e.n} differences are {e.mean + 0.0:g}, and without any spread nothing is known of others"
     return ""
 
 

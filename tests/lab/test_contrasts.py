@@ -1,0 +1,143 @@
+"""What keeps a contrast from being judged, and what is said beside a verdict."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from weight_feedback.lab.contrasts import Compared, compare
+from weight_feedback.lab.outcomes import ArmResult
+from weight_feedback.lab.settings import Projected, Training
+from weight_feedback.lab.spec import Arm, Declared, Study
+
+EPOCHS = 3
+ARMS = (
+    Arm(name="own", model="mnist-plain", label="own", signal="own"),
+    Arm(name="zeros", model="mnist-plain", label="zeros", signal="zeros"),
+    Arm(name="none", model="mnist-plain", label="none"),
+)
+
+
+def declaring(seeds: int, primary=(("own", "none"),), **declared) -> Study:
+    return Study(
+        name="made-up",
+        title="Made up",
+        data="generated",
+        seeds=seeds,
+        training=Training(epochs=EPOCHS),
+        summary=Projected(k=2),
+        arms=ARMS,
+        declared=Declared(primary=primary, **{"margin": 0.5, **declared}),
+    )
+
+
+def arm(index: int, final, loss=None, diverged=()) -> ArmResult:
+    """An arm whose accuracy rises to what is given, but for trials that diverged before their first epoch."""
+    final = np.where(np.isin(np.arange(len(final)), diverged), 10.0, np.asarray(final, dtype=float))
+    accuracy = np.minimum(final[:, None], [[50.0, 80.0, 100.0]])
+    return ArmResult(
+        ARMS[index],
+        1,
+        tuple(range(len(final))),
+        accuracy,
+        2 - accuracy / 100 if loss is None else np.repeat(np.asarray(loss, dtype=float)[:, None], EPOCHS, axis=1),
+        {},
+        np.ones(len(final)),
+        dict.fromkeys(diverged, 1),
+    )
+
+
+def judged(own, none, zeros=None, **declared) -> Compared:
+    study = declaring(len(own.seeds), **declared)
+    return compare(study, [own, zeros or arm(1, np.zeros(len(own.seeds))), none], study.seeds, judge=True)[0]
+
+
+SPREAD = np.array([97.1, 96.4, 97.3, 96.8, 97.0, 96.1, 97.2, 96.6, 96.9, 96.2])
+
+
+@pytest.mark.parametrize("n", [2, 10])
+def test_differences_without_spread_say_nothing(n) -> None:
+    found = judged(arm(0, SPREAD[:n] + 0.1), arm(2, SPREAD[:n]))
+    assert found.kind == "withheld"
+    assert f"all {n} differences are 0.1, and without any spread nothing is known" in found.verdict
+    # Accuracies that are equal where losses aren't: no difference, and no reason why there should be none.
+    found = judged(arm(0, SPREAD[:n], loss=SPREAD[:n]), arm(2, SPREAD[:n]))
+    assert found.kind == "withheld"
+    assert "differences are 0, and" in found.verdict
+
+
+def test_arms_that_are_the_same_stay_the_same() -> None:
+    """As `zeros` and `none`, which differ in nothing that acts."""
+    study = declaring(10, primary=(("zeros", "none"),))
+    found = compare(study, [arm(0, SPREAD), arm(1, SPREAD), arm(2, SPREAD)], 10, judge=True)[0]
+    assert found.kind == "equivalent"
+    assert "difference +0.00 points (the same numbers in every epoch of every pair; 10 seeds)" in found.verdict
+
+
+def test_trials_that_all_diverged_say_nothing() -> None:
+    everyone = range(10)
+    found = judged(arm(0, SPREAD, diverged=everyone), arm(2, SPREAD, diverged=everyone))
+    assert found.kind == "withheld"
+    assert "all trials of both arms diverged" in found.verdict
+
+
+def test_one_arm_that_always_diverges_is_worse() -> None:
+    found = judged(arm(0, SPREAD, diverged=range(10)), arm(2, SPREAD))
+    assert found.kind == "worse"
+    assert (
+        "In 10 of the pairs a trial diverged; without them, own − none: verdict withheld: at least 2"
+        in found.verdict
+    )
+
+
+def test_a_verdict_that_hangs_on_divergence_is_shown_without_it_too() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.05, 20)
+    base = np.resize(SPREAD, 20)
+    found = judged(arm(0, base + noise, diverged=[3]), arm(2, base))
+    assert found.kind == "undecided"
+    assert "In 1 of the pairs a trial diverged; without them, own − none: equivalent within ±0.5" in found.verdict
+    assert found.verdict.endswith("19 seeds).")
+    # Where the verdict stays, nothing is added.
+    assert "without them" not in judged(arm(0, base - 20 + 9 * noise, diverged=[3]), arm(2, base)).verdict
+
+
+def to_threshold(own, none, threshold=99.0, **declared) -> Compared:
+    return judged(arm(0, own), arm(2, none), outcome="epochs-to-threshold", threshold=threshold, **declared)
+
+
+@pytest.mark.parametrize("n", [2, 10])
+def test_a_threshold_that_nobody_reaches_says_nothing(n) -> None:
+    found = to_threshold(SPREAD[:n], SPREAD[:n] - 1)
+    assert found.kind == "withheld"
+    assert f"{2 * n} of {2 * n} trials never reached 99 % accuracy" in found.verdict
+    # Not even of arms that are the same.
+    assert to_threshold(SPREAD[:n], SPREAD[:n]).kind == "withheld"
+
+
+def test_a_threshold_that_most_reach_is_judged_but_for_equivalence() -> None:
+    """20 trials and two that never reach it: they count as 4 epochs, and may have needed any number more."""
+    own, none = np.full(10, 99.5), np.full(10, 99.5)
+    own[[2, 5]] = 95.0
+    found = to_threshold(own, none, margin=3.0)
+    assert found.kind == "undecided"
+    assert "2 of 20 trials never reached the threshold, and count as 4 epochs" in found.verdict
+    assert "equivalence isn't judged" in found.verdict
+    # All of the one arm, and none of the other: a bound of the difference is above 0 already.
+    found = to_threshold(np.full(10, 99.5) - np.arange(10) % 2 * 0.01, np.append(np.full(9, 95.0), 99.6))
+    assert found.kind == "better"
+
+
+def test_what_is_withheld_from_outside_is_said() -> None:
+    study = declaring(10)
+    arms = [arm(0, SPREAD), arm(1, SPREAD), arm(2, SPREAD[::-1])]
+    found = compare(study, arms, 10, judge=True, withheld={("own", "none"): "other data"})[0]
+    assert found.verdict == "own − none: verdict withheld: other data."
+
+
+def test_the_error_rate_of_both_families_together_is_declared() -> None:
+    plain, both = declaring(10), declaring(10, error="both")
+    assert plain.declaration() != both.declaration()
+    assert plain.declaration() == declaring(10, error="each").declaration()
+    # Six pairs of one sign: 0.031, below 5 % and above 2.5 %.
+    own, none = arm(0, SPREAD[:6] + 1 + np.arange(6) / 10), arm(2, SPREAD[:6])
+    assert [judged(own, none, error=error).kind for error in ("each", "both")] == ["better", "undecided"]
