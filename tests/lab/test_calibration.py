@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 from weight_feedback.lab import calibration, estimates
-from weight_feedback.lab.calibration import calibrate
+from weight_feedback.lab.calibration import SHAPES, calibrate, families, looking
 from weight_feedback.lab.estimates import sign_flip
 from weight_feedback.lab.power import detection_power
+from weight_feedback.lab.verdicts import estimate, verdicts
 
 
 def test_the_simulation_runs_the_estimators(monkeypatch) -> None:
@@ -93,3 +94,64 @@ def test_power_is_as_planned() -> None:
     assert found.t_rejections.low < power < found.t_rejections.high
     assert found.flip_rejections.mean == pytest.approx(power, abs=0.03)
     assert 0.935 < found.t_coverage.mean < 0.965
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("n", [5, 10])
+def test_families_keep_their_error_rates(shape, n) -> None:
+    """3,000 studies: the standard error of 5 % is 0.4 points; four of them, as each is the worst of ten sizes."""
+    found = families(3000, n, shape)
+    assert (found.shape, found.n, found.studies) == (shape, n, 3000)
+    assert max(found.difference.mean, found.equivalence.mean, found.halved.mean) <= 0.066
+    assert found.both.mean <= 0.122
+
+
+def test_families_use_up_their_error_rates() -> None:
+    """Of normal differences, about 5 % each; so two kinds of claims together have more."""
+    found = families(3000, 10)
+    assert found.difference.mean > 0.035
+    assert found.equivalence.mean > 0.035
+    assert found.halved.mean < 0.05 < found.both.mean
+
+
+def test_few_values_are_too_much_for_t_tests_alone() -> None:
+    """At the margin of ½, differences of 0 or 1 are all 0 in one study of 2ⁿ, which t tests alone believe."""
+    for n in (2, 3, 4):
+        assert families(2000, n, "lattice").equivalence.mean == 0.0
+
+
+def test_families_are_judged_as_studies_are(monkeypatch) -> None:
+    """Family by family, with the functions that analyses use: the same claims."""
+    # How many seeds what is undecided would take isn't looked at, and takes long.
+    monkeypatch.setattr("weight_feedback.lab.verdicts._seeds_to_decide", lambda *_: None)
+    rng = np.random.default_rng([0, 7, 0])
+    zero, edge = ([estimate(x, np.zeros(7), 1.0) for x in rng.normal(mean, 1.0, (300, 7))] for mean in (0.0, 1.0))
+    found = families(30, 7)
+
+    def worst(estimates, claimed, fewest=1, error="each") -> float:
+        rates = []
+        for size in range(fewest, 11):
+            studies = [{str(i): e for i, e in enumerate(estimates[s : s + size])} for s in range(0, 300, 10)]
+            claims = [any(map(claimed, verdicts(study, 1.0, error=error).values())) for study in studies]
+            rates.append(np.mean(claims))
+        return max(rates)
+
+    assert found.difference.mean == worst(zero, lambda verdict: verdict.direction is not None)
+    assert found.equivalence.mean == worst(edge, lambda verdict: verdict.kind == "equivalent")
+    mixed = [zero[i] if i % 10 == 0 else edge[i] for i in range(300)]
+
+    def false(verdict) -> bool:
+        return verdict.kind == "equivalent" if verdict.estimate in edge else verdict.direction is not None
+
+    assert found.both.mean == worst(mixed, false, 2)
+    assert found.halved.mean == worst(mixed, false, 2, error="both")
+
+
+def test_families_check_their_settings() -> None:
+    with pytest.raises(ValueError, match=r"families: expected studies ≥ 1 and n ≥ 2, got studies = 0, n = 1"):
+        families(0, 1)
+
+
+def test_who_looks_again_and_again_finds_something() -> None:
+    assert looking(2000, (20,)).mean == pytest.approx(0.05, abs=0.02)
+    assert 0.1 < looking(2000).mean < 0.135

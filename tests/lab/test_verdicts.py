@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
 
 from weight_feedback.lab.estimates import (
     Interval,
     effect_size,
     equivalence,
+    holm,
     mean_interval,
     sign_flip,
     superiority,
 )
 from weight_feedback.lab.power import detectable_effect, seeds_for_equivalence, seeds_to_detect
-from weight_feedback.lab.verdicts import Estimate, estimate, holm, verdicts
+from weight_feedback.lab.verdicts import Estimate, estimate, verdicts
 
 NAN = math.nan
 PLAIN = Estimate(
@@ -40,13 +41,6 @@ PLAIN = Estimate(
     margin=0.2,
     confidence=0.95,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_collections() -> Iterator[None]:
-    """Statsmodels' multipletests collects all garbage at each call: a tenth of a second, hundreds of times here."""
-    with mock.patch("gc.collect"):
-        yield
 
 
 def vary(**changes) -> Estimate:
@@ -146,9 +140,21 @@ def test_holm_laws(p) -> None:
     assert (holm([*p, 1.0])[:-1] >= adjusted * (1 - 1e-12)).all()
 
 
-@pytest.mark.parametrize("p", [[1.1], [-0.1, 0.5], [[0.1]]])
+@given(st.lists(st.lists(st.floats(0, 1), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_families_are_corrected_row_by_row(p) -> None:
+    np.testing.assert_array_equal(holm(p), [holm(row) for row in p])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+@settings(max_examples=20, deadline=None)
+def test_holm_is_statsmodels(p) -> None:
+    with mock.patch("gc.collect"):  # which multipletests does at each call
+        np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
+
+
+@pytest.mark.parametrize("p", [[1.1], [-0.1, 0.5], 0.1])
 def test_holm_needs_p_values(p) -> None:
-    with pytest.raises(ValueError, match="holm: p must be a vector of numbers from 0 to 1, got array"):
+    with pytest.raises(ValueError, match="holm: p must be a vector of numbers from 0 to 1, or several, got array"):
         holm(p)
 
 

@@ -333,6 +333,29 @@ def equivalence(differences: ArrayLike, margin: float) -> float:
     return float(equivalence_p(np.sort(x)[None], margin, flip_signs(x.size, FLIPS))[0])
 
 
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """Adjust p-values for a family of tests (Holm 1979).
+
+    Args:
+        p: shape ``[..., tests]``, one family a row; NaN where there was nothing to test, which counts as 1.
+
+    Returns:
+        Adjusted p-values in the same order and shape; NaN stays NaN.
+
+    Raises:
+        ValueError: the p-values aren't numbers from 0 to 1, in rows.
+    """
+    raw = np.asarray(p, dtype=np.float64)
+    if raw.ndim == 0 or ((raw < 0) | (raw > 1)).any():
+        raise ValueError(f"holm: p must be a vector of numbers from 0 to 1, or several, got {raw!r}")
+    filled = np.nan_to_num(raw, nan=1.0)
+    order = np.argsort(filled, axis=-1, kind="stable")
+    weighted = np.take_along_axis(filled, order, axis=-1) * np.arange(raw.shape[-1], 0, -1)
+    adjusted = np.empty_like(raw)
+    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(weighted, axis=-1), 1.0), axis=-1)
+    return np.where(np.isnan(raw), math.nan, adjusted)
+
+
 def _matrix(name: str, accuracy: ArrayLike) -> NDArray[np.float64]:
     x = np.asarray(accuracy, dtype=np.float64)
     if x.ndim != 2 or x.shape[1] == 0:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from weight_feedback.lab.estimates import (
     Interval,
     check_confidence,
     effect_size,
     equivalence,
+    holm,
     mean_interval,
     no_spread,
     paired_differences,
@@ -312,27 +312,6 @@ def _family(p: list[float], alpha: float) -> tuple[list[float], list[float]]:
     rejected = int((adjusted < alpha).sum())
     ranks = np.argsort(np.argsort(np.nan_to_num(np.array(p), nan=1.0), kind="stable"), kind="stable")
     return adjusted.tolist(), [alpha / (len(p) - min(int(rank), rejected)) for rank in ranks]
-
-
-def holm(p: ArrayLike) -> NDArray[np.float64]:
-    """Adjust p-values for a family of tests (Holm 1979).
-
-    Args:
-        p: shape ``[tests]``; NaN where there was nothing to test, which counts as 1.
-
-    Returns:
-        Adjusted p-values in the same order, shape ``[tests]``; NaN stays NaN.
-
-    Raises:
-        ValueError: the p-values aren't a vector of numbers from 0 to 1.
-    """
-    raw = np.asarray(p, dtype=np.float64)
-    if raw.ndim != 1 or ((raw < 0) | (raw > 1)).any():
-        raise ValueError(f"holm: p must be a vector of numbers from 0 to 1, got {raw!r}")
-    if raw.size == 0:
-        return raw
-    adjusted = multipletests(np.nan_to_num(raw, nan=1.0), method="holm")[1]
-    return np.where(np.isnan(raw), math.nan, adjusted)
 
 
 def _seeds_to_decide(e: Estimate, alpha: float) -> Seeds:
