@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weight_feedback.lab.estimates import Interval, area_under_curve, best, epochs_to, final, mean_interval
-from weight_feedback.lab.spec import Arm, OutcomeName, Study
+from weight_feedback.lab.gate import Passed, look, read_peeks, record_peek
+from weight_feedback.lab.spec import SEEDS_END, Arm, OutcomeName, Study
 from weight_feedback.lab.store import Record, Store
 from weight_feedback.lab.verdicts import Estimate, estimate, verdicts
 
@@ -140,13 +141,16 @@ class Analysis:
         outcome: what the contrasts compare.
         arms: those with a finished or failed trial, in the study's order.
         contrasts: the primary ones in the order of their declaration, then every arm against each arm that these
-            compare with; none for a study that declares nothing.
+            compare with; none for a study that declares nothing, or waits.
         waiting: how many trials of the primary contrasts are neither finished nor failed; until there are none,
-            there are no verdicts, since looking early and stopping when one likes the outcome would spoil them.
+            there are no verdicts, and no contrasts but for those who peek, since looking early and stopping when
+            one likes the outcome would spoil them.
         swaps: in the order of arms.
         extended: how many seeds there are, with those beyond the study's own.
         exploratory: the same contrasts over all these seeds, if there are more than the study's own; no verdicts.
         provenance: of every finished trial within the study's own seeds.
+        passed: what the gate says of the study.
+        command: that runs what is missing.
     """
 
     study: Study
@@ -158,6 +162,8 @@ class Analysis:
     extended: int
     exploratory: Sequence[Compared]
     provenance: Sequence[Mapping[str, Any]]
+    passed: Passed
+    command: str
 
     def made_with(self, name: str) -> list[str]:
         """Return each value that an entry of the provenance has in any trial.
@@ -169,12 +175,21 @@ class Analysis:
 
     @property
     def sentences(self) -> list[str]:
-        """One verdict for each primary contrast, or why there is none yet."""
-        if self.study.declared is None:
-            return []
-        if self.waiting:
-            return [f"No verdicts yet: {self.waiting} trials of the declared contrasts are still to be run."]
-        return [contrast.verdict for contrast in self.contrasts if contrast.verdict]
+        """One verdict for each primary contrast, or why there is none; then what readers should know of them."""
+        verdicts = [contrast.verdict for contrast in self.contrasts if contrast.verdict]
+        return [*self.reasons, *verdicts, *filter(None, [self.passed.looked])]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why there are no verdicts at all; empty if there are some, or nothing is declared."""
+        reasons = [f"No verdicts, and estimates alone: {self.passed.late}."] if self.passed.late else []
+        if self.study.declared is not None and self.waiting:
+            reasons.append(
+                f"No verdicts yet: {self.waiting} trials of the declared contrasts are still to be run, as by "
+                f"{self.command}. Until then no differences are shown, but with --peek, which every later report "
+                "tells of."
+            )
+        return reasons
 
 
 def study_outcome(study: Study) -> Outcome:
@@ -189,37 +204,47 @@ def study_outcome(study: Study) -> Outcome:
     return outcome._replace(title=outcome.title.format(threshold=study.declared.threshold))
 
 
-def analyse(study: Study, store: Store) -> Analysis:
-    """Read all that is finished of a study, and estimate what it says.
+def analyse(study: Study, store: Store, *, command: str = "weight-feedback run", peek: bool = False) -> Analysis:
+    """Read all that is finished of a study, and estimate what it says, as far as the gate lets it through.
 
     Args:
         study: arms × seeds, and what is declared of them.
         store: what is finished.
+        command: that runs what is missing; to be named where something is.
+        peek: whether to estimate contrasts before all of their trials are there. That is kept in the store.
 
     Raises:
-        StoreError: a finished trial is damaged.
+        StoreError: a finished trial is damaged, the study was declared otherwise, or a peek can't be kept.
     """
     extended = extended_seeds(study, store)
     more = {(arm.name, trial.seed): store.read(trial) for arm, trial in study.trials(seeds=extended)}
-    records = {(name, seed): record for (name, seed), record in more.items() if seed < study.seeds}
+    records = {(name, seed): record for (name, seed), record in more.items() if seed in study.seed_numbers()}
     failures = {
         (arm.name, trial.seed): store.failure(trial)
         for arm, trial in study.trials()
         if not records[arm.name, trial.seed]
     }
+    passed = look(study, store, {place: record.provenance for place, record in records.items() if record})
+    waiting = sum(reason is None for (name, _), reason in failures.items() if name in study.declared_arms)
+    if peek and waiting:
+        trials = len(study.declared_arms) * study.seeds
+        record_peek(store, trials - waiting, trials)
+        passed = replace(passed, peeks=read_peeks(store.folder))
     arms = [_arm_result(study, arm, records, failures) for arm in study.arms]
     wide = [_arm_result(study, arm, more, {}) for arm in study.arms] if extended > study.seeds else []
-    waiting = sum(reason is None for (name, _), reason in failures.items() if name in study.declared_arms)
+    shown = peek or not waiting
     return Analysis(
         study=study,
         outcome=study_outcome(study),
         arms=[arm for arm in arms if arm.seeds or arm.failed],
-        contrasts=_compare(study, arms, study.seeds, judge=not waiting),
+        contrasts=_compare(study, arms, study.seeds, passed, judge=not waiting) if shown else [],
         waiting=waiting,
         swaps=list(_swapped(study, store, arms)),
         extended=extended,
-        exploratory=_compare(study, wide, extended, judge=False),
+        exploratory=_compare(study, wide, extended, passed, judge=False) if shown else [],
         provenance=[record.provenance for record in records.values() if record],
+        passed=passed,
+        command=command,
     )
 
 
@@ -255,7 +280,7 @@ def _arm_result(
 
 
 def _by_seed(study: Study, arm: ArmResult, seeds: int) -> NDArray[np.float64]:
-    """Return an arm's declared outcome, shape ``[seeds]``, NaN where there is no trial."""
+    """Return an arm's declared outcome, shape ``[seeds]``, from the first seed on, NaN where there is no trial."""
     assert study.declared is not None
     outcome = np.full(seeds, np.nan)
     if arm.seeds:
@@ -265,12 +290,15 @@ def _by_seed(study: Study, arm: ArmResult, seeds: int) -> NDArray[np.float64]:
             "epochs-to-threshold": lambda: epochs_to(arm.accuracy, study.declared.threshold or 0),
             "final-loss": lambda: arm.loss[:, -1],
         }
-        outcome[list(arm.seeds)] = found[study.declared.outcome]()
+        outcome[np.subtract(arm.seeds, study.first_seed)] = found[study.declared.outcome]()
     return outcome
 
 
-def _compare(study: Study, arms: Sequence[ArmResult], seeds: int, judge: bool) -> list[Compared]:
-    """Estimate all contrasts that have a pair, and judge the primary ones as one family."""
+def _compare(study: Study, arms: Sequence[ArmResult], seeds: int, passed: Passed, judge: bool) -> list[Compared]:
+    """Estimate all contrasts that have a pair, and judge the primary ones as one family, if the gate lets them.
+
+    What was declared too late counts as not declared, and gets estimates without p-values.
+    """
     declared = study.declared
     if declared is None or not arms:
         return []
@@ -279,11 +307,16 @@ def _compare(study: Study, arms: Sequence[ArmResult], seeds: int, judge: bool) -
         (a, b): estimate(outcomes[a], outcomes[b], declared.margin, declared.confidence) for a, b in _pairs(study)
     }
     outcome = study_outcome(study)
-    family = {f"{a} − {b}": estimates[a, b] for a, b in declared.primary} if judge else {}
+    if passed.late:
+        estimates = {pair: replace(one, flip_p=math.nan, tost_p=math.nan) for pair, one in estimates.items()}
+    judged = judge and not passed.late
+    family = {f"{a} − {b}": estimates[a, b] for a, b in declared.primary} if judged else {}
     found = verdicts(family, declared.margin, declared.confidence, outcome.more_is_better)
+    for (a, b), reason in passed.used.items() if judged else ():
+        found[f"{a} − {b}"] = replace(found[f"{a} − {b}"], kind="withheld", reason=reason)
     compared = []
     for (a, b), contrast in estimates.items():
-        primary = (a, b) in declared.primary
+        primary = (a, b) in declared.primary and not passed.late
         verdict = found.get(f"{a} − {b}") if primary else None
         if contrast.n or verdict:
             differences = outcomes[a] - outcomes[b]
@@ -293,7 +326,7 @@ def _compare(study: Study, arms: Sequence[ArmResult], seeds: int, judge: bool) -
                     b,
                     primary,
                     contrast,
-                    {seed: float(x) for seed, x in enumerate(differences) if not math.isnan(x)},
+                    {seed: float(x) for seed, x in enumerate(differences, study.first_seed) if not math.isnan(x)},
                     verdict.sentence(a, b, outcome.unit) if verdict else "",
                     verdict.kind if verdict else "",
                 )
@@ -337,7 +370,7 @@ def extended_seeds(study: Study, store: Store) -> int:
         study: arms × seeds.
         store: what is finished.
     """
-    seeds = study.seeds
-    while any(store.read(study.trial(arm, seeds)) for arm in study.arms):
-        seeds += 1
-    return seeds
+    following = study.seed_numbers().stop
+    while following < SEEDS_END and any(store.read(study.trial(arm, following)) for arm in study.arms):
+        following += 1
+    return following - study.first_seed

@@ -200,6 +200,8 @@ def _contrasts(analysis: Analysis, pictures: Mapping[str, str]) -> list[str]:
     if study.declared is None:
         return []
     lines = [*(f"- {escape(sentence)}" for sentence in analysis.sentences), ""]
+    if not analysis.contrasts:
+        return [*lines, *_declaration(analysis)]
     if "forest" in pictures:
         lines += [f"![differences of {outcome.title}, paired by seed]({pictures['forest']})", ""]
     lines += [
@@ -208,9 +210,9 @@ def _contrasts(analysis: Analysis, pictures: Mapping[str, str]) -> list[str]:
         f"Differences of {outcome.title} in {outcome.unit}, paired by seed, with "
         f"{100 * study.declared.confidence:g} % Student's t intervals in brackets. Only declared contrasts get a "
         "verdict; p-values in the table aren't corrected for their number. Detectable is the true difference that "
-        "this many seeds find with 80 % power, at the spread seen. Margin of equivalence: "
-        f"±{study.declared.margin:g} {outcome.unit}. Declaration: `{study.declaration()}`.",
+        "this many seeds find with 80 % power, at the spread seen.",
         "",
+        *_declaration(analysis),
     ]
     if analysis.exploratory:
         lines += [
@@ -221,6 +223,17 @@ def _contrasts(analysis: Analysis, pictures: Mapping[str, str]) -> list[str]:
             "",
         ]
     return lines
+
+
+def _declaration(analysis: Analysis) -> list[str]:
+    study, declared = analysis.study, analysis.study.declared
+    assert declared is not None
+    why = f" ({escape(declared.why)})" if declared.why else ""
+    return [
+        f"Margin of equivalence: ±{declared.margin:g} {analysis.outcome.unit}{why}; "
+        f"{escape(analysis.passed.seeds)}. Declaration: `{study.declaration()}`.",
+        "",
+    ]
 
 
 def _swaps(analysis: Analysis) -> list[str]:
