@@ -35,7 +35,7 @@ from weight_feedback.texts import printable
 PEEKS = "peeks.json"
 _TRIAL = re.compile(r".*-seed-([0-9]{5,10})-[0-9a-f]{16}\.json")
 
-_CONFIRM = "were used before this study was declared, and a confirmation needs fresh ones:"
+_CONFIRM = "were known before this study was declared, and a confirmation needs fresh seeds:"
 
 Pair = tuple[str, str]
 
@@ -99,7 +99,7 @@ def look(study: Study, store: Store, provenances: Mapping[tuple[str, int], Mappi
     others = _Others(study, store)
     before = _declared_at(known, provenances.values())
     used = {
-        pair: f"{_places(found)} {_CONFIRM} {others.remedy}"
+        pair: f"results of {_places(found)} {_CONFIRM} {others.remedy}"
         for pair in study.declared.primary
         if (found := others.used(pair, before))
     }
@@ -133,8 +133,10 @@ def admit(study: Study, store: Store, provenances: Iterable[Mapping[str, Any]], 
     before = _declared_at(known, provenances)
     found = {pair: places for pair in study.declared.primary if (places := others.used(pair, before))}
     if found:
-        said = "; ".join(f"{a} − {b}: {_places(places)}" for (a, b), places in found.items())
-        raise StoreError(f"{study.name}: {said} {_CONFIRM} {others.remedy}")
+        said = "; ".join(f"{a} − {b}: results of {_places(places)}" for (a, b), places in found.items())
+        # What isn't declared yet can still be given other seeds.
+        remedy = others.remedy if known else f"set first_seed = {others.free}"
+        raise StoreError(f"{study.name}: {said} {_CONFIRM} {remedy}")
 
 
 def came_before(known: Declaration | None, provenance: Mapping[str, Any]) -> bool:
@@ -317,13 +319,18 @@ class _Others:
 
     @property
     def remedy(self) -> str:
-        """What to do to get a verdict."""
+        """What to do to get a verdict on a study that can't have one any more."""
+        return f"give the study a new name, and fresh seeds by first_seed = {self.free}"
+
+    @property
+    def free(self) -> int:
+        """The lowest first seed with which none of the study's seeds was used, here or there."""
         taken = {seed for a, b in self._primary for seed in self._own[a] & self._own[b]}
         taken.update(seed for pair in self._primary for seeds in self._both(pair).values() for seed in seeds)
         first, size = 0, self._study.training.cohort
         while hits := taken.intersection(range(first, first + self._study.seeds)):
             first = -(-(max(hits) + 1) // size) * size
-        return f"give the study a new name, and fresh seeds by first_seed = {first}"
+        return first
 
     def seeds(self, used: Mapping[Pair, str]) -> str:
         """Return which seeds the study has and, if it has a first one and they are fresh, what others used.
