@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
+from weight_feedback.files import write_atomically
 from weight_feedback.lab.settings import Projected, Training, Trial
 from weight_feedback.lab.spec import Arm, Declared, Study
-from weight_feedback.lab.store import Record, Store
+from weight_feedback.lab.store import DECLARATION, Record, Store
 
 SIGNALS = ("none", "constant", "yoked", "own")
 SEEDS = 8
@@ -65,8 +68,19 @@ def record(trial: Trial, arm: str, epochs: int = EPOCHS) -> Record:
     return Record(result, {**PROVENANCE, "seconds": 1.0 + i})
 
 
+def declare(store: Store, study: Study = STUDY) -> Store:
+    """Declare a study an hour before its made-up trials were begun."""
+    store.declare(study)
+    if study.declared is not None:
+        path = store.folder / DECLARATION
+        content = json.loads(path.read_bytes()) | {"declared": "2026-11-24T08:00:00+00:00"}
+        write_atomically(path, json.dumps(content).encode())
+    return store
+
+
 def fill(store: Store, study: Study = STUDY, seeds: int = SEEDS) -> Store:
-    """Keep a made-up record of every trial of a study, and of every swap."""
+    """Declare a study, and keep a made-up record of every trial of it, and of every swap."""
+    declare(store, study)
     for arm, trial in study.trials(seeds=seeds):
         store.write(trial, record(trial, arm.name))
     for arm, swap in study.swaps():

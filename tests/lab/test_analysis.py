@@ -100,7 +100,7 @@ def test_the_threshold_is_in_the_outcomes_title(store) -> None:
     assert analysis.outcome.title == "epochs to 96.5 % accuracy"
 
 
-def test_verdicts_wait_for_all_trials_of_the_primary_contrasts_alone(store) -> None:
+def test_verdicts_and_differences_wait_for_all_trials_of_the_primary_contrasts_alone(store) -> None:
     fill(store)
     trials = {(arm.name, trial.seed): trial for arm, trial in STUDY.trials()}
     store.path(trials["constant", 2]).unlink()
@@ -110,8 +110,14 @@ def test_verdicts_wait_for_all_trials_of_the_primary_contrasts_alone(store) -> N
     assert sorted(constant.differences) == [0, 1, 3, 4, 5, 6, 7]
 
     store.path(trials["own", 2]).unlink()
-    analysis = analyse(STUDY, store)
-    assert analysis.sentences == ["No verdicts yet: 1 trials of the declared contrasts are still to be run."]
+    analysis = analyse(STUDY, store, command="weight-feedback run made-up")
+    (sentence,) = analysis.sentences
+    assert sentence.startswith(
+        "No verdicts yet: 1 trials of the declared contrasts are still to be run, as by weight-feedback run made-up"
+    )
+    assert analysis.contrasts == []
+
+    analysis = analyse(STUDY, store, peek=True)
     assert not any(row.verdict for row in analysis.contrasts)
     expected = np.delete(FINAL[3] - FINAL[0], 2)
     assert analysis.contrasts[0].estimate.mean == pytest.approx(expected.mean())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from weight_feedback.lab.contrasts import Compared, compare
+from weight_feedback.lab.gate import Passed
 from weight_feedback.lab.outcomes import ArmResult
 from weight_feedback.lab.settings import Projected, Training
 from weight_feedback.lab.spec import Arm, Declared, Study
@@ -49,7 +50,9 @@ def arm(index: int, final, loss=None, diverged=()) -> ArmResult:
 
 def judged(own, none, zeros=None, **declared) -> Compared:
     study = declaring(len(own.seeds), **declared)
-    return compare(study, [own, zeros or arm(1, np.zeros(len(own.seeds))), none], study.seeds, judge=True)[0]
+    return compare(
+        study, [own, zeros or arm(1, np.zeros(len(own.seeds))), none], study.seeds, Passed(), judge=True
+    )[0]
 
 
 SPREAD = np.array([97.1, 96.4, 97.3, 96.8, 97.0, 96.1, 97.2, 96.6, 96.9, 96.2])
@@ -69,7 +72,7 @@ def test_differences_without_spread_say_nothing(n) -> None:
 def test_arms_that_are_the_same_stay_the_same() -> None:
     """As `zeros` and `none`, which differ in nothing that acts."""
     study = declaring(10, primary=(("zeros", "none"),))
-    found = compare(study, [arm(0, SPREAD), arm(1, SPREAD), arm(2, SPREAD)], 10, judge=True)[0]
+    found = compare(study, [arm(0, SPREAD), arm(1, SPREAD), arm(2, SPREAD)], 10, Passed(), judge=True)[0]
     assert found.kind == "equivalent"
     assert "difference +0.00 points (the same numbers in every epoch of every pair; 10 seeds)" in found.verdict
 
@@ -130,8 +133,8 @@ def test_a_threshold_that_most_reach_is_judged_but_for_equivalence() -> None:
 def test_what_is_withheld_from_outside_is_said() -> None:
     study = declaring(10)
     arms = [arm(0, SPREAD), arm(1, SPREAD), arm(2, SPREAD[::-1])]
-    found = compare(study, arms, 10, judge=True, withheld={("own", "none"): "other data"})[0]
-    assert found.verdict == "own − none: verdict withheld: other data."
+    found = compare(study, arms, 10, Passed(used={("own", "none"): "seen before"}), judge=True)[0]
+    assert found.verdict == "own − none: verdict withheld: seen before."
 
 
 def test_the_error_rate_of_both_families_together_is_declared() -> None:

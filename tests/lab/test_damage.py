@@ -118,7 +118,7 @@ def test_commands_that_look_leave_out_what_is_damaged(capsys, path, study, store
     (_, swap), *_ = study.swaps()
     damaged = {file: damage(file).read_bytes() for file in (store.path(none), store.path(swap))}
     for command, expected in {
-        "report": "No verdicts yet: 1 trials of the declared contrasts are still to be run.",
+        "report": "No verdicts yet: 1 trials of the declared contrasts are still to be run",
         "plot": "pictures: ",
         "export": "trials.csv: 3 rows",
     }.items():

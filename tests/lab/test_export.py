@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, fill, record
+from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, declare, fill, record
 from weight_feedback.lab.export import export
 from weight_feedback.lab.store import Record, Store
 
@@ -53,7 +53,7 @@ COLUMNS = [
 
 def test_settings_are_there(store, tmp_path) -> None:
     trial = STUDY.trial(STUDY.arms[3], 1)
-    store.write(trial, record(trial, "own"))
+    declare(store).write(trial, record(trial, "own"))
     export(STUDY, store, tmp_path / "t.parquet", "parquet")
     table = read(tmp_path / "t.parquet")
     assert list(table) == COLUMNS

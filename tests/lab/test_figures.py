@@ -39,7 +39,9 @@ def difference(a: str, b: str) -> np.ndarray:
 def test_the_order_is_that_of_the_report_and_what_has_no_data_is_left_out(made, tmp_path) -> None:
     assert list(made) == ["forest", "curves", "differences", "swaps", "norm", "drift", "share"]
     plain = STUDY.model_copy(update={"declared": None, "arms": STUDY.arms[:1], "seeds": 1})
-    assert [figure.name for figure in figures(analyse(plain, Store(tmp_path)))] == ["curves"]
+    assert [figure.name for figure in figures(analyse(plain, fill(Store(tmp_path / "plain"), plain, 1)))] == [
+        "curves"
+    ]
 
 
 def test_the_forest_has_a_line_a_contrast_and_the_margin(made) -> None:

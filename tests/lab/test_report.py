@@ -38,12 +38,12 @@ def test_intervals_are_shown_where_there_are_any() -> None:
     assert interval(Interval(np.nan, np.nan, np.nan), 2) == "–"
 
 
-def test_cells_of_contrasts_leave_blank_what_cannot_be_said(store) -> None:
+def test_cells_of_contrasts_leave_blank_what_cannot_be_said(store, tmp_path) -> None:
     headings, rows = contrast_cells(analyse(STUDY, fill(store)).contrasts, "nats")
     assert headings[3] == "difference, nats"
     assert rows[0][:3] == ["own − none", "yes", "8"]
     study = STUDY.model_copy(update={"seeds": 1})
-    _, (first, *_) = contrast_cells(analyse(study, store).contrasts)
+    _, (first, *_) = contrast_cells(analyse(study, fill(Store(tmp_path / "single"), study, 1)).contrasts)
     assert first[4:8] == ["–", "–", "–", "–"]
     assert first[9] == "–"
 

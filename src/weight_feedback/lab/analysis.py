@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from weight_feedback.lab.contrasts import Compared, compare
 from weight_feedback.lab.estimates import Interval, mean_interval
+from weight_feedback.lab.gate import Passed, look, read_peeks, record_peek
 from weight_feedback.lab.outcomes import ArmResult, Outcome, study_outcome
-from weight_feedback.lab.spec import Arm, Study
+from weight_feedback.lab.spec import SEEDS_END, Arm, Study
 from weight_feedback.lab.store import Record, Store
 
 HEARD = {
@@ -50,13 +51,16 @@ class Analysis:
         outcome: what the contrasts compare.
         arms: those with a finished or failed trial, in the study's order.
         contrasts: the primary ones in the order of their declaration, then every arm against each arm that these
-            compare with; none for a study that declares nothing.
+            compare with; none for a study that declares nothing, or waits.
         waiting: how many trials of the primary contrasts are neither finished nor failed; until there are none,
-            there are no verdicts, since looking early and stopping when one likes the outcome would spoil them.
+            there are no verdicts, and no contrasts but for those who peek, since looking early and stopping when
+            one likes the outcome would spoil them.
         swaps: in the order of arms.
         extended: how many seeds there are, with those beyond the study's own.
         exploratory: the same contrasts over all these seeds, if there are more than the study's own; no verdicts.
         provenance: of every finished trial within the study's own seeds.
+        passed: what the gate says of the study.
+        command: that runs what is missing.
     """
 
     study: Study
@@ -68,6 +72,8 @@ class Analysis:
     extended: int
     exploratory: Sequence[Compared]
     provenance: Sequence[Mapping[str, Any]]
+    passed: Passed
+    command: str
 
     def made_with(self, name: str) -> list[str]:
         """Return each value that an entry of the provenance has in any trial.
@@ -79,45 +85,64 @@ class Analysis:
 
     @property
     def sentences(self) -> list[str]:
-        """One verdict for each primary contrast, or why there is none yet."""
-        if self.study.declared is None:
-            return []
-        if self.waiting:
-            return [f"No verdicts yet: {self.waiting} trials of the declared contrasts are still to be run."]
-        return [contrast.verdict for contrast in self.contrasts if contrast.verdict]
+        """One verdict for each primary contrast, or why there is none; then what readers should know of them."""
+        verdicts = [contrast.verdict for contrast in self.contrasts if contrast.verdict]
+        return [*self.reasons, *verdicts, *filter(None, [self.passed.looked])]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why there are no verdicts at all; empty if there are some, or nothing is declared."""
+        reasons = [f"No verdicts, and estimates alone: {self.passed.late}."] if self.passed.late else []
+        if self.study.declared is not None and self.waiting:
+            reasons.append(
+                f"No verdicts yet: {self.waiting} trials of the declared contrasts are still to be run, as by "
+                f"{self.command}. Until then no differences are shown, but with --peek, which every later report "
+                "tells of."
+            )
+        return reasons
 
 
-def analyse(study: Study, store: Store) -> Analysis:
-    """Read all that is finished of a study, and estimate what it says.
+def analyse(study: Study, store: Store, *, command: str = "weight-feedback run", peek: bool = False) -> Analysis:
+    """Read all that is finished of a study, and estimate what it says, as far as the gate lets it through.
 
     Args:
         study: arms × seeds, and what is declared of them.
         store: what is finished.
+        command: that runs what is missing; to be named where something is.
+        peek: whether to estimate contrasts before all of their trials are there. That is kept in the store.
 
     Raises:
-        StoreError: a finished trial is damaged.
+        StoreError: a finished trial is damaged, the study was declared otherwise, or a peek can't be kept.
     """
     extended = extended_seeds(study, store)
     more = {(arm.name, trial.seed): store.read(trial) for arm, trial in study.trials(seeds=extended)}
-    records = {(name, seed): record for (name, seed), record in more.items() if seed < study.seeds}
+    records = {(name, seed): record for (name, seed), record in more.items() if seed in study.seed_numbers()}
     failures = {
         (arm.name, trial.seed): store.failure(trial)
         for arm, trial in study.trials()
         if not records[arm.name, trial.seed]
     }
+    passed = look(study, store, {place: record.provenance for place, record in records.items() if record})
+    waiting = sum(reason is None for (name, _), reason in failures.items() if name in study.declared_arms)
+    if peek and waiting:
+        trials = len(study.declared_arms) * study.seeds
+        record_peek(store, trials - waiting, trials)
+        passed = replace(passed, peeks=read_peeks(store.folder))
     arms = [_arm_result(study, arm, records, failures) for arm in study.arms]
     wide = [_arm_result(study, arm, more, {}) for arm in study.arms] if extended > study.seeds else []
-    waiting = sum(reason is None for (name, _), reason in failures.items() if name in study.declared_arms)
+    shown = peek or not waiting
     return Analysis(
         study=study,
         outcome=study_outcome(study),
         arms=[arm for arm in arms if arm.seeds or arm.failed],
-        contrasts=compare(study, arms, study.seeds, judge=not waiting),
+        contrasts=compare(study, arms, study.seeds, passed, judge=not waiting) if shown else [],
         waiting=waiting,
         swaps=list(_swapped(study, store, arms)),
         extended=extended,
-        exploratory=compare(study, wide, extended, judge=False),
+        exploratory=compare(study, wide, extended, passed, judge=False) if shown else [],
         provenance=[record.provenance for record in records.values() if record],
+        passed=passed,
+        command=command,
     )
 
 
@@ -177,7 +202,7 @@ def extended_seeds(study: Study, store: Store) -> int:
         study: arms × seeds.
         store: what is finished.
     """
-    seeds = study.seeds
-    while any(store.read(study.trial(arm, seeds)) for arm in study.arms):
-        seeds += 1
-    return seeds
+    following = study.seed_numbers().stop
+    while following < SEEDS_END and any(store.read(study.trial(arm, following)) for arm in study.arms):
+        following += 1
+    return following - study.first_seed

@@ -18,6 +18,7 @@ from weight_feedback.files import write_atomically
 from weight_feedback.lab import datasets
 from weight_feedback.lab.analysis import Analysis, analyse
 from weight_feedback.lab.figures import figures, save
+from weight_feedback.lab.gate import ranges
 from weight_feedback.lab.outcomes import ArmResult, study_outcome
 from weight_feedback.lab.page import page
 from weight_feedback.lab.plan import PlannedArm, Sensitivity
@@ -162,7 +163,7 @@ def draw(
     for name in arms or ():
         if name not in known:
             raise ValueError(f"--arms: expected names among {', '.join(known)}, got {name!r}")
-    analysis = analyse(study, store)
+    analysis = analyse(study, store, command=command)
     results = {result.arm.name: result for result in _finished(analysis, store, command)}
     shown = [results[name] for name in arms or known if name in results]
     if not shown:
@@ -201,7 +202,9 @@ def _written_to(folder: Path) -> Iterator[Path]:
         ) from error
 
 
-def present(console: Console, study: Study, store: Store, command: str, folder: Path | None = None) -> None:
+def present(
+    console: Console, study: Study, store: Store, command: str, folder: Path | None = None, peek: bool = False
+) -> None:
     """Print a study's tables and verdicts, draw its pictures, and write its report.
 
     Args:
@@ -210,11 +213,12 @@ def present(console: Console, study: Study, store: Store, command: str, folder: 
         store: what is finished.
         command: that makes the results of all arms, for the report.
         folder: where pictures and report go; default: the study's.
+        peek: see `analyse`.
 
     Raises:
         ValueError: nothing is finished, or pictures and report can't be written there.
     """
-    analysis = analyse(study, store)
+    analysis = analyse(study, store, command=command, peek=peek)
     shown = _finished(analysis, store, command)
     if len(analysis.arms) < len(study.arms):
         command += " --arms " + " ".join(result.arm.name for result in analysis.arms)
@@ -271,9 +275,12 @@ def print_plan(
     contrasts = ", ".join(f"{a} − {b}" for a, b in declared.primary)
     console.print(
         f"Primary contrasts: {contrasts}; {outcome.title}, equivalent within ±{declared.margin:g} {outcome.unit}, "
-        f"confidence {declared.confidence:g}. Declaration: {study.declaration()}.",
+        f"confidence {declared.confidence:g}, seeds {ranges(study.seed_numbers())}. "
+        f"Declaration: {study.declaration()}.",
         markup=False,
     )
+    if declared.why:
+        say(console, f"That margin because: {declared.why}")
     if shown is None:
         console.print("A single seed gives no verdicts.")
         return

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weight_feedback.lab.estimates import area_under_curve, epochs_to, final
+from weight_feedback.lab.gate import Pair, Passed
 from weight_feedback.lab.outcomes import ArmResult, study_outcome
 from weight_feedback.lab.spec import Declared, Study
 from weight_feedback.lab.verdicts import MISSING_PERCENT, Estimate, Verdict, estimate, verdicts
-
-Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -45,17 +44,17 @@ class Compared:
         return self.judged.kind if self.judged else ""
 
 
-def compare(
-    study: Study, arms: Sequence[ArmResult], seeds: int, judge: bool, withheld: Mapping[Pair, str] | None = None
-) -> list[Compared]:
-    """Estimate all contrasts that have a pair, and judge the primary ones as one family.
+def compare(study: Study, arms: Sequence[ArmResult], seeds: int, passed: Passed, judge: bool) -> list[Compared]:
+    """Estimate all contrasts that have a pair, and judge the primary ones, if the gate lets them.
+
+    What was declared too late counts as not declared, and gets estimates without p-values.
 
     Args:
         study: with a declaration; without one there are no contrasts.
         arms: what came out of all of its arms.
         seeds: how many there are.
-        judge: whether verdicts may be given.
-        withheld: primary contrasts that mustn't be judged, and why.
+        passed: what the gate says of the study.
+        judge: whether it is time for verdicts.
     """
     declared = study.declared
     if declared is None or not arms:
@@ -63,14 +62,19 @@ def compare(
     results = {result.arm.name: result for result in arms}
     outcomes = {name: _by_seed(study, result, seeds) for name, result in results.items()}
     paired = {(a, b): _Paired(study, results[a], results[b], outcomes[a], outcomes[b]) for a, b in _pairs(study)}
-    judged = _judge({pair: paired[pair] for pair in declared.primary}, withheld or {}) if judge else {}
+    if passed.late:
+        for one in paired.values():
+            one.estimate = replace(one.estimate, flip_p=math.nan, tost_p=math.nan)
+    judged: Mapping[Pair, tuple[Verdict, str]] = {}
+    if judge and not passed.late:
+        judged = _judge({pair: paired[pair] for pair in declared.primary}, passed.used)
     compared = []
     for (a, b), contrast in paired.items():
         verdict, sentence = judged.get((a, b), (None, ""))
         if contrast.estimate.n or verdict:
             differences = outcomes[a] - outcomes[b]
-            there = {seed: float(x) for seed, x in enumerate(differences) if not math.isnan(x)}
-            primary = (a, b) in declared.primary
+            there = {seed: float(x) for seed, x in enumerate(differences, study.first_seed) if not math.isnan(x)}
+            primary = (a, b) in declared.primary and not passed.late
             compared.append(Compared(a, b, primary, contrast.estimate, there, verdict, sentence))
     return compared
 
@@ -87,7 +91,7 @@ def _pairs(study: Study) -> list[Pair]:
 
 
 def _by_seed(study: Study, arm: ArmResult, seeds: int) -> NDArray[np.float64]:
-    """Return an arm's declared outcome, shape ``[seeds]``, NaN where there is no trial."""
+    """Return an arm's declared outcome, shape ``[seeds]``, from the first seed on, NaN where there is no trial."""
     assert study.declared is not None
     outcome = np.full(seeds, np.nan)
     if arm.seeds:
@@ -97,7 +101,7 @@ def _by_seed(study: Study, arm: ArmResult, seeds: int) -> NDArray[np.float64]:
             "epochs-to-threshold": lambda: epochs_to(arm.accuracy, study.declared.threshold or 0),
             "final-loss": lambda: arm.loss[:, -1],
         }
-        outcome[list(arm.seeds)] = found[study.declared.outcome]()
+        outcome[np.subtract(arm.seeds, study.first_seed)] = found[study.declared.outcome]()
     return outcome
 
 
@@ -110,7 +114,7 @@ class _Paired:
         assert study.declared is not None
         self.study, self.declared, self.arms = study, study.declared, (a, b)
         self.outcomes = left, right
-        self.diverged = np.isin(np.arange(left.size), [*a.diverged, *b.diverged])
+        self.diverged = np.isin(study.first_seed + np.arange(left.size), [*a.diverged, *b.diverged])
         self.estimate = self._estimate(left, right)
 
     def _estimate(self, left: NDArray[np.float64], right: NDArray[np.float64]) -> Estimate:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.analysis import extended_seeds
+from weight_feedback.lab.gate import came_before
 from weight_feedback.lab.settings import Trial
 from weight_feedback.lab.spec import Arm, Study
 from weight_feedback.lab.store import Record, Store
@@ -48,7 +49,7 @@ def export(
 
     Raises:
         ValueError: nothing is finished, there are less than one seeds, or pyarrow isn't installed.
-        StoreError: a finished trial is damaged.
+        StoreError: a finished trial is damaged, or the study was declared otherwise.
     """
     if format == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ValueError(
@@ -77,25 +78,27 @@ def rows(study: Study, store: Store, seeds: int | None = None) -> pd.DataFrame:
 
     Returns:
         Accuracy in percent, losses in nats, ``z_norm``, ``z_drift`` and ``z_share`` as in `training.Hearing`,
-        seconds of the whole trial; what doesn't apply is missing.
+        seconds of the whole trial; what doesn't apply is missing. The declaration is that which a trial came after.
 
     Raises:
-        StoreError: a finished trial is damaged.
+        StoreError: a finished trial is damaged, or the study was declared otherwise.
         ValueError: there are less than one seeds.
     """
+    known = store.declaration(study)
     table = pd.DataFrame(
         [
-            row
+            {"study": study.name, "declaration": declaration, **row}
             for arm, trial in study.trials(seeds=extended_seeds(study, store) if seeds is None else seeds)
             if (record := store.read(trial))
-            for row in _rows(study, arm, trial, record)
+            for declaration in [known.declaration if known and not came_before(known, record.provenance) else ""]
+            for row in _rows(arm, trial, record)
         ]
     )
     # Of the same types whatever is missing, so that tables of several studies can be put together.
     return table if table.empty else table.astype(_TYPES)
 
 
-def _rows(study: Study, arm: Arm, trial: Trial, record: Record) -> Iterator[dict[str, Any]]:
+def _rows(arm: Arm, trial: Trial, record: Record) -> Iterator[dict[str, Any]]:
     result = record.result
     chance = {"accuracy": 100 / result["classes"], "loss": math.log(result["classes"]), "correct": None}
     for epoch in range(trial.training.epochs):
@@ -103,8 +106,6 @@ def _rows(study: Study, arm: Arm, trial: Trial, record: Record) -> Iterator[dict
         # The first one is from before training.
         hearing = dict(enumerate(result["hearings"])).get(epoch + 1, {})
         yield {
-            "study": study.name,
-            "declaration": study.declaration() if study.declared else "",
             "arm": arm.name,
             "label": arm.label,
             "model": trial.model,

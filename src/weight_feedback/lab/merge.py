@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weight_feedback.files import remove, write_atomically
-from weight_feedback.lab.store import StoreError, read_fields, read_record
+from weight_feedback.lab.gate import PEEKS, read_peeks, write_peeks
+from weight_feedback.lab.store import DECLARATION, StoreError, read_declaration, read_fields, read_record
 from weight_feedback.lab.trial import read_weights
 
 _RESULTS = ("trials", "swaps")
@@ -31,7 +32,7 @@ class Merged:
 
 
 def merge(target: Path, sources: Sequence[Path]) -> Merged:
-    """Copy what a study's folder lacks from other folders of the same study.
+    """Copy what a study's folder lacks from other folders of the same study, and join what was looked at early.
 
     Everything is checked before anything is copied.
 
@@ -50,11 +51,14 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
         if not (source / "trials").is_dir():
             raise StoreError(f"{source}: expected the folder of a study, with trials in it; found none")
     declaration = _declaration(target, sources)
+    known, peeks = read_peeks(target), {peek for folder in (target, *sources) for peek in read_peeks(folder)}
     results, already = _results(target, sources)
     weights, notes = _weights(target, sources), _notes(target, sources, results)
     # Weights before results: a trial that keeps them is finished with both.
     for goal, path in {**declaration, **weights, **results, **notes}.items():
         write_atomically(goal, path.read_bytes())
+    if peeks != set(known):
+        write_peeks(target / PEEKS, peeks)
     for note in _files(target, ["failures"], "json"):
         if (target / "trials" / note.name).exists():
             remove(note)
@@ -69,17 +73,22 @@ def _files(folder: Path, kinds: Sequence[str], ending: str) -> Iterator[Path]:
 
 
 def _declaration(target: Path, sources: Sequence[Path]) -> dict[Path, Path]:
-    """Return which declaration to copy, if any; all that there are must be the same, and the name is part of it."""
-    paths = [path for folder in (target, *sources) if (path := folder / "declaration.json").exists()]
-    found = [read_fields(path, "declaration")["declaration"] for path in paths]
-    for path, declaration in zip(paths, found, strict=True):
-        if declaration != found[0]:
+    """Return which declaration to copy, if any; all that there are must be the same, and the name is part of it.
+
+    The earliest one is kept, one without a time being of before times were: trials say themselves what was declared
+    when they were begun, so that those of a folder without a declaration stay what they are.
+    """
+    paths = [path for folder in (target, *sources) if (path := folder / DECLARATION).exists()]
+    found = {path: read_declaration(path) for path in paths}
+    for path, known in found.items():
+        first = found[paths[0]].declaration
+        if known.declaration != first:
             raise StoreError(
-                f"{path}: declared otherwise than {paths[0]} (expected {found[0]}, found {declaration}); these are "
-                "two studies"
+                f"{path}: declared otherwise than {paths[0]} (expected {first}, found {known.declaration}); these "
+                "are two studies"
             )
-    goal = target / "declaration.json"
-    return {} if not paths or paths[0] == goal else {goal: paths[0]}
+    goal, earliest = target / DECLARATION, min(paths, key=lambda path: found[path].time, default=None)
+    return {} if earliest in (None, goal) else {goal: earliest}
 
 
 def _results(target: Path, sources: Sequence[Path]) -> tuple[dict[Path, Path], int]:

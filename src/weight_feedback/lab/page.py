@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from weight_feedback.lab.analysis import Analysis
 from weight_feedback.lab.figures import VEGA_LITE, Figure
+from weight_feedback.lab.gate import ranges
 from weight_feedback.lab.report import (
     SPEAKS_OF,
     arm_cells,
@@ -107,7 +108,7 @@ def _summary(analysis: Analysis) -> str:
 
 def _settings(analysis: Analysis) -> list[list[str]]:
     study, declared = analysis.study, analysis.study.declared
-    rows = [["data", study.data], ["seeds", f"0 to {study.seeds - 1}"]]
+    rows = [["data", study.data], ["seeds", ranges(study.seed_numbers())]]
     rows += [[name.replace("_", " "), str(value)] for name, value in study.training.model_dump().items()]
     if study.summary is not None:
         rows += [[f"summary: {name}", str(value)] for name, value in study.summary.model_dump().items()]
@@ -118,6 +119,7 @@ def _settings(analysis: Analysis) -> list[list[str]]:
             ["margin of equivalence", f"±{declared.margin:g} {analysis.outcome.unit}"],
             ["confidence", f"{declared.confidence:g}"],
             ["error rate", "of each family of claims" if declared.error == "each" else "of all claims together"],
+            *([["why this margin", declared.why]] if declared.why else []),
         ]
     for arm in study.arms:
         parts = [

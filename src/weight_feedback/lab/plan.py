@@ -72,7 +72,7 @@ def plan(study: Study, *, data_dir: Path | None = None, device: str = "auto") ->
     data = datasets.load(study.data, data_dir)
     planned = []
     for arm in study.arms:
-        trial = study.trial(arm, 0)
+        trial = study.trial(arm, study.first_seed)
         check_fit(trial, data)
         with thread_count(1):
             timed = time_trial(trial, data, where)

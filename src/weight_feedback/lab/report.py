@@ -230,6 +230,8 @@ def _contrasts(analysis: Analysis, pictures: Mapping[str, str]) -> list[str]:
     if study.declared is None:
         return []
     lines = [*(f"- {escape(sentence)}" for sentence in analysis.sentences), ""]
+    if not analysis.contrasts:
+        return [*lines, *_declaration(analysis)]
     if "forest" in pictures:
         lines += [f"![differences of {outcome.title}, paired by seed]({pictures['forest']})", ""]
     lines += [
@@ -239,11 +241,12 @@ def _contrasts(analysis: Analysis, pictures: Mapping[str, str]) -> list[str]:
         f"{100 * study.declared.confidence:g} % Student's t intervals in brackets, each by itself; a verdict's has "
         "the level at which Holm's correction tests it. Only declared contrasts get a verdict, and "
         "adjusted p-values. Detectable is the true difference that this many seeds find with 80 % power at the "
-        "strictest of these levels, at the spread seen; a dash means that they are too few. Margin of equivalence: "
-        f"±{study.declared.margin:g} {outcome.unit}. {error_rates(analysis)} Declaration: `{study.declaration()}`.",
+        "strictest of these levels, at the spread seen; a dash means that they are too few. "
+        f"{error_rates(analysis)}",
         "",
         SPEAKS_OF,
         "",
+        *_declaration(analysis),
     ]
     if analysis.exploratory:
         lines += [
@@ -254,6 +257,17 @@ def _contrasts(analysis: Analysis, pictures: Mapping[str, str]) -> list[str]:
             "",
         ]
     return lines
+
+
+def _declaration(analysis: Analysis) -> list[str]:
+    study, declared = analysis.study, analysis.study.declared
+    assert declared is not None
+    why = f" ({escape(declared.why)})" if declared.why else ""
+    return [
+        f"Margin of equivalence: ±{declared.margin:g} {analysis.outcome.unit}{why}; "
+        f"{escape(analysis.passed.seeds)}. Declaration: `{study.declaration()}`.",
+        "",
+    ]
 
 
 def _swaps(analysis: Analysis) -> list[str]:

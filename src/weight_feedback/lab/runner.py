@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Protocol
 
 from weight_feedback.lab import datasets
 from weight_feedback.lab.backends import Backend, Processes, connected
+from weight_feedback.lab.gate import admit
 from weight_feedback.lab.marks import Marks, clear_dead, marks
 from weight_feedback.lab.pool import Task, run_all
 from weight_feedback.lab.settings import Swap, Trial
@@ -123,8 +125,9 @@ def run(
         ValueError: an arm can't be run on these data, there is none of that name, a number is too small, or there
             is nothing to connect to.
         StoreError: results can't be kept, come from another version or other surroundings, the study was
-            declared otherwise, or a worker of a cluster can't work for it. While it runs: a trial gave another
-            result than the known one, or a failure can't be noted.
+            declared otherwise, after its first trial, or with seeds that were used before, or a worker of a cluster
+            can't work for it. While it runs: a trial gave another result than the known one, or a failure can't be
+            noted.
         ChildProcessError: worker processes die before they begin a trial.
     """
     _check(jobs=(jobs, 1), retries=(retries, 0), checkpoint_seconds=(checkpoint_seconds, 0))
@@ -134,6 +137,7 @@ def run(
     _check_arms(study, data)
     found = survey(study, store, seeds)
     todo = [(arm, trial) for arm, trial in asked if trial not in found.whole]
+    admit(study, store, itertools.chain.from_iterable(found.provenances.values()), trains=bool(todo))
     idle = not todo and not any(possible(swap, store) for swap in found.swaps)
     with nullcontext(Processes(1)) if idle else backend or connected(jobs=jobs) as pool:
         if pool.remote:
@@ -167,7 +171,7 @@ def _check(**numbers: tuple[float | None, float]) -> None:
 
 def _check_arms(study: Study, data: datasets.Dataset) -> None:
     for arm in study.arms:
-        check_fit(study.trial(arm, 0), data)
+        check_fit(study.trial(arm, study.first_seed), data)
 
 
 def _sent(worker: Worker, pool: Backend, fingerprint: str, unmixed: tuple[Survey, Sequence[Arm]] | None) -> Worker:

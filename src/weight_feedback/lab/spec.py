@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -28,6 +28,8 @@ from weight_feedback.texts import printable
 
 #: Trials of a study; their list alone takes 100 MB.
 MOST_TRIALS = 100_000
+#: Seeds are below this.
+SEEDS_END = 2**31
 #: Bytes of a study file, and characters of one of its lines: Python's parser takes minutes over keys of many parts.
 LONGEST_FILE, LONGEST_LINE = 100_000, 1000
 #: Wrong fields that a message lists.
@@ -87,6 +89,8 @@ class Declared(Frozen):
     error: Literal["each", "both"] = "each"
     """What the error rate is of: each of the two families, claims of a difference and claims of equivalence, which
     together have up to twice as much; or both together, which halves the level of each."""
+    why: Annotated[str, Field(min_length=1, max_length=200), ONE_LINE] | None = None
+    """Why this margin: a reason for readers, which decides nothing."""
 
     @model_validator(mode="after")
     def _threshold_fits_outcome(self) -> Declared:
@@ -108,7 +112,9 @@ class Study(Frozen):
     data: Name
     """A data set, as listed by `weight-feedback data list`."""
     seeds: Annotated[int, Field(ge=1, le=100_000)]
-    """How many seeds each arm gets: 0, 1, … seeds - 1."""
+    """How many seeds each arm gets."""
+    first_seed: Annotated[int, Field(ge=0, lt=SEEDS_END)] = 0
+    """The first of them; the others follow. A study that confirms another has seeds which that one didn't have."""
     training: Training = Training()
     """Shared by all arms."""
     summary: Summarised | None = None
@@ -162,6 +168,20 @@ class Study(Frozen):
             )
         if seeds % size:
             raise ValueError(f"seeds: expected a multiple of training.cohort, {size}, got {seeds}")
+        if self.first_seed % size:
+            raise ValueError(f"first_seed: expected a multiple of training.cohort, {size}, got {self.first_seed}")
+        if self.first_seed > SEEDS_END - seeds:
+            raise ValueError(
+                f"first_seed: expected at most {SEEDS_END - seeds} for {seeds} seeds, got {self.first_seed}"
+            )
+
+    def seed_numbers(self, seeds: int | None = None) -> range:
+        """Return the seeds themselves.
+
+        Args:
+            seeds: another number of them than the study's.
+        """
+        return range(self.first_seed, self.first_seed + (self.seeds if seeds is None else seeds))
 
     @property
     def declared_arms(self) -> set[str]:
@@ -169,21 +189,29 @@ class Study(Frozen):
         return {name for pair in self.declared.primary for name in pair} if self.declared else set()
 
     def declaration(self) -> str:
-        """Return 16 hex digits of the SHA-256 digest of everything that determines the study's verdicts.
+        """Return 16 hex digits of the SHA-256 digest of everything that determines the study's verdicts."""
+        return digest(self.deciding())
 
-        Titles and labels are left out, and what is left out of a trial's key.
+    def deciding(self) -> dict[str, Any]:
+        """Return everything that determines the study's verdicts as plain values.
+
+        Titles, labels and the margin's reason are left out, and what is left out of a trial's key.
         """
         settings = self.model_dump(mode="json", exclude={"title", "training"})
         settings["training"] = self.training.settings()
-        if self.declared is not None and self.declared.outcome == "final-accuracy":
-            del settings["declared"]["outcome"], settings["declared"]["threshold"]
-        if self.declared is not None and self.declared.error == "each":
-            del settings["declared"]["error"]
+        if self.first_seed == 0:
+            del settings["first_seed"]
+        if self.declared is not None:
+            del settings["declared"]["why"]
+            if self.declared.outcome == "final-accuracy":
+                del settings["declared"]["outcome"], settings["declared"]["threshold"]
+            if self.declared.error == "each":
+                del settings["declared"]["error"]
         for arm in settings["arms"]:
             del arm["label"]
             if arm["salt"] == 0:
                 del arm["salt"]
-        return digest(settings)
+        return settings
 
     @model_validator(mode="after")
     def _cohorts_need_no_gradients(self) -> Study:
@@ -246,7 +274,7 @@ class Study(Frozen):
                 raise ValueError(f"arms: expected names among {', '.join(known)}, got {name!r}")
         if seeds is not None:
             self._check_seeds(seeds)
-        for seed in range(self.seeds if seeds is None else seeds):
+        for seed in self.seed_numbers(seeds):
             for arm in self.arms:
                 if arms is None or arm.name in arms:
                     yield arm, self.trial(arm, seed)
@@ -261,7 +289,8 @@ class Study(Frozen):
                 yield arm, Swap(trial=trial, heard="zeros")
                 yield arm, Swap(trial=trial, heard="initial")
                 if self.seeds > 1:
-                    yield arm, Swap(trial=trial, heard="other", other=(trial.seed + 1) % self.seeds)
+                    following = self.first_seed + (trial.seed + 1 - self.first_seed) % self.seeds
+                    yield arm, Swap(trial=trial, heard="other", other=following)
 
     def trial(self, arm: Arm, seed: int) -> Trial:
         """Return one trial.

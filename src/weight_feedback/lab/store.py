@@ -6,9 +6,13 @@ import hashlib
 import itertools
 import json
 import shutil
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from weight_feedback import failpoints
 from weight_feedback.files import prepare, remove, write_atomically
@@ -19,6 +23,10 @@ FORMAT = 1
 _AGAIN = "the next run sets it aside and runs the trial again"
 #: By the names under which results hold their settings.
 _KINDS: dict[str, type[Kept]] = {"trial": Trial, "swap": Swap, "measurement": Measurement}
+#: The file of a study's folder that says what was declared.
+DECLARATION = "declaration.json"
+#: Changed fields that a message lists.
+MOST_CHANGES = 4
 #: Where a study's files are, in its folder.
 FOLDERS = ("trials", "swaps", "weights", "checkpoints", "failures", "figures", "damaged")
 
@@ -42,6 +50,20 @@ class Record:
 
     result: dict[str, Any]
     provenance: dict[str, Any]
+
+
+class Declaration(NamedTuple):
+    """What a study's folder keeps of its declaration.
+
+    Attributes:
+        declaration: digest of everything that determines the verdicts.
+        time: when it was declared, in ISO format; empty where an older version did it.
+        study: as it was then, as plain values.
+    """
+
+    declaration: str
+    time: str
+    study: Any
 
 
 class Store:
@@ -82,31 +104,53 @@ class Store:
         """Fix what a study is to decide, before its first trial; or check that it hasn't changed since.
 
         Args:
-            study: arms × seeds, and what is declared of them; nothing happens where nothing is.
+            study: arms × seeds, and what is declared of them; nothing is fixed where nothing is.
 
         Raises:
             StoreError: the folder's study was declared otherwise, or its declaration is damaged.
         """
-        if study.declared is None:
-            return
-        path = self.folder / "declaration.json"
-        content = {"declaration": study.declaration(), "study": study.model_dump(mode="json")}
-        if not path.exists():
-            write_atomically(path, json.dumps(content, indent=1).encode())
-            return
+        if self.declaration(study) is None and study.declared is not None:
+            content = {
+                "declaration": study.declaration(),
+                "declared": datetime.now(UTC).isoformat(timespec="seconds"),
+                "study": study.model_dump(mode="json"),
+            }
+            write_atomically(self.folder / DECLARATION, json.dumps(content, indent=1).encode())
+
+    def declaration(self, study: Study) -> Declaration | None:
+        """Return what was declared in this folder, which must be this study; None if nothing was.
+
+        Args:
+            study: arms × seeds, and what is declared of them.
+
+        Raises:
+            StoreError: the folder's study was declared otherwise, or its declaration is damaged.
+        """
+        path = self.folder / DECLARATION
         advice = "nothing may be decided anew: put back a copy of it, or run the study in another folder"
         try:
-            known = read_fields(path, *content)
+            known = read_declaration(path)
+        except FileNotFoundError:
+            return None
         except Damaged as error:
             raise Damaged(f"{error}; {advice}") from None
-        expected, found = content["declaration"], known["declaration"]
-        if expected == found:
-            return
-        if known["study"] == content["study"]:
-            raise Damaged(f"{path}: expected {expected} of the study in it, found {found}: damaged; {advice}")
+        if known.declaration == study.declaration():
+            return known
+        try:
+            before = Study.model_validate(known.study)
+        except ValidationError:  # of a version that knows other fields
+            changes = ""
+        else:
+            if before.declaration() != known.declaration:
+                raise Damaged(
+                    f"{path}: expected {before.declaration()} of the study in it, found {known.declaration}: "
+                    f"damaged; {advice}"
+                )
+            changes = f". Changed since: {_changes(before, study)}"
         raise StoreError(
-            f"{path}: this study was declared otherwise before it was first run (expected {expected}, found "
-            f"{found}); give the changed study a new name"
+            f"{path}: this study was declared otherwise before it was first run (expected {study.declaration()}, "
+            f"found {known.declaration}); put the study file back as it was, or give the changed study a new name"
+            f"{changes}"
         )
 
     def path(self, trial: Kept) -> Path:
@@ -283,6 +327,55 @@ def read_record(path: Path) -> Record:
         holds = name or "settings that this version doesn't know"
         raise Damaged(f"{path}: expected the result that its name says, found that of {holds}; {_AGAIN}")
     return record
+
+
+def read_declaration(path: Path) -> Declaration:
+    """Read what was declared of a study.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Damaged: it isn't JSON, a field is missing, or the time isn't one.
+    """
+    content = read_fields(path, "declaration", "study")
+    time = content.get("declared", "")  # which older versions didn't keep
+    try:
+        known = time == "" or datetime.fromisoformat(time).tzinfo is not None
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        raise Damaged(f"{path}: declared: expected a time with its zone, found {time!r}; the file is damaged")
+    return Declaration(content["declaration"], time, content["study"])
+
+
+def _changes(before: Study, after: Study) -> str:
+    """Return which deciding fields of a study differ, and how; the first few of them."""
+    arms = {arm.name for arm in before.arms} & {arm.name for arm in after.arms}
+    old, new = (
+        {name: json.dumps(value) for name, value in _flat("", _by_name(study.deciding(), arms))}
+        for study in (before, after)
+    )
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    shown = [f"{n} was {old.get(n, 'left out')}, is {new.get(n, 'left out')}" for n in changed[:MOST_CHANGES]]
+    more = [f"and {len(changed) - MOST_CHANGES} more"] if len(changed) > MOST_CHANGES else []
+    return "; ".join([*shown, *more])
+
+
+def _by_name(settings: dict[str, Any], arms: Set[str]) -> dict[str, Any]:
+    """Return what decides in a study with a list of its arms' names, and the fields of some arms by their names."""
+    given = {arm["name"]: arm for arm in settings.pop("arms")}
+    return {**settings, "arms": {"": [*given], **{name: arm for name, arm in given.items() if name in arms}}}
+
+
+def _flat(place: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the fields within a value, each with where it is."""
+    if not isinstance(value, dict):
+        yield place, value
+        return
+    for name, inner in value.items():
+        yield from _flat(".".join(filter(None, (place, name))), inner)
 
 
 def read_fields(path: Path, *names: str) -> dict[str, Any]:

@@ -127,8 +127,11 @@ class Worker:
             checkpoint_seconds=self.checkpoint_seconds,
             on_note=self.marks.note,
         )
-        for trial, record in zip(trials, records, strict=True):
+        declaration = self.study.declaration() if self.study.declared else ""
+        for trial, made in zip(trials, records, strict=True):
             if trial in left:
+                # Says that it came after the declaration, whatever the clocks of several machines say.
+                record = Record(made.result, {**made.provenance, "declaration": declaration})
                 self.store.write(trial, record)
                 self._track(arm, trial, record)
 

@@ -174,17 +174,25 @@ class Report(Frozen):
         weight-feedback report quick
         weight-feedback report controls-mnist-5k --out ~/results
         weight-feedback report quick --out /read-only/results --to .
+        weight-feedback report controls-mnist-5k --peek
     """
 
     study: StudyName
     out: Out = OUT
     to: To = None
+    peek: Annotated[
+        bool,
+        arg(
+            help="Show differences of a declared study before all its trials are finished. That is kept with the "
+            "results, and every later report says so."
+        ),
+    ] = False
 
     def __call__(self, console: Console) -> None:
         """Write and print."""
         study = load_study(self.study)
         store = readable(console, self.out / study.name)
-        present(console, study, store, _running(self.study), self.to)
+        present(console, study, store, _running(self.study), self.to, self.peek)
 
 
 class Plot(Frozen):
