@@ -13,6 +13,7 @@ from weight_feedback.lab.contrasts import Compared, compare
 from weight_feedback.lab.estimates import Interval, mean_interval
 from weight_feedback.lab.gate import Passed, look, read_peeks, record_peek
 from weight_feedback.lab.outcomes import ArmResult, Outcome, study_outcome
+from weight_feedback.lab.published import fingerprints, mixed_data
 from weight_feedback.lab.spec import SEEDS_END, Arm, Study
 from weight_feedback.lab.store import Record, Store
 
@@ -61,6 +62,8 @@ class Analysis:
         provenance: of every finished trial within the study's own seeds.
         passed: what the gate says of the study.
         command: that runs what is missing.
+        data: fingerprint to how many trials were trained on such data; with more than one, there are no contrasts
+            and no swaps.
     """
 
     study: Study
@@ -74,6 +77,7 @@ class Analysis:
     provenance: Sequence[Mapping[str, Any]]
     passed: Passed
     command: str
+    data: Mapping[str, int]
 
     def made_with(self, name: str) -> list[str]:
         """Return each value that an entry of the provenance has in any trial.
@@ -91,7 +95,9 @@ class Analysis:
 
     @property
     def reasons(self) -> list[str]:
-        """Why there are no verdicts at all; empty if there are some, or nothing is declared."""
+        """Why there are no verdicts at all; empty if there are some, or nothing is declared on one data set."""
+        if mixed := mixed_data(self.study.data, self.data):
+            return [f"No verdicts and no differences: {mixed}."]
         reasons = [f"No verdicts, and estimates alone: {self.passed.late}."] if self.passed.late else []
         if self.study.declared is not None and self.waiting:
             reasons.append(
@@ -130,19 +136,21 @@ def analyse(study: Study, store: Store, *, command: str = "weight-feedback run",
         passed = replace(passed, peeks=read_peeks(store.folder))
     arms = [_arm_result(study, arm, records, failures) for arm in study.arms]
     wide = [_arm_result(study, arm, more, {}) for arm in study.arms] if extended > study.seeds else []
-    shown = peek or not waiting
+    data = fingerprints(record.result for record in more.values() if record)
+    shown = (peek or not waiting) and len(data) < 2
     return Analysis(
         study=study,
         outcome=study_outcome(study),
         arms=[arm for arm in arms if arm.seeds or arm.failed],
         contrasts=compare(study, arms, study.seeds, passed, judge=not waiting) if shown else [],
         waiting=waiting,
-        swaps=list(_swapped(study, store, arms)),
+        swaps=list(_swapped(study, store, arms)) if len(data) < 2 else [],
         extended=extended,
         exploratory=compare(study, wide, extended, passed, judge=False) if shown else [],
         provenance=[record.provenance for record in records.values() if record],
         passed=passed,
         command=command,
+        data=data,
     )
 
 

@@ -54,6 +54,7 @@ def markdown(
     provenances: Sequence[Mapping[str, Any]],
     title: str,
     command: str,
+    data: str,
     published: tuple[str, int] | None = None,
 ) -> str:
     """Return a short report in Markdown, which shows the picture ``accuracy.png``.
@@ -64,6 +65,7 @@ def markdown(
         provenances: of the runs.
         title: heading.
         command: that makes these results.
+        data: what is known of them.
         published: what others found, and where that is published.
     """
     mixtures = [f"- {escape(printable(one))}" for one in mixed_surroundings(provenances)]
@@ -83,8 +85,8 @@ def markdown(
         "dimensions, and too narrow with few seeds.",
         "",
         *mixtures,
-        f"- Data: {settings.data}; {settings.epochs} epochs, batches of {settings.batch_size}, Adam with learning "
-        f"rate {settings.lr:g}, projection {settings.subspace.projection}.",
+        f"- Data: {settings.data} ({data}); {settings.epochs} epochs, batches of {settings.batch_size}, "
+        f"Adam with learning rate {settings.lr:g}, projection {settings.subspace.projection}.",
         f"- Made by: {code(command)}",
         f"- With: {escape(made_with(provenances))}.",
         "",

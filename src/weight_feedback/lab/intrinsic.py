@@ -28,9 +28,11 @@ from weight_feedback.lab.evaluation import evaluate
 from weight_feedback.lab.marks import Marks, clear_dead
 from weight_feedback.lab.models import count_parameters, initialise
 from weight_feedback.lab.pool import Task, run_all
+from weight_feedback.lab.published import fingerprints
 from weight_feedback.lab.runner import Watcher, watched
 from weight_feedback.lab.settings import Measurement
 from weight_feedback.lab.store import Record, Store
+from weight_feedback.lab.survey import refuse_other_data
 from weight_feedback.lab.trial import keep_freed_memory, provenance, surroundings, thread_count, weights_digest
 from weight_feedback.lab.workers import THREADS, counter
 from weight_feedback.streams import stream
@@ -157,12 +159,16 @@ def run(
     Raises:
         DataError: the data are missing or damaged.
         ValueError: see `check`; or there are no jobs.
-        StoreError: results can't be kept, or other ones of the same settings are known.
+        StoreError: results can't be kept, or other ones of the same settings or of other data are known.
         ChildProcessError: processes die, again and again.
     """
     backend = connected(jobs=jobs)
-    check(measurements, datasets.load(measurements[0].data, data_dir))
+    data = datasets.load(measurements[0].data, data_dir)
+    check(measurements, data)
     todo = [one for one in measurements if not store.finished(one)]
+    if todo:
+        known = [record.result for one in measurements if one not in todo and (record := store.read(one))]
+        refuse_other_data(fingerprints(known), measurements[0].data, data.fingerprint, store.folder)
     store.probe()
     progress = store.folder / "progress"
     clear_dead(progress)

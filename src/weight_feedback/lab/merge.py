@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from weight_feedback.files import remove, write_atomically
 from weight_feedback.lab.gate import PEEKS, read_peeks, write_peeks
+from weight_feedback.lab.published import fingerprints, mixed_data
 from weight_feedback.lab.store import DECLARATION, StoreError, read_declaration, read_fields, read_record
 from weight_feedback.lab.trial import read_weights
 
@@ -45,7 +48,7 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
 
     Raises:
         StoreError: a source holds no trials, studies were declared differently, a file is damaged or bears the
-            name of another trial, or the same settings gave different results.
+            name of another trial, the same settings gave different results, or trials come from different data.
     """
     for source in sources:
         if not (source / "trials").is_dir():
@@ -95,6 +98,12 @@ def _results(target: Path, sources: Sequence[Path]) -> tuple[dict[Path, Path], i
     """Return which results to copy, and how many others the target has already; each is checked."""
     copies: dict[Path, Path] = {}
     already = set()
+    trained = [
+        read_record(path).result for folder in (target, *sources) for path in _files(folder, ["trials"], "json")
+    ]
+    for name, results in itertools.groupby(sorted(trained, key=_data_set), key=_data_set):
+        if reason := mixed_data(name, fingerprints(results)):
+            raise StoreError(f"{target}: {reason}, and can't be compared; nothing was copied")
     for source in sources:
         for path in _files(source, _RESULTS, "json"):
             record = read_record(path)
@@ -108,6 +117,11 @@ def _results(target: Path, sources: Sequence[Path]) -> tuple[dict[Path, Path], i
             if known == goal:
                 already.add(goal)
     return copies, len(already)
+
+
+def _data_set(result: Mapping[str, Any]) -> str:
+    """Return the name of the data set that a result comes from."""
+    return str(next(result[kind] for kind in ("trial", "measurement") if kind in result)["data"])
 
 
 def _weights(target: Path, sources: Sequence[Path]) -> dict[Path, Path]:

@@ -25,6 +25,7 @@ from weight_feedback.lab.report import (
     failures,
     mixtures,
     number,
+    trained_on,
 )
 from weight_feedback.texts import printable
 
@@ -137,6 +138,7 @@ def _provenance(analysis: Analysis) -> list[list[str]]:
     started = analysis.made_with("started")
     names = ("weight_feedback", "torch", "numpy", "python", "machine", "device", "threads")
     return [
+        ["data", f"{analysis.study.data}, {trained_on(analysis)}"],
         *([name.replace("_", "-"), printable(", ".join(analysis.made_with(name)))] for name in names),
         ["trials started", printable(f"{started[0]} to {started[-1]}")],
         ["time of all trials together", f"{number(seconds / 60, 1)} minutes on one core each"],

@@ -13,6 +13,7 @@ from weight_feedback.lab.contrasts import Compared
 from weight_feedback.lab.estimates import Interval
 from weight_feedback.lab.mixing import mixed_surroundings
 from weight_feedback.lab.outcomes import ArmResult
+from weight_feedback.lab.published import described
 from weight_feedback.lab.verdicts import level
 from weight_feedback.texts import printable
 
@@ -200,13 +201,23 @@ def markdown(analysis: Analysis, command: str, pictures: Mapping[str, str]) -> s
         "",
         *_swaps(analysis),
         *(f"- {escape(sentence)}" for sentence in (*failures(analysis.arms), *mixtures(analysis))),
-        f"- Data: {study.data}; {study.training.epochs} epochs, batches of {study.training.batch_size}, "
-        f"SGD with learning rate {study.training.lr:g} and momentum {study.training.momentum:g}.",
+        f"- Data: {study.data} ({trained_on(analysis)}); {study.training.epochs} epochs, "
+        f"batches of {study.training.batch_size}, SGD with learning rate {study.training.lr:g} and "
+        f"momentum {study.training.momentum:g}.",
         f"- Made by: {code(command)}",
         f"- With: {escape(made_with(analysis.provenance))}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def trained_on(analysis: Analysis) -> str:
+    """Say of which fingerprint the data are, and whether they are the published ones.
+
+    Args:
+        analysis: of at least one finished trial.
+    """
+    return "; ".join(described(analysis.study.data, one) for one in sorted(analysis.data))
 
 
 def made_with(provenances: Sequence[Mapping[str, Any]]) -> str:

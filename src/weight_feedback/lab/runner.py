@@ -23,7 +23,7 @@ from weight_feedback.lab.sites import Site, agree, shared_paths
 from weight_feedback.lab.spec import Arm, Study
 from weight_feedback.lab.standing import Standing, Tally
 from weight_feedback.lab.store import Store
-from weight_feedback.lab.survey import Survey, clean, refuse_to_mix, room, survey
+from weight_feedback.lab.survey import Survey, clean, refuse_other_data, refuse_to_mix, room, survey
 from weight_feedback.lab.swaps import possible
 from weight_feedback.lab.trackers import Tracker
 from weight_feedback.lab.trial import check_fit, choose_device, surroundings
@@ -124,10 +124,10 @@ def run(
         DataError: the data are missing or damaged; this and what follows is said before anything is trained.
         ValueError: an arm can't be run on these data, there is none of that name, a number is too small, or there
             is nothing to connect to.
-        StoreError: results can't be kept, come from another version or other surroundings, the study was
-            declared otherwise, after its first trial, or with seeds that were used before, or a worker of a cluster
-            can't work for it. While it runs: a trial gave another result than the known one, or a failure can't be
-            noted.
+        StoreError: results can't be kept, come from another version, other surroundings or other data, the study
+            was declared otherwise, after its first trial, or with seeds that were used before, or a worker of a
+            cluster can't work for it. While it runs: a trial gave another result than the known one, or a failure
+            can't be noted.
         ChildProcessError: worker processes die before they begin a trial.
     """
     _check(jobs=(jobs, 1), retries=(retries, 0), checkpoint_seconds=(checkpoint_seconds, 0))
@@ -138,6 +138,7 @@ def run(
     found = survey(study, store, seeds)
     todo = [(arm, trial) for arm, trial in asked if trial not in found.whole]
     admit(study, store, itertools.chain.from_iterable(found.provenances.values()), trains=bool(todo))
+    refuse_other_data(found.data, study.data, data.fingerprint, store.folder)
     idle = not todo and not any(possible(swap, store) for swap in found.swaps)
     with nullcontext(Processes(1)) if idle else backend or connected(jobs=jobs) as pool:
         if pool.remote:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from weight_feedback.files import remove
 from weight_feedback.lab.mixing import differences
 from weight_feedback.lab.models import build, count_parameters
+from weight_feedback.lab.published import described
 from weight_feedback.lab.settings import Swap, Trial
 from weight_feedback.lab.spec import Arm, Study
 from weight_feedback.lab.store import Damaged, Record, Store, StoreError
@@ -25,12 +27,14 @@ class Survey:
         damaged: file to what is wrong with it.
         provenances: arm to those of its finished trials.
         swaps: those that aren't finished, whether they are possible or not.
+        data: fingerprint to how many finished trials were trained on such data.
     """
 
     whole: set[Trial] = field(default_factory=set)
     damaged: dict[Path, str] = field(default_factory=dict)
     provenances: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
     swaps: list[Swap] = field(default_factory=list)
+    data: Counter[str] = field(default_factory=Counter)
 
 
 def survey(study: Study, store: Store, seeds: int | None = None) -> Survey:
@@ -49,6 +53,7 @@ def survey(study: Study, store: Store, seeds: int | None = None) -> Survey:
         record = _read(found, store, trial)
         if record is not None:
             found.provenances.setdefault(arm.name, []).append(record.provenance)
+            found.data[record.result["data"]] += 1
             if not trial.keeps_weights or _weights_are_whole(found, store, trial, record):
                 found.whole.add(trial)
     found.swaps.extend(swap for _, swap in study.swaps() if _read(found, store, swap) is None)
@@ -111,6 +116,28 @@ def refuse_to_mix(found: Survey, arms: Sequence[Arm], here: Mapping[str, Any]) -
                 f"{'; '.join(phrases)}), in which equal settings needn't give equal bits. Run it where they were "
                 "run, or all of it in another folder (--out), or mix them with --mixed, and the report says so"
             )
+
+
+def refuse_other_data(found: Mapping[str, int], name: str, fingerprint: str, folder: Path) -> None:
+    """Refuse to add results to those of other data.
+
+    Args:
+        found: fingerprint to how many finished results come from such data.
+        name: of the data set.
+        fingerprint: of the data that are going to be used.
+        folder: of the results.
+
+    Raises:
+        StoreError: they differ.
+    """
+    others = {one: count for one, count in found.items() if one != fingerprint}
+    if others:
+        each = "; ".join(f"{count} trials: {described(name, one)}" for one, count in sorted(others.items()))
+        raise StoreError(
+            f"{folder}: trials were trained on other data under the name {name} ({each}) than were found now "
+            f"({described(name, fingerprint)}), and can't be compared with what these give. Point --data-dir to "
+            "the files that were used, or run all of it in another folder (--out)"
+        )
 
 
 def room(todo: Sequence[Trial], images: int) -> int:

