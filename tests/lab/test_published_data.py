@@ -67,8 +67,8 @@ def test_an_older_folder_of_mixed_data_shows_no_differences(tmp_path) -> None:
     assert (analysis.contrasts, analysis.exploratory, analysis.swaps) == ([], [], [])
     assert analysis.sentences == [
         "No verdicts and no differences: trials were trained on different data under the name generated (24 "
-        "trials: fingerprint 0000000000000000, not what this version makes up; 8 trials: fingerprint 1111111111111111, not "
-        "what this version makes up)."
+        "trials: fingerprint 0000000000000000, not what this version makes up; 8 trials: fingerprint "
+        "1111111111111111, not what this version makes up)."
     ]
     made = figures(analysis)
     assert not {"forest", "differences", "swaps"} & {figure.name for figure in made}
