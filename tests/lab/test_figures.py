@@ -215,3 +215,17 @@ def test_files_hold_the_picture_and_its_numbers(made, tmp_path) -> None:
     assert [text for text in drawn if "|" in text] == [f"{name} | &lt;b&gt;" for name in ("none", "yoked", "own")]
     again = save(made["curves"], tmp_path / "again")
     assert [path.read_bytes() for path in again] == [paths[path.name].read_bytes() for path in again]
+
+
+def test_missing_numbers_of_a_file_are_empty_fields(tmp_path) -> None:
+    store = Store(tmp_path)
+    for name, seeds in (("none", 3), ("own", 1), ("yoked", 1)):  # a single pair has no interval
+        for arm, trial in STUDY.trials(arms=[name], seeds=seeds):
+            store.write(trial, record(trial, arm.name, epochs=1 if name == "own" else EPOCHS))
+    made = {figure.name: figure for figure in figures(analyse(STUDY, store))}
+    text = {name: save(made[name], tmp_path / "figures")[-1].read_text() for name in ("forest", "norm")}
+    assert "nan" not in text["forest"] + text["norm"]
+    assert text["forest"].splitlines()[1].startswith('"own","none",True,1,')
+    assert text["forest"].splitlines()[1].endswith(",,")
+    assert text["norm"].splitlines()[0] == '"arm","seed","epoch","norm"'
+    assert f'"own",0,{EPOCHS},' in text["norm"].splitlines()

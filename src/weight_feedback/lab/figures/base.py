@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import vl_convert
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.analysis import Analysis
+from weight_feedback.lab.csvs import to_csv
 from weight_feedback.lab.estimates import Interval
 from weight_feedback.lab.plots import COLOURS, DASHES
 
@@ -70,12 +69,10 @@ def save(figure: Figure, folder: Path) -> list[Path]:
         The files.
     """
     fixed = {**figure.spec, "description": figure.alt, "width": 640, "background": "white"}
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([figure.columns, *figure.values])
     contents = {
         "png": vl_convert.vegalite_to_png(fixed, vl_version=VEGA_LITE, scale=2),
         "svg": vl_convert.vegalite_to_svg(fixed, vl_version=VEGA_LITE).encode(),
-        "csv": text.getvalue().encode(),
+        "csv": to_csv(figure.columns, figure.values),
     }
     paths = [folder / f"{figure.name}.{kind}" for kind in contents]
     for path, content in zip(paths, contents.values(), strict=True):
