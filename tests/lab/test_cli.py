@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+import weight_feedback
 from weight_feedback.lab import cli, workers
 from weight_feedback.lab.analysis import analyse
 from weight_feedback.lab.commands import networks
@@ -52,6 +53,13 @@ def refused(capsys, *args: object) -> str:
         cli.main([str(arg) for arg in args])
     assert caught.value.code == 2
     return capsys.readouterr().err
+
+
+def test_the_version_is_said(capsys) -> None:
+    assert run(capsys, "--version") == f"weight-feedback {weight_feedback.__version__}\n"
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "--version" in capsys.readouterr().out
 
 
 def test_match_dimensions_prints_one_row_a_line(capsys) -> None:
