@@ -103,9 +103,7 @@ def test_half_characters_are_refused() -> None:
 def test_long_texts_are_refused_in_short(tmp_path) -> None:
     path = tmp_path / "study.toml"
     path.write_text(with_texts("a", "x" * 600))
-    with pytest.raises(
-        SpecError, match=r"arms.0.label: String should have at most 80 characters, got 'x+\.\.\.x+'$"
-    ):
+    with pytest.raises(SpecError, match=r"arms.0.label: expected at most 80 characters, got 'x+\.\.\.x+'$"):
         load_study(str(path))
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes, subcommand
 
 from weight_feedback import __version__
+from weight_feedback.lab.arguments import Refused
 from weight_feedback.lab.commands.data import Data
 from weight_feedback.lab.commands.dimensions import IntrinsicDimension
 from weight_feedback.lab.commands.networks import MatchDimensions, Train
@@ -57,15 +58,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if given == ["--version"]:
         print(f"weight-feedback {__version__}")  # noqa: T201 - before there is a console
         return
-    command: Any = tyro.cli(
-        Command,
-        prog="weight-feedback",
-        description="Networks that hear their own weights: train them, compare them, look at the outcome. "
-        "--version says which version this is.",
-        args=given,
-        config=(OmitArgPrefixes,),
-    )
     said = Console(stderr=True, soft_wrap=True)
+    command = _parse(given, said)
     with interruptible():
         try:
             command(Console(soft_wrap=True))
@@ -77,6 +71,22 @@ def main(args: Sequence[str] | None = None) -> None:
             again = f"; what is finished is kept. To go on: {shlex.join(['weight-feedback', *given])}"
             say(said, f"stopped{again if isinstance(command, RESUMED) else ''}", "bold")
             sys.exit(stop.code if isinstance(stop, Interrupted) else 130)
+
+
+def _parse(given: Sequence[str], said: Console) -> Any:
+    """Return the command that was given; end the process where there is none, or an argument is refused."""
+    try:
+        return tyro.cli(
+            Command,
+            prog="weight-feedback",
+            description="Networks that hear their own weights: train them, compare them, look at the outcome. "
+            "--version says which version this is.",
+            args=given,
+            config=(OmitArgPrefixes,),
+        )
+    except Refused as error:
+        say(said, f"error: {error}", "bold red")
+        sys.exit(2)
 
 
 def _fit_streams() -> None:
@@ -111,7 +121,7 @@ class _Endured(io.FileIO):
 
 
 def _endured(stream: TextIO) -> TextIO:
-    """Return a stream that never complains of a reader that has gone; the same where it isn't one of the process."""
+    """Return a stream that never complains of a reader that has gone; the same if it isn't the process's."""
     buffer = getattr(stream, "buffer", None)
     raw = getattr(buffer, "raw", buffer)  # without a buffer of bytes where Python is asked for that
     if not isinstance(stream, io.TextIOWrapper) or type(raw) is not io.FileIO or raw.fileno() not in (1, 2):

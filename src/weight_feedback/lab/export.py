@@ -60,7 +60,7 @@ def export(
         content = buffer.getvalue()
     else:
         plain = table.astype(object).where(table.notna(), None)
-        content = to_csv(list(table), plain.itertuples(index=False, name=None))
+        content = to_csv([*map(str, table)], plain.itertuples(index=False, name=None))
     write_atomically(path, content)
     return len(table)
 
@@ -120,4 +120,3 @@ def _rows(study: Study, arm: Arm, trial: Trial, record: Record) -> Iterator[dict
             "torch": printable(str(record.provenance["torch"])),
             "host": printable(str(record.provenance["host"])),
         }
-
