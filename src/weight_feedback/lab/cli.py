@@ -15,6 +15,7 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes, subcommand
 
 from weight_feedback import __version__
+from weight_feedback.files import tell
 from weight_feedback.lab.arguments import Refused
 from weight_feedback.lab.commands.data import Data
 from weight_feedback.lab.commands.dimensions import IntrinsicDimension
@@ -60,17 +61,24 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     said = Console(stderr=True, soft_wrap=True)
     command = _parse(given, said)
+    resumed = isinstance(command, RESUMED)
     with interruptible():
         try:
             command(Console(soft_wrap=True))
         except (ValueError, OSError) as error:
             message = explain(error) if isinstance(error, ValidationError) else str(error)
+            if isinstance(error, OSError):
+                message = tell(error) + (f"\nWhat is finished is kept. {_again(given)}" if resumed else "")
             say(said, f"error: {message}", "bold red")
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            again = f"; what is finished is kept. To go on: {shlex.join(['weight-feedback', *given])}"
-            say(said, f"stopped{again if isinstance(command, RESUMED) else ''}", "bold")
+            again = f"; what is finished is kept. {_again(given)}"
+            say(said, f"stopped{again if resumed else ''}", "bold")
             sys.exit(stop.code if isinstance(stop, Interrupted) else 130)
+
+
+def _again(given: Sequence[str]) -> str:
+    return f"To go on: {shlex.join(['weight-feedback', *given])}"
 
 
 def _parse(given: Sequence[str], said: Console) -> Any:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from weight_feedback.files import write_atomically
+from weight_feedback.files import tell, write_atomically
 from weight_feedback.lab import datasets
 from weight_feedback.lab.analysis import Analysis, ArmResult, analyse, study_outcome
 from weight_feedback.lab.figures import figures, save
@@ -194,7 +194,7 @@ def _written_to(folder: Path) -> Iterator[Path]:
         yield folder
     except OSError as error:
         raise ValueError(
-            f"{error}\nThe results themselves are as they were; `weight-feedback report` and `plot` write to "
+            f"{tell(error)}\nThe results themselves are as they were; `weight-feedback report` and `plot` write to "
             "another folder with --to DIR"
         ) from error
 

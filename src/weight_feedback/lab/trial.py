@@ -207,8 +207,10 @@ def _check_writable(files: Sequence[Path]) -> None:
     for file in files:
         if file.is_dir():
             raise IsADirectoryError(errno.EISDIR, "expected a file, found a directory", str(file))
-    for folder in {file.parent for file in files}:
-        prepare(folder)
+        try:
+            prepare(file.parent)
+        except OSError as error:  # of a file beside it, which nobody asked for
+            raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def _warn(note: str) -> None:

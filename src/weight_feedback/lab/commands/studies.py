@@ -10,6 +10,7 @@ from pydantic import Field
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+from weight_feedback.files import tell
 from weight_feedback.lab.arguments import (
     NUMBER,
     OUT,
@@ -243,7 +244,10 @@ class Merge(Command):
 
     def __call__(self, console: Console) -> None:
         """Merge, and print what was copied."""
-        merged = merge(self.target, self.sources)
+        try:
+            merged = merge(self.target, self.sources)
+        except OSError as error:
+            raise ValueError(f"{tell(error)}\nWhat was copied stays; the same command copies the rest") from error
         say(
             console,
             f"{self.target}: {merged.trials} trials, {merged.swaps} swaps and {merged.weights} weights copied, "
@@ -275,7 +279,7 @@ class Export(Command):
             rows = export(study, store, path, self.format)
         except OSError as error:
             raise ValueError(
-                f"{error}\nThe results themselves are as they were; --file writes elsewhere"
+                f"{tell(error)}\nThe results themselves are as they were; --file writes elsewhere"
             ) from error
         say(console, f"{path}: {rows} rows")
 
