@@ -222,6 +222,9 @@ def test_run_then_plot(capsys, study, tmp_path) -> None:
         path.unlink()
     run(capsys, "report", study, "--out", tmp_path / "out")
     assert {path: path.read_bytes() for path in before} == before
+    many = ["plain", "pooled"] * 20
+    out = run(capsys, "plot", study, "--out", tmp_path / "out", "--arms", *many)
+    assert len(list(folder.glob("accuracy-40-arms-*.png"))) == 1
     message = refused(capsys, "plot", study, "--out", tmp_path / "out", "--arms", "other")
     assert "--arms: expected names among plain, pooled, got 'other'" in message
 
