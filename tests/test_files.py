@@ -84,8 +84,8 @@ def test_the_disk_of_these_tests_loses_what_is_not_synced(tmp_path, monkeypatch)
 
 CALLS = [(os, "mkdir"), (io, "open"), (os, "fsync"), (os, "replace"), (os, "open")]
 ERRORS = {
-    errno.ENOSPC: "No space left.*free some space, then try again",
-    errno.EDQUOT: "quota exceeded.*free some space, or have the quota raised",
+    errno.ENOSPC: "No space left.*free some space, or choose another folder, then try again",
+    errno.EDQUOT: "quota exceeded.*free some space, have the quota raised, or choose another folder",
     errno.EROFS: "Read-only.*choose another folder",
     errno.EACCES: "Permission denied.*choose another folder",
     errno.EPERM: "not permitted.*choose another folder, or get the permission to write there",

@@ -15,8 +15,8 @@ from weight_feedback import failpoints
 LEFTOVER_AGE = 24 * 3600
 _LEFTOVER = re.compile(r"\..*[0-9a-f]{32}\.tmp")
 _ADVICE = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space, or have the quota raised",
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, have the quota raised, or choose another folder",
     errno.EROFS: "choose another folder: this one is read-only",
     errno.EACCES: "choose another folder, or get the permission to write there",
     errno.EPERM: "choose another folder, or get the permission to write there",
@@ -56,6 +56,20 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise OSError(
             error.errno, f"can't write this file ({error.strerror}): {advice}, then try again", str(path)
         ) from error
+
+
+def tell(error: OSError) -> str:
+    """Return in one line which file it is, what is wrong with it, and what to do.
+
+    Args:
+        error: of the operating system, or of `write_atomically`, which has the advice already.
+    """
+    what = error.strerror or str(error)
+    # Of the others it isn't known here whether the file was to be written.
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    if full and (advice := _ADVICE[error.errno or 0]) not in what:
+        what = f"{what}; {advice}, then try again"
+    return what if error.filename is None else f"{error.filename}: {what}"
 
 
 def remove(path: Path) -> None:

@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+import weight_feedback
 from weight_feedback.lab import cli, workers
 from weight_feedback.lab.analysis import analyse
 from weight_feedback.lab.commands import networks
@@ -54,6 +55,13 @@ def refused(capsys, *args: object) -> str:
     return capsys.readouterr().err
 
 
+def test_the_version_is_said(capsys) -> None:
+    assert run(capsys, "--version") == f"weight-feedback {weight_feedback.__version__}\n"
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "--version" in capsys.readouterr().out
+
+
 def test_match_dimensions_prints_one_row_a_line(capsys) -> None:
     heading, *rows = run(capsys, "match-dimensions", "--a", 160, "--b", 50, "--c", 10).splitlines()
     assert heading.split() == ["dw", "dx", "dx-dw", "m", "n"]
@@ -88,8 +96,8 @@ def test_train_logs_and_keeps_weights(capsys, tmp_path) -> None:
         (["train", "mnist-nope"], "network: expected one of mnist-plain"),
         (["train", "mnist-plain"], "weight-feedback data fetch mnist"),
         (["train", "cifar10-plain", "--data", "generated"], "expected images of shape (3, 32, 32)"),
-        (["train", "mnist-plain", "--data", "generated", "--epochs", "0"], "epochs: Input should be greater"),
-        (["train", "mnist-plain", "--data", "generated", "--seed", "-1"], "seed: Input should be greater"),
+        (["train", "mnist-plain", "--data", "generated", "--epochs", "0"], "epochs: expected at least 1"),
+        (["train", "mnist-plain", "--data", "generated", "--seed", "-1"], "seed: expected at least 0"),
         (["train", "mnist-plain", "--data", "generated", "--device", "cuda", "--no-cuda"], "contradict"),
         (["train", "mnist-plain", "--data", "generated", "--epochs", "one"], "one"),
         (["run", "nope"], "no study 'nope'"),
@@ -100,6 +108,74 @@ def test_train_logs_and_keeps_weights(capsys, tmp_path) -> None:
 )
 def test_bad_input_is_refused_in_words(capsys, args, message) -> None:
     assert message in refused(capsys, *args)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "values", "message"),
+    [
+        ("train mnist-plain", "threads", [0, -1], "expected at least 1"),
+        ("train mnist-plain", "threads", [1025, 10**9], "expected at most 1024"),
+        ("train mnist-plain", "lr", ["nan", "inf", "-inf"], "expected a finite number"),
+        ("plan quick", "jobs", [0, -2], "expected at least 1"),
+        ("plan quick", "sd", [0.0, -0.5], "expected more than 0"),
+        ("plan quick", "sd", ["nan", "inf"], "expected a finite number"),
+        ("run quick", "jobs", [0, -1], "expected at least 1"),
+        ("run quick", "seeds", [0, -1], "expected at least 1"),
+        ("run quick", "retries", [-1], "expected at least 0"),
+        ("run quick", "checkpoint-seconds", [-0.5], "expected at least 0"),
+        ("run quick", "checkpoint-seconds", ["nan", "inf"], "expected a finite number"),
+        ("calibrate", "studies", [0, -1], "expected at least 1"),
+        ("calibrate", "seeds", [1, 0, -3], "expected at least 2"),
+        ("calibrate", "effect", ["nan", "inf"], "expected a finite number"),
+        ("calibrate", "contrast-seeds", [1, 0], "expected at least 2"),
+        ("calibrate", "jobs", [0], "expected at least 1"),
+        ("intrinsic-dimension fc", "seeds", [0, -1], "expected at least 1"),
+        ("intrinsic-dimension fc", "seeds", [10**9], "expected at most 100000"),
+        ("intrinsic-dimension fc", "jobs", [0], "expected at least 1"),
+        ("intrinsic-dimension fc", "threshold", ["nan", "inf"], "expected a finite number"),
+    ],
+)
+def test_numbers_out_of_their_bounds_are_refused_before_any_work(
+    capsys, tmp_path, monkeypatch, command, option, values, message
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for value in values:
+        said = refused(capsys, *command.split(), f"--{option}", value)
+        assert said.strip() == f"error: --{option}: {message}, got {value}"
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["merge", "absent"], "expected the folder to copy into, then one or more to copy from; got absent alone"),
+        (["plot", "quick", "--arms"], "--arms: expected at least 1 item"),
+        (["run", "quick", "--arms"], "--arms: expected at least 1 item"),
+        (["calibrate", "--seeds"], "--seeds: expected at least 1 item"),
+        (["train", "mnist-plain", "--threads", "x"], "--threads: expected a whole number, got 'x'"),
+        (["train", "mnist-plain", "--epochs", "1.5"], "--epochs: expected a whole number, got '1.5'"),
+        (["train", "mnist-plain", "--lr", "fast"], "--lr: expected a number, got 'fast'"),
+        (["intrinsic-dimension", "fc", "--dimensions", "5", "x"], "--dimensions: expected whole numbers, got 'x'"),
+        (
+            ["match-dimensions", "--a", "160", "--b", "50", "--c", "10", "--m", "9", "8"],
+            "--m: expected LOW HIGH, LOW at most HIGH, got 9 8",
+        ),
+    ],
+)
+def test_what_is_missing_or_no_number_is_refused_without_jargon(capsys, args, message) -> None:
+    said = refused(capsys, *args)
+    assert message in said
+    for word in ("pydantic", "class '", "NoneType", "Tuple", "typing", "type=", "Input should"):
+        assert word not in said
+
+
+def test_an_a_a_study_is_looked_at_before_anything_is_simulated(capsys, study) -> None:
+    args = ["calibrate", "--studies", 10, "--seeds", 4, "--trained", "--same", study, "--contrast-seeds", 5]
+    with pytest.raises(SystemExit):
+        cli.main([str(arg) for arg in args])
+    captured = capsys.readouterr()
+    assert "tiny has 2 arms and 2 seeds, for contrasts of 5" in captured.err
+    assert captured.out == ""
 
 
 def test_original_epochs_are_the_default(capsys, monkeypatch) -> None:
@@ -146,6 +222,9 @@ def test_run_then_plot(capsys, study, tmp_path) -> None:
         path.unlink()
     run(capsys, "report", study, "--out", tmp_path / "out")
     assert {path: path.read_bytes() for path in before} == before
+    many = ["plain", "pooled"] * 20
+    out = run(capsys, "plot", study, "--out", tmp_path / "out", "--arms", *many)
+    assert len(list(folder.glob("accuracy-40-arms-*.png"))) == 1
     message = refused(capsys, "plot", study, "--out", tmp_path / "out", "--arms", "other")
     assert "--arms: expected names among plain, pooled, got 'other'" in message
 
@@ -251,8 +330,8 @@ def test_calibrate_on_real_trainings_cuts_seeds_into_contrasts(capsys, tmp_path)
     assert f"mean difference {x.mean():+.3f} points, standard deviation {x.std(ddof=1):.3f}" in out
     assert "3 contrasts of real trainings" in run(capsys, *args, "--contrast-seeds", 2, "--jobs", 1)
     assert "1 contrasts of real trainings" in run(capsys, *args, "--contrast-seeds", 7, "--jobs", 1)
-    for seeds in (1, 8):
-        assert "the seeds of at least one contrast" in refused(capsys, *args, "--contrast-seeds", seeds)
+    said = refused(capsys, *args, "--contrast-seeds", 8)
+    assert "the seeds of at least one contrast" in said
 
 
 def test_data_list_and_verify(capsys) -> None:

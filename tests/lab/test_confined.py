@@ -129,7 +129,7 @@ def study(**changes) -> str:
     [
         ({"summary": {"k": 3}}, "summary: must be left out with training.subspace"),
         ({"training": {"cohort": 2}}, "training.cohort: must be left out with training.subspace"),
-        ({"training": {"subspace": {"dimensions": 0}}}, "training.subspace.dimensions: Input should be greater"),
+        ({"training": {"subspace": {"dimensions": 0}}}, "training.subspace.dimensions: expected at least 1"),
         ({"training": {"subspace": {"dimensions": 5, "projection": "ones"}}}, "training.subspace.projection"),
         ({"arm": {"signal": "clock"}}, "arms: 'own' must hear one of none, zeros, yoked, own in a subspace, got"),
         ({"arm": {"salt": 1}}, "arms: 'own' must have no salt in a subspace, got 1"),

@@ -228,7 +228,7 @@ def test_none_is_the_plain_networks_trial(tmp_path) -> None:
     ("old", "new", "message"),
     [
         ("summary = {k = 8}", "", "summary: needed by arms with a signal, here none, own"),
-        ("k = 8", "k = 0", "summary.k: Input should be greater than or equal to 1, got 0"),
+        ("k = 8", "k = 0", "summary.k: expected at least 1, got 0"),
         (
             'signal = "none"',
             'signal = "none"\nconditioning = "film"',

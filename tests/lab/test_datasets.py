@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from datafiles import TEST, TRAIN, idx_files, write
+from datafiles import TEST, TRAIN, failure, idx_files, write
 from weight_feedback.lab import datasets, formats, sources
 from weight_feedback.lab.datasets import DataError
 
@@ -210,6 +210,59 @@ def test_missing_files_are_an_error_that_says_where_they_were_sought_and_what_to
     assert f"{tiny / 'MNIST' / 'raw'} (lacks t10k-labels-idx1-ubyte); {tiny} (lacks train-" in error.found
     for advice in ("`weight-feedback data fetch mnist`", "--data-dir", "WEIGHT_FEEDBACK_DATA"):
         assert advice in error.advice
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "said"),
+    [
+        ("mnist", "train-images.idx3-ubyte", "{there} is there, but {root}/train-images-idx3-ubyte, with or w"),
+        ("mnist", "mnist/Train-Images-IDX3-ubyte.GZ", "{there} is there, but {root}/mnist/train-images-idx3-ubyte"),
+        ("mnist", "MNIST/raw/t10k-labels-idx1-ubyte (1).gz", "but {root}/MNIST/raw/t10k-labels-idx1-ubyte, with"),
+        ("mnist", "a/b/train-labels-idx1-ubyte", "{there} is there, but {root}/mnist/train-labels-idx1-ubyte"),
+        (
+            "mnist",
+            "train-labels-idx1-ubyte.zip/train-labels.idx1-ubyte",
+            "but {root}/mnist/train-labels-idx1-ubyte, ",
+        ),
+        ("mnist", "mnist.npz", "{there} is there: the same digits in a format that isn't read"),
+        ("fashion-mnist", "t10k-labels-idx1-ubyte", "but {root}/fashion-mnist/t10k-labels-idx1-ubyte, with"),
+        ("cifar10", "cifar-10-python.tar.gz", "{there} is there: the Python version is read once it is unpacked"),
+        ("cifar10", "cifar-10-matlab.tar.gz", "{there} is there: the Matlab version isn't read"),
+        ("cifar10", "CIFAR-10-binary.tar", "{there} is there, but {root}/cifar-10-binary.tar.gz is expected"),
+        ("cifar10", "down/cifar-10-binary.tgz", "{there} is there, but {root}/cifar-10-binary.tar.gz is expected"),
+        (
+            "cifar10",
+            "data_batch_1.bin",
+            "but {root}/cifar-10-batches-bin/data_batch_1.bin, with or without .gz, is",
+        ),
+        ("cifar10", "x/test_batch", "{there} is there, but {root}/cifar-10-batches-py/test_batch, with or"),
+    ],
+)
+def test_what_is_nearly_there_is_named_with_what_is_expected(tiny, name, there, said) -> None:
+    path = tiny / "data" / there
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    error = failure(datasets.load, name, tiny / "data")
+    assert said.format(there=path, root=tiny / "data") in error.advice
+    assert f"weight-feedback data fetch {name}" in error.advice
+
+
+def test_the_files_of_another_data_set_and_those_in_place_are_not_near(tiny) -> None:
+    files = idx_files()
+    write(tiny / "data" / "mnist", files)
+    write(tiny / "data" / "old" / "MNIST" / "raw", files)
+    write(tiny / "data" / "FashionMNIST" / "raw", dict(list(files.items())[:3]))
+    (tiny / "data" / "notes.txt").write_text("train-images")
+    assert "is there" not in str(failure(datasets.load, "fashion-mnist", tiny / "data"))
+
+
+def test_many_that_are_near_are_counted(tiny) -> None:
+    for number in range(10):
+        write(tiny / "data" / f"try-{number}", {"train-images.idx3-ubyte": b""})
+    assert "try-5/train-images.idx3-ubyte is there" in (
+        said := failure(datasets.load, "mnist", tiny / "data").advice
+    )
+    assert "and 4 more like these; download them" in said
 
 
 def test_damage_is_reported_by_file(tiny) -> None:

@@ -155,3 +155,8 @@ def test_ends_between_two_resamples_are_the_outer_ones() -> None:
 def test_bad_input(accuracy, options, message) -> None:
     with pytest.raises(ValueError, match=message):
         estimate(accuracy, **options)
+
+
+def test_an_interval_needs_resamples() -> None:
+    with pytest.raises(ValueError, match="resamples: expected at least 1, got 0"):
+        estimate({100: [80.0, 81.0]}, resamples=0)

@@ -86,6 +86,23 @@ def test_as_many_seeds_as_asked_for(store, tmp_path) -> None:
         export(STUDY, store, tmp_path / "t.csv", "csv", seeds=0)
 
 
+def test_what_is_missing_is_an_empty_field_and_text_alone_is_quoted(store, tmp_path) -> None:
+    for i, epochs in ((0, EPOCHS), (3, 1)):  # one that hears nothing, and one that diverged
+        trial = STUDY.trial(STUDY.arms[i], 0)
+        store.write(trial, record(trial, SIGNALS[i], epochs=epochs))
+    study = STUDY.model_copy(update={"declared": None})
+    export(study, store, tmp_path / "t.csv", "csv")
+    heading, *lines = [line.split(",") for line in (tmp_path / "t.csv").read_text().splitlines()]
+    assert heading == [f'"{name}"' for name in COLUMNS]
+    silent, diverged = (dict(zip(COLUMNS, line, strict=True)) for line in (lines[0], lines[-1]))
+    assert [silent[name] for name in ("z_norm", "z_drift", "z_share")] == ["", "", ""]
+    assert [diverged[name] for name in ("correct", "z_norm")] == ["", ""]
+    assert (silent["declaration"], silent["arm"]) == ('""', '"none"')  # a text that is empty isn't missing
+    assert (silent["seed"], silent["accuracy"]) == ("0", str(ACCURACY[0, 0, 0]))
+    table = read(tmp_path / "t.csv")
+    assert [table[name].dtype for name in ("accuracy", "z_norm", "z_drift", "z_share")] == [np.float64] * 4
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 @pytest.mark.parametrize("label", ["ä → 重み 🧠", 'a "b", c', "a\nb", "\u202e", "n/a?"])
 def test_labels_of_any_text(store, tmp_path, label, kind) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
+import html
 import itertools
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from scipy import stats
 
-from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, fill, record
-from weight_feedback.lab.analysis import analyse
+from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, PROVENANCE, SEEDS, SIGNALS, STUDY, fill, record
+from weight_feedback.lab.analysis import Analysis, analyse
 from weight_feedback.lab.figures import Figure, figures, save
 from weight_feedback.lab.settings import Training
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.spec import Arm, Declared
+from weight_feedback.lab.store import Record, Store
 
 DOTS, HEARD = [["name", "seed", "value"]], [["arm", "epoch", "value"]]
 TOOLTIPS = {
@@ -217,3 +221,109 @@ def test_files_hold_the_picture_and_its_numbers(made, tmp_path) -> None:
     assert [text for text in drawn if "|" in text] == [f"{name} | &lt;b&gt;" for name in ("none", "yoked", "own")]
     again = save(made["curves"], tmp_path / "again")
     assert [path.read_bytes() for path in again] == [paths[path.name].read_bytes() for path in again]
+
+
+def test_missing_numbers_of_a_file_are_empty_fields(tmp_path) -> None:
+    store = Store(tmp_path)
+    for name, seeds in (("none", 3), ("own", 1), ("yoked", 1)):  # a single pair has no interval
+        for arm, trial in STUDY.trials(arms=[name], seeds=seeds):
+            store.write(trial, record(trial, arm.name, epochs=1 if name == "own" else EPOCHS))
+    made = {figure.name: figure for figure in figures(analyse(STUDY, store))}
+    text = {name: save(made[name], tmp_path / "figures")[-1].read_text() for name in ("forest", "norm")}
+    assert "nan" not in text["forest"] + text["norm"]
+    assert text["forest"].splitlines()[1].startswith('"own","none",True,1,')
+    assert text["forest"].splitlines()[1].endswith(",,")
+    assert text["norm"].splitlines()[0] == '"arm","seed","epoch","norm"'
+    assert f'"own",0,{EPOCHS},' in text["norm"].splitlines()
+
+
+# Many arms, and long names
+
+
+def many(store: Store, arms: int, *, long: bool = False, primary: int = 0, seeds: int = 2) -> Analysis:
+    """A study of many arms, all but the first one of which hear."""
+    more = "-goes-on-and-on-and-on-for-as-long-as-names-may-go-on" * long
+    words = " goes on and on, as long as labels may, and is to be read to its end all the same" * long
+    made = tuple(
+        Arm(
+            name=f"a{i}{more}",
+            model="mnist-plain",
+            label=f"arm {i}{words}"[:80],
+            signal="own" if i else "none",
+            salt=i,
+        )
+        for i in range(arms)
+    )
+    pairs = tuple((made[i + 1].name, made[0].name) for i in range(primary))
+    declared = Declared(primary=pairs, margin=0.5) if pairs else None
+    study = STUDY.model_copy(update={"arms": made, "declared": declared, "seeds": seeds})
+    for arm, trial in study.trials():
+        store.write(trial, record(trial, arm.signal or ""))
+    for _, swap in study.swaps():
+        store.write(swap, Record({"swap": swap.settings(), "accuracy": 90.0 + swap.trial.seed}, PROVENANCE))
+    return analyse(study, store)
+
+
+def drawn_texts(svg: Path) -> str:
+    return "\n".join(html.unescape(text) for text in re.findall(r"<t(?:ext|span)[^>]*>([^<]+)<", svg.read_text()))
+
+
+def test_long_names_go_over_lines_and_nothing_is_cut_off(tmp_path) -> None:
+    analysis = many(Store(tmp_path / "s"), 8, long=True, primary=7)
+    for figure in figures(analysis):
+        png, svg, _ = save(figure, tmp_path)
+        pixels = imread(png)[..., :3]
+        for edge in (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:]):
+            assert (edge == 1).all(), figure.name
+        shown = drawn_texts(svg)
+        assert "…" not in shown
+        parts = figure.shown or [
+            row["contrast" if figure.name == "forest" else "name"] for row in figure.spec["data"]["values"]
+        ]
+        for name in parts:
+            for word in name.replace("-", " ").split():
+                assert word in shown
+        assert max(map(len, shown.splitlines())) < 60
+
+
+def test_short_names_are_as_they_are(made) -> None:
+    assert "labelExpr" not in json.dumps([figure.spec for figure in made.values()])
+    assert made["forest"].spec["height"] == 24 * 5
+
+
+@pytest.mark.parametrize("primary", [0, 2])
+def test_as_many_arms_as_can_be_told_apart_are_shown_at_first(tmp_path, primary) -> None:
+    made = {figure.name: figure for figure in figures(many(Store(tmp_path), 30, primary=primary))}
+    labels = [f"arm {i}" for i in range(30)]
+    assert made["curves"].arms == labels
+    assert made["curves"].shown == (labels[:3] if primary else labels[:21])
+    assert made["norm"].arms == labels[1:]
+    assert made["norm"].shown == (labels[1:3] if primary else labels[1:22])
+    assert len(made["norm"].rows) == 29
+    scale = made["curves"].spec["encoding"]["color"]["scale"]
+    dashes = made["curves"].spec["layer"][3]["encoding"]["strokeDash"]["scale"]
+    assert (
+        len({(colour, str(dash)) for colour, dash in zip(scale["range"][:21], dashes["range"][:21], strict=True)})
+        == 21
+    )
+    for name in ("curves", "norm"):
+        assert "21 arms are shown at most" in made[name].caption
+        assert made[name].alt.endswith(f"; {len(made[name].arms) - 21} more are in the table.")
+
+
+def test_what_has_no_room_in_a_picture_is_in_its_table_and_that_is_said(tmp_path) -> None:
+    made = {figure.name: figure for figure in figures(many(Store(tmp_path / "s"), 120, primary=3))}
+    for name, more in (("forest", 19), ("differences", 19), ("swaps", 257)):
+        figure = made[name]
+        assert len({row.get("contrast", row.get("name")) for row in figure.spec["data"]["values"]}) == 100
+        assert len(figure.rows) == 100 + more
+        assert f" {more} more " in figure.caption
+        _, svg, csv_file = save(figure, tmp_path)
+        assert f"{more} more rows are in the report's table" in drawn_texts(svg)
+        assert len(csv_file.read_text().splitlines()) > 100 + more
+    for name, more in (("curves", 20), ("norm", 19)):
+        figure = made[name]
+        assert len(figure.arms) == 100
+        assert f" {more} more arms are in the table alone." in figure.caption
+        assert len(figure.rows) == 100 + more
+        assert len(json.dumps(figure.spec)) < 200_000

@@ -229,3 +229,15 @@ def test_of_two_notes_the_first_is_copied(tmp_path) -> None:
         store.fail(trial, store.folder.name)
     merge(tmp_path / "target", [store.folder for store in sources])
     assert Store(tmp_path / "target").failure(trial) == "laptop"
+
+
+def test_sources_with_nothing_to_copy_are_refused(source, tmp_path) -> None:
+    target = tmp_path / "target"
+    with pytest.raises(StoreError, match="expected the folder to copy into, then one or more to copy from"):
+        merge(target, [])
+    with pytest.raises(StoreError, match="source: expected another folder than the one that is copied into"):
+        merge(source.folder, [source.folder / ".." / "source"])
+    (tmp_path / "empty" / "trials").mkdir(parents=True)
+    with pytest.raises(StoreError, match="empty: expected finished trials to copy, found none"):
+        merge(target, [tmp_path / "empty"])
+    assert not target.exists()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from weight_feedback.lab.dimension import estimate
 from weight_feedback.lab.plots import plot_accuracy, plot_dimension
@@ -47,6 +49,55 @@ def test_many_arms_have_lines_of_their_own_and_no_bands(tmp_path) -> None:
     styles = set(re.findall(r"stroke-dasharray: [^;\"]*|stroke: #[0-9a-f]{6}(?=; stroke-width: 1.8)", drawn))
     assert len([style for style in styles if "dasharray" in style]) >= 1
     assert len([style for style in styles if style.startswith("stroke: ")]) >= 7
+
+
+def uncut(png: Path) -> tuple[int, int]:
+    """Check that nothing touches the edges of a picture, and return its width and height in pixels."""
+    pixels = imread(png)[..., :3]
+    for edge in (pixels[:2], pixels[-2:], pixels[:, :2], pixels[:, -2:]):
+        assert (edge == 1).all()
+    return pixels.shape[1], pixels.shape[0]
+
+
+def long(arm: int, letter: str = "x") -> str:
+    return f"{arm}: the network hears itself {letter * 80}"[:80]
+
+
+@pytest.mark.parametrize("letter", ["x", "W"])
+@pytest.mark.parametrize("arms", [2, 8, 30, 100])
+def test_legend_and_title_have_room_whatever_their_length(tmp_path, arms, letter) -> None:
+    svg, png = tmp_path / "a.svg", tmp_path / "a.png"
+    curves = {long(arm, letter): CURVES["w/o weight feedback"] + arm / arms for arm in range(arms)}
+    title = " ".join([letter * 19] * 10)
+    plot_accuracy(curves, title, [svg, png])  # a warning would be an error
+    width, height = uncut(png)
+    named = min(arms, 7) if arms > 21 else arms
+    assert height > 800 + 25 * named
+    assert width == 1280 or letter == "W"
+    shown = texts(svg.read_text())
+    assert [label for label in curves if label in shown] == [*curves][:named]
+    assert shown.count(letter * 19) >= 10
+
+
+def test_few_arms_have_their_legend_among_the_lines(tmp_path) -> None:
+    plot_accuracy({str(arm): CURVES["w/o weight feedback"] + arm for arm in range(12)}, "t", [tmp_path / "a.png"])
+    assert uncut(tmp_path / "a.png") == (1280, 800)
+
+
+def test_of_more_arms_than_looks_those_that_come_first_are_named(tmp_path) -> None:
+    svg = tmp_path / "a.svg"
+    curves = {f"arm {arm}.": CURVES["w/o weight feedback"] + arm / 100 for arm in range(100)}
+    plot_accuracy(curves, "t", [svg], first=["arm 70.", "arm 40."])
+    shown = texts(svg.read_text())
+    assert [label for label in curves if label in shown] == ["arm 40.", "arm 70."]
+    assert "and 98 more, thin and grey: see the report's table" in shown.replace("&#x27;", "'")
+    # The lines, and the one in the legend.
+    assert len(re.findall(r"stroke: #b3b3b3; stroke-width: 0.6", svg.read_text())) == 98 + 1
+
+
+def test_letters_that_the_font_lacks_are_told(tmp_path) -> None:
+    assert plot_accuracy(CURVES, "t", [tmp_path / "a.png"]) == ""
+    assert plot_accuracy({"重み": np.ones((1, 2))}, "🧠 t", [tmp_path / "a.png", tmp_path / "a.svg"]) == "🧠重み"
 
 
 def test_arms_with_different_seed_counts_are_said_to_be_so(tmp_path) -> None:
@@ -116,6 +167,22 @@ def test_a_picture_of_dimensions_shows_seeds_fit_threshold_estimate_and_what_is_
     again = tmp_path / "again.svg"
     plot_dimension(measured, "The title", [again], ("Somebody 2018", 750))
     assert again.read_bytes() == svg.read_bytes()
+
+
+def test_many_dimensions_have_labels_that_do_not_touch(tmp_path) -> None:
+    svg = tmp_path / "d.svg"
+    tried = {d: [d / 10, d / 10 + 1] for d in range(10, 1000, 10)}
+    plot_dimension(estimate(tried), "t", [svg])
+    labels = re.findall(
+        r'<g id="xtick_\d+">.*?<!-- ([\d,]+) -->\s*<g [^>]*translate\(([\d.]+)', svg.read_text(), re.S
+    )
+    assert labels[0][0] == "10"
+    assert 10 <= len(labels) < 40
+    starts = [float(start) for _, start in labels]
+    # A digit is 7 points wide.
+    assert all(b - a > 7 * len(text) for a, b, (text, _) in zip(starts, starts[1:], labels, strict=False))
+    plot_dimension(estimate({d: [1.0] for d in (50, 100, 200, 290, 400, 600)}), "t", [svg])
+    assert all(str(d) in texts(svg.read_text()).splitlines() for d in (50, 100, 200, 290, 400, 600))
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,9 @@ def test_a_folder_that_cannot_be_written_to_is_found_before(store, monkeypatch, 
         prepare(folder)
 
     monkeypatch.setattr("weight_feedback.lab.store.prepare", refuse)
-    with pytest.raises(StoreError, match=rf"study: results can't be kept here: .*Read-only file system.*{place}"):
+    with pytest.raises(
+        StoreError, match=rf"study: results can't be kept here: .*{place}.*Read-only file system.*--out"
+    ):
         store.probe()
 
 

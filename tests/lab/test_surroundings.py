@@ -52,6 +52,22 @@ from weight_feedback.lab.cli import main
 for args in json.loads(sys.argv[1]):
     main(args)
 """
+#: Gives several commands in one process, each with an output that nobody reads any more.
+UNREAD = """
+import json, os, sys
+from weight_feedback.lab.cli import main
+
+broken, codes = os.dup(1), {}
+for args in json.loads(sys.argv[1]):
+    os.dup2(broken, 1)
+    try:
+        main(args)
+    except SystemExit as end:
+        codes[" ".join(args)] = end.code
+    else:
+        codes[" ".join(args)] = 0
+print(json.dumps(codes), file=sys.stderr)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +142,22 @@ def test_a_reader_that_goes_away(strange, expected) -> None:
     assert process.returncode == 0, err
     assert b"Traceback" not in err
     check(strange, expected)
+
+
+def test_output_that_nobody_reads_any_more_ends_nothing(tmp_path) -> None:
+    commands = ["train", "plan", "run", "report", "plot", "merge", "export", "calibrate", "intrinsic-dimension"]
+    calls = [["--help"], ["--version"], *([name, "--help"] for name in commands), ["data", "verify", "generated"]]
+    calls += [["data", "list"], ["match-dimensions", "--a", "160", "--b", "50", "--c", "10"]]
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", UNREAD, json.dumps([*calls, ["plot", "nope"]])]
+    found = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, timeout=SECONDS)
+    os.close(writer)
+    *message, codes = found.stderr.decode().splitlines()
+    assert message[0].startswith("error: no study 'nope'")
+    assert "Broken" not in " ".join(message)
+    assert json.loads(codes) == {**{" ".join(call): 0 for call in calls}, "plot nope": 2}
+    assert found.returncode == 0
 
 
 @posix

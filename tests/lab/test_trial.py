@@ -78,6 +78,12 @@ def test_thread_count_is_put_back() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize("threads", [0, -1, 1025])
+def test_threads_have_bounds(threads) -> None:
+    with pytest.raises(ValueError, match=f"threads: expected 1 to 1024, got {threads}"):
+        run_trial(make(), threads=threads)
+
+
 def test_the_digest_of_the_weights_is_part_of_the_result(tmp_path) -> None:
     first, again, other = (
         run_trial(make(seed=seed), threads=1, weights=tmp_path / name).result["weights"]

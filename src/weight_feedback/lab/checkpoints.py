@@ -27,6 +27,7 @@ from torch import Tensor
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.settings import Frozen
+from weight_feedback.lab.spec import explain
 from weight_feedback.lab.training import History, Lockstep
 
 FORMAT: Literal[1] = 1
@@ -99,9 +100,7 @@ def decode(content: bytes) -> tuple[Header, dict[str, Tensor]]:
     try:
         header = Header.model_validate_json(said)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"header: {where}: {first['msg']}, found {first['input']!r}") from None
+        raise CheckpointError(f"header: {explain(error).splitlines()[0]}") from None
     histories = tuple(
         replace(history, step_losses=_as_losses(_losses(i), tensors)) for i, history in enumerate(header.histories)
     )

@@ -7,13 +7,16 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import tyro
 from pydantic import ValidationError
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, subcommand
 
+from weight_feedback import __version__
+from weight_feedback.files import tell
+from weight_feedback.lab.arguments import Refused
 from weight_feedback.lab.commands.data import Data
 from weight_feedback.lab.commands.dimensions import IntrinsicDimension
 from weight_feedback.lab.commands.networks import MatchDimensions, Train
@@ -42,17 +45,6 @@ Command = (
 RESUMED = (Run, Calibrate, IntrinsicDimension)
 
 
-class Courteous(Console):
-    """A console whose reader may go away: the work goes on, in silence."""
-
-    def on_broken_pipe(self) -> None:
-        """Write to nowhere from now on."""
-        self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())
-        os.close(nowhere)
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -64,25 +56,45 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     _fit_streams()
     given = sys.argv[1:] if args is None else list(args)
-    command: Any = tyro.cli(
-        Command,
-        prog="weight-feedback",
-        description="Networks that hear their own weights: train them, compare them, look at the outcome.",
-        args=given,
-        config=(OmitArgPrefixes,),
-    )
-    said = Courteous(stderr=True, soft_wrap=True)
+    if given == ["--version"]:
+        print(f"weight-feedback {__version__}")  # noqa: T201 - before there is a console
+        return
+    said = Console(stderr=True, soft_wrap=True)
+    command = _parse(given, said)
+    resumed = isinstance(command, RESUMED)
     with interruptible():
         try:
-            command(Courteous(soft_wrap=True))
+            command(Console(soft_wrap=True))
         except (ValueError, OSError) as error:
             message = explain(error) if isinstance(error, ValidationError) else str(error)
+            if isinstance(error, OSError):
+                message = tell(error) + (f"\nWhat is finished is kept. {_again(given)}" if resumed else "")
             say(said, f"error: {message}", "bold red")
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            again = f"; what is finished is kept. To go on: {shlex.join(['weight-feedback', *given])}"
-            say(said, f"stopped{again if isinstance(command, RESUMED) else ''}", "bold")
+            again = f"; what is finished is kept. {_again(given)}"
+            say(said, f"stopped{again if resumed else ''}", "bold")
             sys.exit(stop.code if isinstance(stop, Interrupted) else 130)
+
+
+def _again(given: Sequence[str]) -> str:
+    return f"To go on: {shlex.join(['weight-feedback', *given])}"
+
+
+def _parse(given: Sequence[str], said: Console) -> Any:
+    """Return the command that was given; end the process where there is none, or an argument is refused."""
+    try:
+        return tyro.cli(
+            Command,
+            prog="weight-feedback",
+            description="Networks that hear their own weights: train them, compare them, look at the outcome. "
+            "--version says which version this is.",
+            args=given,
+            config=(OmitArgPrefixes,),
+        )
+    except Refused as error:
+        say(said, f"error: {error}", "bold red")
+        sys.exit(2)
 
 
 def _fit_streams() -> None:
@@ -92,3 +104,40 @@ def _fit_streams() -> None:
     os.close(number)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = _endured(sys.stdout), _endured(sys.stderr)
+
+
+class _Endured(io.FileIO):
+    """A standard stream whose reader may go away, as `head` does: the work goes on, in silence.
+
+    Args:
+        stream: that was there; it is kept, as it would close the file in its end.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream.fileno(), "wb", closefd=False)
+        self._stream = stream
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except ConnectionError:  # a broken pipe, or a socket's
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(content)
+
+
+def _endured(stream: TextIO) -> TextIO:
+    """Return a stream that never complains of a reader that has gone; the same if it isn't the process's."""
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # without a buffer of bytes where Python is asked for that
+    if not isinstance(stream, io.TextIOWrapper) or type(raw) is not io.FileIO or raw.fileno() not in (1, 2):
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Endured(stream)),
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering or stream.write_through,
+    )

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from weight_feedback.files import write_atomically
+from weight_feedback.files import tell, write_atomically
 from weight_feedback.lab import datasets
 from weight_feedback.lab.analysis import Analysis, analyse
 from weight_feedback.lab.figures import figures, save
@@ -25,10 +25,14 @@ from weight_feedback.lab.plan import PlannedArm, Sensitivity
 from weight_feedback.lab.plots import plot_accuracy
 from weight_feedback.lab.reading import Readable
 from weight_feedback.lab.report import arm_cells, failures, markdown, mixtures, swap_cells
+from weight_feedback.lab.settings import digest
 from weight_feedback.lab.spec import Study
 from weight_feedback.lab.standing import Standing
 from weight_feedback.lab.store import Store
 from weight_feedback.texts import printable
+
+#: Characters of the names of arms in the names of pictures; file systems take 255 in all.
+LONGEST_SUFFIX = 150
 
 
 @contextmanager
@@ -170,14 +174,20 @@ def draw(
         raise ValueError(_nothing(store, command))
     print_table(console, study.title, *arm_cells(shown))
     suffix = "" if arms is None else "-" + "-".join(result.arm.name for result in shown)
+    if len(suffix) > LONGEST_SUFFIX:
+        suffix = f"-{len(shown)}-arms-{digest(suffix)}"
     with _written_to(folder or store.folder) as goal:
         _draw(console, study, shown, goal / f"accuracy{suffix}")
 
 
 def _draw(console: Console, study: Study, shown: Sequence[ArmResult], stem: Path) -> None:
     pictures = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-    plot_accuracy({result.arm.label: result.accuracy for result in shown}, study.title, pictures)
+    declared = [result.arm.label for result in shown if result.arm.name in study.declared_arms]
+    curves = {result.arm.label: result.accuracy for result in shown}
+    lacking = plot_accuracy(curves, study.title, pictures, declared)
     say(console, "pictures: " + ", ".join(map(str, pictures)))
+    if lacking:
+        say(console, f"note: the font of these pictures lacks {lacking}: boxes are in their place")
 
 
 def _finished(analysis: Analysis, store: Store, command: str) -> list[ArmResult]:
@@ -197,7 +207,7 @@ def _written_to(folder: Path) -> Iterator[Path]:
         yield folder
     except OSError as error:
         raise ValueError(
-            f"{error}\nThe results themselves are as they were; `weight-feedback report` and `plot` write to "
+            f"{tell(error)}\nThe results themselves are as they were; `weight-feedback report` and `plot` write to "
             "another folder with --to DIR"
         ) from error
 

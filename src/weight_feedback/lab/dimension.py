@@ -94,7 +94,7 @@ def estimate(
 
     Raises:
         ValueError: there is nothing to fit, an array isn't a vector of finite numbers, dimensions aren't positive,
-            the threshold isn't finite, or the confidence isn't between 0 and 1.
+            the threshold isn't finite, the confidence isn't between 0 and 1, or there are no resamples.
     """
     check_confidence("estimate", confidence)
     if not accuracy or min(accuracy) < 1 or not math.isfinite(threshold):
@@ -102,6 +102,8 @@ def estimate(
             "estimate: expected accuracies of subspaces of at least 1 dimension and a finite threshold, got those "
             f"of {sorted(accuracy)} and {threshold}"
         )
+    if resamples < 1:
+        raise ValueError(f"estimate: resamples: expected at least 1, got {resamples}")
     known = {d: _vector(d, accuracy[d]) for d in sorted(accuracy)}
     weights = np.array([len(values) for values in known.values()], dtype=np.float64)
     fitted = _fit(np.array([values.mean() for values in known.values()]), weights)

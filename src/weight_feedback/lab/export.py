@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import io
 import math
@@ -14,14 +13,13 @@ import pandas as pd
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.analysis import extended_seeds
+from weight_feedback.lab.csvs import to_csv
 from weight_feedback.lab.gate import came_before
 from weight_feedback.lab.settings import Trial
 from weight_feedback.lab.spec import Arm, Study
 from weight_feedback.lab.store import Record, Store
 from weight_feedback.texts import printable
 
-#: What begins a formula; in some spreadsheets the wide forms of these characters do, too.
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _TYPES = {"correct": "Int64", "z_norm": "float64", "z_drift": "float64", "z_share": "float64"}
 
 
@@ -34,8 +32,7 @@ def export(
 ) -> int:
     """Write the finished trials of a study as a table.
 
-    A trial that diverged counts as chance from then on, as in all estimates. In CSV, text that a spreadsheet would
-    take for a formula begins with a single quote.
+    A trial that diverged counts as chance from then on, as in all estimates. Of CSV, see `csvs.to_csv`.
 
     Args:
         study: arms × seeds.
@@ -58,13 +55,14 @@ def export(
     table = rows(study, store, seeds)
     if table.empty:
         raise ValueError(f"no finished trials in {store.folder}; weight-feedback run {study.name} makes them")
-    buffer = io.BytesIO()
     if format == "parquet":
+        buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
+        content = buffer.getvalue()
     else:
-        # Quoted, so that line ends within a text stay there.
-        table.map(_harmless).to_csv(buffer, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    write_atomically(path, buffer.getvalue())
+        plain = table.astype(object).where(table.notna(), None)
+        content = to_csv([*map(str, table)], plain.itertuples(index=False, name=None))
+    write_atomically(path, content)
     return len(table)
 
 
@@ -123,7 +121,3 @@ def _rows(arm: Arm, trial: Trial, record: Record) -> Iterator[dict[str, Any]]:
             "torch": printable(str(record.provenance["torch"])),
             "host": printable(str(record.provenance["host"])),
         }
-
-
-def _harmless(text: Any) -> Any:
-    return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULAS) else text

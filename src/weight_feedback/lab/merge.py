@@ -47,13 +47,14 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
         What was copied.
 
     Raises:
-        StoreError: a source holds no trials, studies were declared differently, a file is damaged or bears the
-            name of another trial, the same settings gave different results, or trials come from different data.
+        StoreError: there is no source, one is the target or holds no trials, studies were declared differently, a
+            file is damaged or bears the name of another trial, the same settings gave different results, or trials
+            come from different data.
     """
-    for source in sources:
-        if not (source / "trials").is_dir():
-            raise StoreError(f"{source}: expected the folder of a study, with trials in it; found none")
+    _check(target, sources)
     declaration = _declaration(target, sources)
+    if not any(path for source in sources for path in _files(source, (*_RESULTS, "failures"), "json")):
+        raise StoreError(f"{', '.join(map(str, sources))}: expected finished trials to copy, found none")
     known, peeks = read_peeks(target), {peek for folder in (target, *sources) for peek in read_peeks(folder)}
     results, already = _results(target, sources)
     weights, notes = _weights(target, sources), _notes(target, sources, results)
@@ -67,6 +68,19 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
             remove(note)
     kinds = [goal.parent.name for goal in results]
     return Merged(kinds.count("trials"), kinds.count("swaps"), len(weights), already)
+
+
+def _check(target: Path, sources: Sequence[Path]) -> None:
+    """Refuse folders that can't be sources of the target."""
+    if not sources:
+        raise StoreError(
+            f"merge: expected the folder to copy into, then one or more to copy from; got {target} alone"
+        )
+    for source in sources:
+        if source.resolve() == target.resolve():
+            raise StoreError(f"{source}: expected another folder than the one that is copied into")
+        if not (source / "trials").is_dir():
+            raise StoreError(f"{source}: expected the folder of a study, with trials in it; found none")
 
 
 def _files(folder: Path, kinds: Sequence[str], ending: str) -> Iterator[Path]:

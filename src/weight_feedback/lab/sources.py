@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pooch
@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from weight_feedback.lab.formats import CIFAR_BATCHES, CIFAR_BINARY_FOLDER, CIFAR_PICKLE_FOLDER
 from weight_feedback.lab.inputs import DataError, unreadable
+from weight_feedback.lab.nearby import near_misses
 
 ENVIRONMENT = "WEIGHT_FEEDBACK_DATA"
 IDX_FILES = (
@@ -37,6 +38,7 @@ class Source:
         folder: where under a root `fetch` puts the downloads.
         mirrors: addresses of folders with the downloads, in the order in which they are tried.
         md5s: for each download its published MD5, and that of the file within, where published.
+        known: other files of the same data that people have, in small letters, and what to do with them.
     """
 
     layouts: Mapping[str, tuple[str, ...]]
@@ -47,6 +49,7 @@ class Source:
     folder: str
     mirrors: tuple[str, ...]
     md5s: Mapping[str, tuple[str, str | None]]
+    known: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ class Found:
 SOURCES: dict[str, Source] = {
     "mnist": Source(
         layouts=dict.fromkeys(("mnist", "MNIST/raw", "."), IDX_FILES),
+        known=dict.fromkeys(
+            ("mnist.npz", "mnist.pkl.gz", "mnist.pkl", "mnist-original.mat", "mnist_train.csv"),
+            "the same digits in a format that isn't read; the four IDX files are",
+        ),
         train=60_000,
         test=10_000,
         mean=(0.1307,),
@@ -100,6 +107,16 @@ SOURCES: dict[str, Source] = {
             "cifar-10-binary.tar.gz": (".",),
             "cifar-10-binary.tar.xz": (".",),
             CIFAR_PICKLE_FOLDER: CIFAR_BATCHES,
+        },
+        known={
+            **dict.fromkeys(
+                ("cifar-10-python.tar.gz", "cifar-10-python.tar", "cifar-10-python.tgz"),
+                f"the Python version is read once it is unpacked, as {CIFAR_PICKLE_FOLDER}",
+            ),
+            **dict.fromkeys(
+                ("cifar-10-matlab.tar.gz", "cifar-10-matlab.tar"),
+                "the Matlab version isn't read; the binary and the Python version are",
+            ),
         },
         train=50_000,
         test=10_000,
@@ -164,12 +181,15 @@ def find(name: str, data_dir: Path | None) -> Found:
                 return Found(place, present)
             lacks = ", ".join(name for name, file in zip(wanted, files, strict=True) if file is None)
             tried.append(f"{place} (lacks {lacks})" if place.is_dir() else f"{place} (absent)")
+    others = {layout for other in SOURCES if other != name for layout in SOURCES[other].layouts} - {"."}
+    near = near_misses(source.layouts, roots, others=others, known=source.known)
     raise DataError(
         roots[0],
         None,
         f"the files of {name}",
         f"none of these complete: {'; '.join(tried)}",
-        f"download them with `weight-feedback data fetch {name}`, or name the folder that has them with "
+        f"{''.join(f'{one}; ' for one in near)}download them with `weight-feedback data fetch {name}`, or name the "
+        "folder that has them with "
         f"--data-dir or the environment variable {ENVIRONMENT}",
     )
 

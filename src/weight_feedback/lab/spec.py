@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -385,7 +385,41 @@ def explain(error: ValidationError) -> str:
             continue  # it is short only of what is wrong itself
         where = ".".join(str(part) for part in item["loc"] if part not in ("projected", "sketched", "pooled"))
         came = "" if item["type"] in ("missing", "value_error") else f", got {shown(item['input'])}"
-        message = item["msg"].removeprefix("Value error, ") + came
+        message = _expected(item["type"], item.get("ctx", {})) or item["msg"].removeprefix("Value error, ")
+        message += came
         lines.append(printable(f"{where}: {message}" if where else message))
     more = len(lines) - MOST_WRONG
     return "\n".join([*lines[:MOST_WRONG], *([f"and {more} more"] if more > 0 else [])])
+
+
+#: What was expected, by pydantic's types of errors; its own messages speak of its own ways.
+_EXPECTED = {
+    "extra_forbidden": "there is no such field",
+    "finite_number": "expected a finite number",
+    "float_type": "expected a number",
+    "greater_than": "expected more than {gt}",
+    "greater_than_equal": "expected at least {ge}",
+    "int_type": "expected a whole number",
+    "less_than": "expected less than {lt}",
+    "less_than_equal": "expected at most {le}",
+    "literal_error": "expected {expected}",
+    "missing": "needed, but missing",
+    "model_type": "expected a table",
+    # Names alone have a pattern.
+    "string_pattern_mismatch": "expected at most 64 lower-case letters, digits, dots and dashes, beginning with a "
+    "letter or digit",
+    "string_too_long": "expected at most {max_length} characters",
+    "string_too_short": "expected at least {min_length} characters",
+    "string_type": "expected a text",
+    "too_long": "expected at most {max_length} items",
+    "too_short": "expected at least {min_length} items",
+    "tuple_type": "expected a list",
+    "union_tag_invalid": "expected a table",
+}
+
+
+def _expected(kind: str, context: Mapping[str, Any]) -> str:
+    """Return in words what was expected; nothing for an error of another kind."""
+    values = {name: f"{value:g}" if isinstance(value, float) else value for name, value in context.items()}
+    words = _EXPECTED.get(kind, "").format(**values)
+    return words.removesuffix("s") if 1 in (context.get("min_length"), context.get("max_length")) else words

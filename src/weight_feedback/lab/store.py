@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from weight_feedback import failpoints
-from weight_feedback.files import prepare, remove, write_atomically
+from weight_feedback.files import prepare, remove, tell, write_atomically
 from weight_feedback.lab.settings import Kept, Measurement, Swap, Trial
 from weight_feedback.lab.spec import Study
 
@@ -93,11 +93,11 @@ class Store:
                     prepare(folder)
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
-            raise StoreError(f"{self.folder}: results can't be kept here: {error}") from None
+            raise StoreError(f"{self.folder}: results can't be kept here: {tell(error)} (--out)") from None
         if free < needed:
             raise StoreError(
                 f"{self.folder}: expected {needed / 1e6:,.1f} MB of free space for what is to be written, found "
-                f"{free / 1e6:,.1f} MB; free some, or choose another folder"
+                f"{free / 1e6:,.1f} MB; free some, or choose another folder (--out)"
             )
 
     def declare(self, study: Study) -> None:

@@ -36,6 +36,9 @@ from weight_feedback.lab.store import Record, StoreError
 from weight_feedback.lab.training import Donor, History, Lockstep, Progress
 from weight_feedback.signals import OwnWeights
 
+#: Of PyTorch; far more than any machine has cores, and few enough to be started.
+MOST_THREADS = 1024
+
 
 def choose_device(device: str = "auto") -> torch.device:
     """Return the device to train on.
@@ -99,8 +102,8 @@ def run_trial(
 
     Raises:
         DataError: the data are missing or damaged.
-        ValueError: network and data don't fit together, there is no such network or device, or
-            ``checkpoint_seconds`` isn't at least 0.
+        ValueError: network and data don't fit together, there is no such network or device, there are no threads
+            or far too many, or ``checkpoint_seconds`` isn't at least 0.
         OSError: weights or checkpoint can't be written there, which is said before training, or read.
     """
     trials = trial.cohort()
@@ -155,6 +158,8 @@ def run_cohort(
         OSError: see `run_trial`.
     """
     trial, weights = trials[0], weights or {}
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"threads: expected 1 to {MOST_THREADS}, got {threads}")
     where = choose_device(device)
     keep_freed_memory()
     kept = Checkpointer(checkpoint, checkpoint_seconds, on_note or _warn)
@@ -202,8 +207,10 @@ def _check_writable(files: Sequence[Path]) -> None:
     for file in files:
         if file.is_dir():
             raise IsADirectoryError(errno.EISDIR, "expected a file, found a directory", str(file))
-    for folder in {file.parent for file in files}:
-        prepare(folder)
+        try:
+            prepare(file.parent)
+        except OSError as error:  # of a file beside it, which nobody asked for
+            raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def _warn(note: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weight_feedback.files import remove
+from weight_feedback.files import remove, tell
 from weight_feedback.lab.marks import Marks
 from weight_feedback.lab.settings import Swap, Trial
 from weight_feedback.lab.sites import Site, check_site
@@ -152,7 +152,9 @@ class Worker:
             try:
                 self.store.fail(trial, reason)
             except OSError as error:
-                raise StoreError(f"{trial.file_name} failed ({first}), and that can't be noted: {error}") from None
+                raise StoreError(
+                    f"{trial.file_name} failed ({first}), and that can't be noted: {tell(error)}"
+                ) from None
             self.marks.fail(trial.file_name)
             self.marks.note(f"failed: {trial.file_name}: {first}")
 

@@ -8,14 +8,13 @@ from rich.console import Console
 from tyro.conf import Positional, arg, subcommand
 
 from weight_feedback.lab import datasets
-from weight_feedback.lab.arguments import DataDir
+from weight_feedback.lab.arguments import Command, DataDir
 from weight_feedback.lab.console import print_available, print_verification
-from weight_feedback.lab.settings import Frozen
 
 DataName = Annotated[Positional[str], arg(metavar="NAME", help=f"One of {', '.join(datasets.names())}.")]
 
 
-class DataList(Frozen):
+class DataList(Command):
     """List the data sets, and where each was found."""
 
     data_dir: DataDir = None
@@ -25,7 +24,7 @@ class DataList(Frozen):
         print_available(console, self.data_dir)
 
 
-class DataFetch(Frozen):
+class DataFetch(Command):
     """Download a data set and check its hashes.
 
     For example:
@@ -40,7 +39,7 @@ class DataFetch(Frozen):
         console.print(f"{self.name}: {datasets.fetch(self.name, self.data_dir)}")
 
 
-class DataVerify(Frozen):
+class DataVerify(Command):
     """Read a data set whole, and check every byte that can be checked.
 
     For example:
@@ -55,7 +54,7 @@ class DataVerify(Frozen):
         print_verification(console, self.name, self.data_dir)
 
 
-class Data(Frozen):
+class Data(Command):
     """List, fetch and verify data sets; nothing is ever downloaded unless you ask for it here."""
 
     action: (

@@ -5,18 +5,20 @@ from __future__ import annotations
 import shlex
 from typing import Annotated, Literal, NamedTuple
 
+from pydantic import Field
 from rich.console import Console
 from tyro.conf import Positional, arg
 
 from weight_feedback.files import write_atomically
-from weight_feedback.lab.arguments import OUT, DataDir, Jobs, Out
+from weight_feedback.lab.arguments import NUMBER, OUT, WHOLE, WHOLES, Command, DataDir, Jobs, Out
 from weight_feedback.lab.console import Shown, print_table, readable, say
 from weight_feedback.lab.dimension import estimate
 from weight_feedback.lab.dimension_report import cells, markdown, sentence
 from weight_feedback.lab.intrinsic import run
 from weight_feedback.lab.plots import plot_dimension
 from weight_feedback.lab.published import described, fingerprints, mixed_data
-from weight_feedback.lab.settings import Frozen, Measurement, Subspace
+from weight_feedback.lab.settings import Measurement, Subspace
+from weight_feedback.lab.spec import MOST_TRIALS
 from weight_feedback.lab.store import Store
 
 
@@ -44,7 +46,7 @@ _HELP = " or ".join(f"{name} ({one.label}, {one.parameters:,} parameters)" for n
 _DIMENSIONS = "; ".join(f"{' '.join(map(str, one.dimensions))} ({name})" for name, one in NETWORKS.items())
 
 
-class IntrinsicDimension(Frozen):
+class IntrinsicDimension(Command):
     """Measure how many dimensions of a random subspace a network needs to learn a task.
 
     Trains the network in subspaces of several sizes, and finds the least size with which its accuracy on the test
@@ -62,12 +64,21 @@ class IntrinsicDimension(Frozen):
         arg(metavar="NETWORK", help=f"{_HELP}."),
     ]
     data: Annotated[str, arg(metavar="NAME", help="mnist, mnist-5k or fashion-mnist.")] = "mnist"
-    dimensions: Annotated[tuple[int, ...] | None, arg(metavar="D [D …]", help=f"Default: {_DIMENSIONS}.")] = None
-    seeds: Annotated[int, arg(metavar="N", help="Trainings for each number of dimensions.")] = 3
-    epochs: Annotated[int, arg(metavar="INT", help="Passes over the training set.")] = 10
-    lr: Annotated[float, arg(help="Learning rate of Adam.")] = 0.01
+    dimensions: Annotated[
+        tuple[int, ...] | None, WHOLES, arg(metavar="D [D …]", help=f"Default: {_DIMENSIONS}.")
+    ] = None
+    seeds: Annotated[
+        int,
+        WHOLE,
+        Field(ge=1, le=MOST_TRIALS),
+        arg(metavar="N", help="Trainings for each number of dimensions."),
+    ] = 3
+    epochs: Annotated[int, WHOLE, arg(metavar="INT", help="Passes over the training set.")] = 10
+    lr: Annotated[float, NUMBER, arg(help="Learning rate of Adam.")] = 0.01
     threshold: Annotated[
-        float, arg(metavar="PERCENT", help="Accuracy to reach; for d_int90, 90 % of what the whole network has.")
+        float,
+        NUMBER,
+        arg(metavar="PERCENT", help="Accuracy to reach; for d_int90, 90 % of what the whole network has."),
     ] = 90.0
     projection: Annotated[Literal["count", "kronecker", "dense"], arg(help="From parameters to coordinates.")] = (
         "count"
@@ -86,8 +97,6 @@ class IntrinsicDimension(Frozen):
         self._present(console, measurements, readable(console, store.folder))
 
     def _measurements(self) -> list[Measurement]:
-        if self.seeds < 1:
-            raise ValueError(f"--seeds: expected at least 1, got {self.seeds}")
         if self.dimensions == ():
             raise ValueError("--dimensions: expected at least one number")
         if not 0 < self.threshold <= 100:

@@ -5,21 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import Field
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from weight_feedback.lab.arguments import Cuda, DataDir, Device, choose
+from weight_feedback.lab.arguments import NUMBER, PAIR, WHOLE, Command, Cuda, DataDir, Device, choose
 from weight_feedback.lab.evaluation import Evaluation
 from weight_feedback.lab.models import NETWORKS, find_network
-from weight_feedback.lab.settings import Frozen, Training, Trial
+from weight_feedback.lab.settings import Training, Trial
 from weight_feedback.lab.training import Progress as Step
-from weight_feedback.lab.trial import run_trial
+from weight_feedback.lab.trial import MOST_THREADS, run_trial
 from weight_feedback.summaries import match_dimensions
 
 Range = tuple[int, int]
 
 
-class Train(Frozen):
+class Train(Command):
     """Train one network, with a log line every few steps and an evaluation after each epoch.
 
     For example:
@@ -28,18 +29,23 @@ class Train(Frozen):
     """
 
     network: Annotated[Positional[str], arg(metavar="NETWORK", help=f"One of {', '.join(NETWORKS)}.")]
-    seed: Annotated[int, arg(help="Of every random stream.")] = 0
+    seed: Annotated[int, WHOLE, arg(help="Of every random stream.")] = 0
     data: Annotated[str | None, arg(metavar="NAME", help="Data set; default: the network's own.")] = None
-    epochs: Annotated[int | None, arg(metavar="INT", help="Default: 6 on MNIST, 20 on CIFAR-10.")] = None
-    batch_size: Annotated[int, arg(help="Examples a step.")] = Training().batch_size
-    test_batch_size: Annotated[int, arg(help="Examples a batch in evaluation.")] = Training().test_batch_size
-    lr: Annotated[float, arg(help="Learning rate of SGD.")] = Training().lr
-    momentum: Annotated[float, arg(help="Momentum of SGD.")] = Training().momentum
-    log_interval: Annotated[int, arg(help="Steps between two log lines.")] = Training().log_interval
+    epochs: Annotated[int | None, WHOLE, arg(metavar="INT", help="Default: 6 on MNIST, 20 on CIFAR-10.")] = None
+    batch_size: Annotated[int, WHOLE, arg(help="Examples a step.")] = Training().batch_size
+    test_batch_size: Annotated[int, WHOLE, arg(help="Examples a batch in evaluation.")] = Training().test_batch_size
+    lr: Annotated[float, NUMBER, arg(help="Learning rate of SGD.")] = Training().lr
+    momentum: Annotated[float, NUMBER, arg(help="Momentum of SGD.")] = Training().momentum
+    log_interval: Annotated[int, WHOLE, arg(help="Steps between two log lines.")] = Training().log_interval
     data_dir: DataDir = None
     device: Device = "auto"
     cuda: Cuda = True
-    threads: Annotated[int | None, arg(metavar="INT", help="Of PyTorch; default: its own choice.")] = None
+    threads: Annotated[
+        int | None,
+        WHOLE,
+        Field(ge=1, le=MOST_THREADS),
+        arg(metavar="INT", help="Of PyTorch; default: its own choice."),
+    ] = None
     save_weights: Annotated[Path | None, arg(metavar="FILE", help="Keep the weights, as safetensors.")] = None
 
     def __call__(self, console: Console) -> None:
@@ -74,7 +80,7 @@ class Train(Frozen):
             console.print(f"weights: {self.save_weights}")
 
 
-class MatchDimensions(Frozen):
+class MatchDimensions(Command):
     """List the pooling kernels for which the pooled weights of two layers fit into the input they extend.
 
     fc1 is a [b, a + dx] matrix pooled by (n, m), fc2 is a [c, b] matrix pooled by (2, n); joined they give
@@ -85,15 +91,18 @@ class MatchDimensions(Frozen):
         weight-feedback match-dimensions --a 1250 --b 500 --c 10 --dx 400 500
     """
 
-    a: Annotated[int, arg(help="Inputs of fc1 without feedback.")]
-    b: Annotated[int, arg(help="Outputs of fc1, inputs of fc2.")]
-    c: Annotated[int, arg(help="Outputs of fc2.")]
-    dx: Annotated[Range, arg(metavar="LOW HIGH", help="Sizes of z to try.")] = (10, 39)
-    n: Annotated[Range | None, arg(metavar="LOW HIGH", help="Default: 10 to b - 1.")] = None
-    m: Annotated[Range | None, arg(metavar="LOW HIGH", help="Default: 10 to a - 1.")] = None
+    a: Annotated[int, WHOLE, arg(help="Inputs of fc1 without feedback.")]
+    b: Annotated[int, WHOLE, arg(help="Outputs of fc1, inputs of fc2.")]
+    c: Annotated[int, WHOLE, arg(help="Outputs of fc2.")]
+    dx: Annotated[Range, PAIR, arg(metavar="LOW HIGH", help="Sizes of z to try.")] = (10, 39)
+    n: Annotated[Range | None, PAIR, arg(metavar="LOW HIGH", help="Default: 10 to b - 1.")] = None
+    m: Annotated[Range | None, PAIR, arg(metavar="LOW HIGH", help="Default: 10 to a - 1.")] = None
 
     def __call__(self, console: Console) -> None:
         """Print one solution a line."""
+        for name, ends in (("dx", self.dx), ("n", self.n), ("m", self.m)):
+            if ends is not None and ends[0] > ends[1]:
+                raise ValueError(f"--{name}: expected LOW HIGH, LOW at most HIGH, got {ends[0]} {ends[1]}")
         found = match_dimensions(self.a, self.b, self.c, dx=self.dx, n=self.n, m=self.m)
         line = "{:>6} {:>6} {:>6} {:>6} {:>6}".format
         console.print(line("dw", "dx", "dx-dw", "m", "n"), style="bold")

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from rich.console import Console
 from tyro.conf import arg
 
 from weight_feedback.lab.analysis import analyse
-from weight_feedback.lab.arguments import OUT, DataDir, Jobs, Out
+from weight_feedback.lab.arguments import NUMBER, OUT, WHOLE, WHOLES, Command, DataDir, Jobs, Out
 from weight_feedback.lab.calibration import CONTRASTS, SHAPES, Calibration, calibrate, families, looking, measure
 from weight_feedback.lab.console import Shown, print_table, say
 from weight_feedback.lab.estimates import Interval
 from weight_feedback.lab.published import mixed_data
 from weight_feedback.lab.runner import run
-from weight_feedback.lab.settings import Frozen
-from weight_feedback.lab.spec import load_study
+from weight_feedback.lab.spec import Study, load_study
 from weight_feedback.lab.store import Store
 
 HEADINGS = (
@@ -31,7 +31,7 @@ FAMILIES = ("differences", "seeds", "a difference %", "equivalence %", "either %
 SAME = "same-mnist-5k"
 
 
-class Calibrate(Frozen):
+class Calibrate(Command):
     """Run the statistics on studies with a known truth: how often are they wrong?
 
     Simulated studies take seconds. With --trained, an A/A study of real trainings follows, in which two arms are
@@ -45,29 +45,37 @@ class Calibrate(Frozen):
         weight-feedback calibrate --trained
     """
 
-    studies: Annotated[int, arg(help="Simulated studies for each count of seeds.")] = 2000
-    seeds: Annotated[tuple[int, ...], arg(metavar="N [N …]", help="Counts of seeds.")] = (10, 20, 30)
-    effect: Annotated[float, arg(help="True difference, in standard deviations of the differences.")] = 0.0
+    studies: Annotated[int, WHOLE, Field(ge=1), arg(help="Simulated studies for each count of seeds.")] = 2000
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=2)], ...],
+        WHOLES,
+        Field(min_length=1),
+        arg(metavar="N [N …]", help="Counts of seeds."),
+    ] = (10, 20, 30)
+    effect: Annotated[float, NUMBER, arg(help="True difference, in standard deviations of the differences.")] = 0.0
     trained: Annotated[bool, arg(help="Follow up with real trainings.")] = False
     families: Annotated[
         bool,
         arg(help="Also count false claims in families of 1 to 10 verdicts; takes minutes."),
     ] = False
     same: Annotated[str, arg(metavar="STUDY", help="The A/A study, of two arms.")] = SAME
-    contrast_seeds: Annotated[int, arg(metavar="N", help="Seeds of each of its contrasts.")] = 10
+    contrast_seeds: Annotated[int, WHOLE, Field(ge=2), arg(metavar="N", help="Seeds of each of its contrasts.")] = (
+        10
+    )
     out: Out = OUT
     data_dir: DataDir = None
     jobs: Jobs = None
 
     def __call__(self, console: Console) -> None:
         """Simulate, and print one row for each count of seeds."""
+        same = self._same() if self.trained else None
         found = calibrate(self.studies, self.seeds, effect=self.effect)
         title = f"{self.studies:,} simulated studies, true effect {self.effect:g}"
         print_table(console, title, HEADINGS, [_row(row) for row in found.values()])
         if self.families:
             self._judge(console)
-        if self.trained:
-            self._train(console)
+        if same is not None:
+            self._train(console, same)
         console.print("At 5 % and 95 %; in brackets Wilson's 95 % interval of each share.")
 
     def _judge(self, console: Console) -> None:
@@ -86,14 +94,17 @@ class Calibrate(Frozen):
             f"where there is none in {_percent(looking(self.studies))} % of studies."
         )
 
-    def _train(self, console: Console) -> None:
+    def _same(self) -> Study:
         study = load_study(self.same)
-        if len(study.arms) != 2 or self.contrast_seeds < 2 or study.seeds < self.contrast_seeds:
+        if len(study.arms) != 2 or study.seeds < self.contrast_seeds:
             raise ValueError(
-                "calibrate: an A/A study needs two arms and the seeds of at least one contrast, 2 or more; "
+                "calibrate: an A/A study needs two arms and the seeds of at least one contrast; "
                 f"{study.name} has {len(study.arms)} arms and {study.seeds} seeds, for contrasts of "
                 f"{self.contrast_seeds}"
             )
+        return study
+
+    def _train(self, console: Console, study: Study) -> None:
         store = Store(self.out / study.name)
         with Shown(console, study.name) as shown:
             run(study, store, jobs=self.jobs, data_dir=self.data_dir, watcher=shown)

@@ -6,24 +6,39 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pydantic import Field
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from weight_feedback.lab.arguments import OUT, Arms, Cuda, DataDir, Device, Jobs, Out, StudyName, To, choose
+from weight_feedback.files import tell
+from weight_feedback.lab.arguments import (
+    NUMBER,
+    OUT,
+    WHOLE,
+    Arms,
+    Command,
+    Cuda,
+    DataDir,
+    Device,
+    Jobs,
+    Out,
+    StudyName,
+    To,
+    choose,
+)
 from weight_feedback.lab.backends import BackendName, connected, cores
 from weight_feedback.lab.console import Shown, draw, present, print_plan, readable, say
 from weight_feedback.lab.export import export
 from weight_feedback.lab.merge import merge
 from weight_feedback.lab.plan import plan, sensitivity
 from weight_feedback.lab.runner import missing, run
-from weight_feedback.lab.settings import Frozen
 from weight_feedback.lab.shards import Shard, parse_shard
 from weight_feedback.lab.spec import load_study
 from weight_feedback.lab.store import Store
 from weight_feedback.lab.trackers import TrackerName, make_tracker
 
 
-class Plan(Frozen):
+class Plan(Command):
     """Say what a study will take, before it is run: parameters, trials, time, and what its seeds can show.
 
     For example:
@@ -34,6 +49,8 @@ class Plan(Frozen):
     study: StudyName
     sd: Annotated[
         float | None,
+        NUMBER,
+        Field(gt=0),
         arg(metavar="POINTS", help="Standard deviation of the paired differences, if you know one."),
     ] = None
     data_dir: DataDir = None
@@ -43,15 +60,13 @@ class Plan(Frozen):
 
     def __call__(self, console: Console) -> None:
         """Time a few steps of each arm, and print the plan."""
-        if self.sd is not None and not self.sd > 0:
-            raise ValueError(f"--sd: expected more than 0, got {self.sd}")
         study = load_study(self.study)
         arms = plan(study, data_dir=self.data_dir, device=choose(self.device, self.cuda))
         shown = sensitivity(study.seeds, study.declared) if study.declared else None
         print_plan(console, study, arms, shown, self.sd, self.jobs or cores())
 
 
-class Run(Frozen):
+class Run(Command):
     """Run a study: its missing trials, one on each core; then draw its pictures and write its report.
 
     Each trial is kept the moment it finishes, and a long one's training after a minute's worth of epochs, so a
@@ -72,12 +87,16 @@ class Run(Frozen):
     arms: Arms = None
     seeds: Annotated[
         int | None,
+        WHOLE,
+        Field(ge=1),
         arg(metavar="N", help="Run this many seeds; those beyond the study's own are exploratory."),
     ] = None
     out: Out = OUT
     data_dir: DataDir = None
     jobs: Annotated[
         int | None,
+        WHOLE,
+        Field(ge=1),
         arg(
             metavar="INT",
             aliases=["--workers"],
@@ -111,6 +130,8 @@ class Run(Frozen):
     ] = None
     retries: Annotated[
         int,
+        WHOLE,
+        Field(ge=0),
         arg(
             metavar="N",
             help="Try a trial this many times more, alone, if its process dies or its memory runs out; then it "
@@ -119,6 +140,8 @@ class Run(Frozen):
     ] = 2
     checkpoint_seconds: Annotated[
         float,
+        NUMBER,
+        Field(ge=0),
         arg(metavar="S", help="Keep how far a trial is at the end of an epoch, if it is this long since the last."),
     ] = 60.0
     mixed: Annotated[
@@ -167,7 +190,7 @@ def _rest(shard: Shard, left: int, study: str, folder: Path) -> str:
     )
 
 
-class Report(Frozen):
+class Report(Command):
     """Write the report of a study from its finished trials: a page, its pictures, and a text in Markdown.
 
     For example:
@@ -195,7 +218,7 @@ class Report(Frozen):
         present(console, study, store, _running(self.study), self.to, self.peek)
 
 
-class Plot(Frozen):
+class Plot(Command):
     """Draw accuracy per epoch from the finished trials of a study, as PNG and SVG.
 
     For example:
@@ -215,7 +238,7 @@ class Plot(Frozen):
         draw(console, study, store, _running(self.study), self.arms, self.to)
 
 
-class Merge(Frozen):
+class Merge(Command):
     """Copy the finished trials of a study from other folders into one.
 
     Nothing is copied if the same settings gave different results.
@@ -229,7 +252,10 @@ class Merge(Frozen):
 
     def __call__(self, console: Console) -> None:
         """Merge, and print what was copied."""
-        merged = merge(self.target, self.sources)
+        try:
+            merged = merge(self.target, self.sources)
+        except OSError as error:
+            raise ValueError(f"{tell(error)}\nWhat was copied stays; the same command copies the rest") from error
         say(
             console,
             f"{self.target}: {merged.trials} trials, {merged.swaps} swaps and {merged.weights} weights copied, "
@@ -237,7 +263,7 @@ class Merge(Frozen):
         )
 
 
-class Export(Frozen):
+class Export(Command):
     """Write the finished trials of a study as a tidy table, one row an arm, seed and epoch.
 
     For example:
@@ -261,7 +287,7 @@ class Export(Frozen):
             rows = export(study, store, path, self.format)
         except OSError as error:
             raise ValueError(
-                f"{error}\nThe results themselves are as they were; --file writes elsewhere"
+                f"{tell(error)}\nThe results themselves are as they were; --file writes elsewhere"
             ) from error
         say(console, f"{path}: {rows} rows")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import math
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,19 @@ import vl_convert
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.analysis import Analysis
+from weight_feedback.lab.csvs import to_csv
 from weight_feedback.lab.estimates import Interval
-from weight_feedback.lab.plots import COLOURS, DASHES
+from weight_feedback.lab.outcomes import ArmResult
+from weight_feedback.lab.plots import COLOURS, DASHES, MOST_NAMED
 
 VEGA_LITE = "6.4"
 """The version that the specifications are written for, and that pages and pictures are made with."""
 # Black is invisible on a dark page.
 COLOURS_BY_ARM = [colour.replace("#000000", "#888888") for colour in COLOURS]
+#: Arms that a picture of lines has data of, and rows of a picture of rows; more are in its table alone.
+MOST_ARMS, MOST_ROWS = 100, 100
+#: Characters of a line of a name; longer names go over several.
+LINE = 32
 _DASHES = {"solid": [1, 0], "dashed": [6, 3], "dotted": [2, 2]}
 
 Spec = dict[str, Any]
@@ -69,13 +75,11 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     Returns:
         The files.
     """
-    fixed = {**figure.spec, "description": figure.alt, "width": 640, "background": "white"}
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([figure.columns, *figure.values])
+    fixed = {**figure.spec, "description": figure.alt, "width": WIDTH, "background": "white"}
     contents = {
         "png": vl_convert.vegalite_to_png(fixed, vl_version=VEGA_LITE, scale=2),
         "svg": vl_convert.vegalite_to_svg(fixed, vl_version=VEGA_LITE).encode(),
-        "csv": text.getvalue().encode(),
+        "csv": to_csv(figure.columns, figure.values),
     }
     paths = [folder / f"{figure.name}.{kind}" for kind in contents]
     for path, content in zip(paths, contents.values(), strict=True):
@@ -83,24 +87,85 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     return paths
 
 
-LEGEND = {
-    "title": None,
-    # Those alone that the picture shows: choosing another by its legend would leave nothing to see.
-    "values": {"expr": "shown"},
-    "orient": "bottom",
-    "symbolType": "stroke",
-    "symbolStrokeWidth": 3,
-    "labelLimit": 180,
-    "symbolOpacity": 1,
-}
+#: What names take, in pixels: the width that pictures are saved with, and a wide letter.
+WIDTH, LETTER = 640, 6.8
 
 
-def base_spec(data: Sequence[Mapping[str, Any]]) -> Spec:
+def lines(name: str) -> list[str]:
+    """Return a name in lines that pictures have room for.
+
+    Args:
+        name: of an arm, or two of them with a minus sign between.
+    """
+    if len(name) <= LINE:
+        return [name]
+    first, minus, second = name.partition(" − ")
+    return [*textwrap.wrap(first + minus.rstrip(), LINE), *textwrap.wrap(second, LINE)]
+
+
+def _legend(labels: Sequence[str]) -> Spec:
+    """Return the legend of arms, whose labels go over several lines where they are long.
+
+    Args:
+        labels: of all arms that it may show.
+    """
+    wrapped = {label: lines(label) for label in labels if len(label) > LINE}
+    return {
+        "title": None,
+        # Those alone that the picture shows: choosing another by its legend would leave nothing to see.
+        "values": {"expr": "shown"},
+        "orient": "bottom",
+        "symbolType": "stroke",
+        "symbolStrokeWidth": 3,
+        # Far more than a line takes; without one, Vega sets a limit of its own.
+        "labelLimit": 480,
+        "symbolOpacity": 1,
+        **({"labelExpr": f"{json.dumps(wrapped)}[datum.label] || datum.label", "rowPadding": 6} if wrapped else {}),
+    }
+
+
+def first_shown(arms: Sequence[ArmResult], first: Collection[str]) -> list[str]:
+    """Return the labels of the arms that a picture shows at first: as many as can be told apart.
+
+    Args:
+        arms: those that it can show.
+        first: names of those that are shown rather than others where not all can be.
+    """
+    if len(arms) > MOST_NAMED:
+        arms = [result for result in arms if result.arm.name in first] or arms
+    return [result.arm.label for result in arms[:MOST_NAMED]]
+
+
+def offered(arms: Sequence[ArmResult], first: Collection[str]) -> list[ArmResult]:
+    """Return the arms that a picture has data of, in their order.
+
+    Args:
+        arms: all that there are.
+        first: names of those that are taken rather than others where not all can be.
+    """
+    best = sorted(range(len(arms)), key=lambda i: arms[i].arm.name not in first)[:MOST_ARMS]
+    return [arms[i] for i in sorted(best)]
+
+
+def beyond(count: int, most: int, what: str) -> str:
+    """Return a sentence on what is left out of a picture, with a space in front; nothing if all is in it.
+
+    Args:
+        count: how many there are.
+        most: how many are in it.
+        what: they are.
+    """
+    return f" {count - most:,} more {what} are in the table alone." if count > most else ""
+
+
+def base_spec(data: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> Spec:
     """Return what all specifications begin with.
 
     Args:
         data: rows; fields have fixed names, whatever the study is called.
+        labels: those that a legend may show, in as many columns as there is room for.
     """
+    longest = max((len(line) for label in labels for line in lines(label)), default=0)
     plain = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12}
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
@@ -123,8 +188,8 @@ def base_spec(data: Sequence[Mapping[str, Any]]) -> Spec:
             },
             # Flush labels at the ends of an axis run into their neighbours; these need the room on the right.
             "axisX": {"labelFlush": False, "tickCount": 8},
-            "axisY": {"labelLimit": 260},
-            "legend": {**plain, "columns": 4},
+            "axisY": {"labelLimit": 400},
+            "legend": {**plain, "columns": max(1, min(4, int(WIDTH / (40 + LETTER * longest))))},
         },
     }
 
@@ -156,11 +221,12 @@ def tooltips(unit: str, name: str = "contrast", form: str = "+.3f") -> list[Spec
     ]
 
 
-def arm_scales(analysis: Analysis) -> tuple[Spec, Spec]:
+def arm_scales(analysis: Analysis, shown: Sequence[ArmResult]) -> tuple[Spec, Spec]:
     """Return colour and dashes by arm; an arm has the same in every picture.
 
     Args:
         analysis: whose arms they are; those of the declared contrasts get colours of their own.
+        shown: those that the picture can show.
     """
     labels = [result.arm.label for result in analysis.arms if result.seeds]
     first = {result.arm.label: result.arm.name not in analysis.study.declared_arms for result in analysis.arms}
@@ -168,7 +234,7 @@ def arm_scales(analysis: Analysis) -> tuple[Spec, Spec]:
         label: (COLOURS_BY_ARM[i % len(COLOURS_BY_ARM)], _DASHES[DASHES[i // len(COLOURS_BY_ARM) % len(DASHES)]])
         for i, label in enumerate(sorted(labels, key=lambda label: first[label]))
     }
-    channel = {"field": "arm", "type": "nominal", "legend": LEGEND}
+    channel = {"field": "arm", "type": "nominal", "legend": _legend([result.arm.label for result in shown])}
     colours, dashes = ([looks[label][k] for label in labels] for k in (0, 1))
     return (
         {**channel, "scale": {"domain": labels, "range": colours}},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,14 @@ from weight_feedback.lab.figures.base import (
     Spec,
     arm_scales,
     base_spec,
+    beyond,
     ends,
+    first_shown,
+    offered,
     tooltips,
 )
 from weight_feedback.lab.outcomes import ArmResult
+from weight_feedback.lab.plots import MOST_NAMED
 from weight_feedback.lab.report import interval, number
 
 
@@ -31,17 +35,20 @@ def curves(analysis: Analysis) -> Iterator[Figure]:
     arms = [result for result in analysis.arms if result.seeds]
     epochs = analysis.study.training.epochs
     first = analysis.study.declared_arms
-    shown = [result.arm.label for result in arms if not first or result.arm.name in first]
-    ends = "; ".join(f"{result.arm.label} {interval(result.final, 2)}" for result in arms)
+    can_show = offered(arms, first)
+    shown = first_shown([result for result in can_show if not first or result.arm.name in first], first)
+    ends = _said([f"{result.arm.label} {interval(result.final, 2)}" for result in arms])
     yield Figure(
         name="curves",
         title="Accuracy over training",
         caption="Thin lines are seeds, thick ones means, with 95 % intervals of each mean as bands. Early epochs "
         "are cut off at first, where all arms rise steeply"
         + ("; so are arms that no declared contrast compares." if first else ".")
-        + " Whether arms differ is a question for paired differences.",
+        + " Whether arms differ is a question for paired differences."
+        + _choose(arms, first)
+        + beyond(len(arms), len(can_show), "arms"),
         alt=f"Test accuracy in percent by epoch. After the last: {ends}.",
-        spec=_curves_spec(arms, shown, epochs, arm_scales(analysis)),
+        spec=_curves_spec(can_show, shown, epochs, arm_scales(analysis, can_show)),
         headings=["arm", *(f"epoch {epoch}" for epoch in range(1, epochs + 1))],
         rows=[[result.arm.label, *(number(float(x), 2) for x in result.accuracy.mean(axis=0))] for result in arms],
         columns=["arm", "seed", "epoch", "accuracy", "loss"],
@@ -51,7 +58,7 @@ def curves(analysis: Analysis) -> Iterator[Figure]:
             for row, seed in enumerate(result.seeds)
             for epoch in range(epochs)
         ],
-        arms=[result.arm.label for result in arms],
+        arms=[result.arm.label for result in can_show],
         shown=shown,
         first=_first(epochs),
     )
@@ -78,7 +85,7 @@ def _curves_spec(arms: Sequence[ArmResult], shown: Sequence[str], epochs: int, s
         return {"condition": {"param": "chosen", "value": full}, "value": full / 8}
 
     return {
-        **base_spec([]),
+        **base_spec([], [result.arm.label for result in arms]),
         "height": 340,
         "params": [
             {"name": "shown", "value": list(shown)},
@@ -154,27 +161,31 @@ def signal(analysis: Analysis) -> Iterator[Figure]:
     arms = [result for result in analysis.arms if result.hearings]
     if not arms:
         return
-    labels, epochs = [result.arm.label for result in arms], analysis.study.training.epochs
+    epochs, first = analysis.study.training.epochs, analysis.study.declared_arms
+    can_show = offered(arms, first)
+    labels, shown = [result.arm.label for result in can_show], first_shown(can_show, first)
     for name, (title, axis, meaning) in _SIGNAL.items():
         means = {result.arm.label: _mean(result.hearings[name]) for result in arms}
-        colour, dash = arm_scales(analysis)
+        colour, dash = arm_scales(analysis, can_show)
         data = [
             {"arm": label, "epoch": epoch, "value": float(value)}
-            for label, values in means.items()
-            for epoch, value in enumerate(values)
+            for label in labels
+            for epoch, value in enumerate(means[label])
             if not math.isnan(value)
         ]
-        ends = "; ".join(f"{label} {number(float(values[-1]), 3)}" for label, values in means.items())
+        ends = _said([f"{label} {number(float(values[-1]), 3)}" for label, values in means.items()])
         yield Figure(
             name=name,
             title=title,
-            caption=f"{meaning}; means over the seeds that haven't diverged, before training and after each epoch.",
+            caption=f"{meaning}; means over the seeds that haven't diverged, before training and after each epoch."
+            + (_choose(arms, first) if len(shown) < len(labels) else "")
+            + beyond(len(arms), len(can_show), "arms"),
             alt=f"{axis} by epoch. At the end: {ends}.",
             spec={
-                **base_spec(data),
+                **base_spec(data, labels),
                 "height": 280,
                 "params": [
-                    {"name": "shown", "value": labels},
+                    {"name": "shown", "value": shown},
                     {"name": "chosen", "select": {"type": "point", "fields": ["arm"]}, "bind": "legend"},
                 ],
                 "transform": [{"filter": "indexof(shown, datum.arm) >= 0"}],
@@ -202,8 +213,22 @@ def signal(analysis: Analysis) -> Iterator[Figure]:
                 for epoch, value in enumerate(result.hearings[name][row])
             ],
             arms=labels,
-            shown=labels,
+            shown=shown,
         )
+
+
+def _said(ends: Sequence[str]) -> str:
+    """Return numbers of arms for those who can't see the picture: of as many as it shows at once."""
+    more = len(ends) - MOST_NAMED
+    return "; ".join([*ends[:MOST_NAMED], *([f"{more:,} more are in the table"] if more > 0 else [])])
+
+
+def _choose(arms: Sequence[ArmResult], first: Collection[str]) -> str:
+    """Return a sentence on arms that aren't shown at first for want of looks, with a space in front."""
+    if len(arms) <= MOST_NAMED:
+        return ""
+    which = "those of the declared contrasts" if first else "the first of them"
+    return f" At first, {MOST_NAMED} arms are shown at most: {which}; others can be chosen in the report's page."
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

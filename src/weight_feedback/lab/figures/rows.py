@@ -9,7 +9,17 @@ import numpy as np
 
 from weight_feedback.lab.analysis import HEARD, Analysis
 from weight_feedback.lab.contrasts import Compared
-from weight_feedback.lab.figures.base import Figure, Spec, base_spec, ends, tooltips, x_channel
+from weight_feedback.lab.figures.base import (
+    MOST_ROWS,
+    Figure,
+    Spec,
+    base_spec,
+    beyond,
+    ends,
+    lines,
+    tooltips,
+    x_channel,
+)
 from weight_feedback.lab.report import contrast_cells, interval, number, swap_cells
 
 QUARTILES = (0, 25, 50, 75, 100)
@@ -27,9 +37,10 @@ def forest(analysis: Analysis) -> Iterator[Figure]:
     outcome, declared = analysis.outcome, analysis.study.declared
     assert declared is not None
     data = [
-        {"contrast": _name(row), "declared": row.primary, "n": row.estimate.n, **ends(row.estimate.t)}
-        for row in analysis.contrasts
+        {"contrast": _line(_name(row)), "declared": row.primary, "n": row.estimate.n, **ends(row.estimate.t)}
+        for row in analysis.contrasts[:MOST_ROWS]
     ]
+    count = len(analysis.contrasts)
     primary = "; ".join(f"{_name(row)} {interval(row.estimate.t, 3)}" for row in analysis.contrasts if row.primary)
     headings, rows = contrast_cells(analysis.contrasts, outcome.unit)
     yield Figure(
@@ -37,11 +48,11 @@ def forest(analysis: Analysis) -> Iterator[Figure]:
         title=f"Differences of {outcome.title}",
         caption=f"Mean differences, paired by seed, with {100 * declared.confidence:g} % Student's t intervals, "
         "each by itself. Those declared before the run are blue diamonds. Shaded: differences within the margin of "
-        f"equivalence, ±{declared.margin:g} {outcome.unit}.",
-        alt=f"Forest plot of {len(data)} contrasts of {outcome.title} in {outcome.unit}. Declared: {primary}.",
+        f"equivalence, ±{declared.margin:g} {outcome.unit}." + beyond(count, len(data), "contrasts"),
+        alt=f"Forest plot of {count} contrasts of {outcome.title} in {outcome.unit}. Declared: {primary}.",
         spec=_spec(
             data,
-            len(data),
+            count,
             [
                 *_margin(declared.margin),
                 {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": _interval_channels(_declared_colour())},
@@ -98,7 +109,8 @@ def differences(analysis: Analysis) -> Iterator[Figure]:
         name="differences",
         title="Paired differences, a dot a seed",
         caption=f"Each dot is one seed's difference of {outcome.title}; the bar is their mean. Shaded: within "
-        f"±{declared.margin:g} {outcome.unit}. Dots are spread in height to be told apart.",
+        f"±{declared.margin:g} {outcome.unit}. Dots are spread in height to be told apart."
+        + beyond(len(dots), MOST_ROWS, "contrasts"),
         alt=f"Dots of the paired differences in {len(dots)} contrasts, in {outcome.unit}; the table has their "
         "quartiles.",
         spec=_dots(dots, f"difference of {outcome.title}, {outcome.unit}", _margin(declared.margin)),
@@ -121,13 +133,14 @@ def swaps(analysis: Analysis) -> Iterator[Figure]:
         return
     dots = {f"{swap.arm}: {HEARD[swap.heard]}": swap.changes for swap in analysis.swaps}
     headings, rows = swap_cells(analysis.swaps)
-    said = "; ".join(f"{row[0]} hears {row[1]}: {row[4]}" for row in rows)
+    more = f"; {len(rows) - MOST_ROWS:,} more are in the table" if len(rows) > MOST_ROWS else ""
+    said = "; ".join(f"{row[0]} hears {row[1]}: {row[4]}" for row in rows[:MOST_ROWS]) + more
     yield Figure(
         name="swaps",
         title="What the signal is worth in evaluation",
         caption="Each dot is a trained network that hears, in evaluation alone, something else than its "
         "own weights; the bar is the mean change of final accuracy. A fall says that the network relies on what it "
-        "heard, not that hearing it helped.",
+        "heard, not that hearing it helped." + beyond(len(dots), MOST_ROWS, "rows"),
         alt=f"Changes of accuracy in points: {said}.",
         spec=_dots(dots, "change of final accuracy, points", [_zero()]),
         headings=headings,
@@ -140,8 +153,8 @@ def swaps(analysis: Analysis) -> Iterator[Figure]:
 def _dots(dots: Mapping[str, Mapping[int, float]], axis: str, behind: Sequence[Spec]) -> Spec:
     """Return a picture of one dot a seed, in one row a name, with a bar at the mean."""
     data = [
-        {"name": name, "seed": seed, "value": value, "jitter": _jitter(seed)}
-        for name, values in dots.items()
+        {"name": _line(name), "seed": seed, "value": value, "jitter": _jitter(seed)}
+        for name, values in [*dots.items()][:MOST_ROWS]
         for seed, value in values.items()
     ]
     offset = {"field": "jitter", "type": "quantitative", "scale": {"domain": [0, 1]}}
@@ -166,15 +179,23 @@ def _dots(dots: Mapping[str, Mapping[int, float]], axis: str, behind: Sequence[S
 def _spec(
     data: Sequence[Mapping[str, Any]], rows: int, layers: Sequence[Spec], row: str, axis: str, step: int = 24
 ) -> Spec:
-    """Return a picture with one row a name."""
-    y = {"field": row, "type": "nominal", "sort": None, "axis": {"title": None, "ticks": False}}
+    """Return a picture with one row a name; of names in several lines, with room for these."""
+    names: Spec = {"title": None, "ticks": False}
+    title: str | list[str] = axis
+    if (most := max(one[row].count("\n") for one in data)) > 0:
+        parts = r"split(datum.label, '\n')"
+        # Vega has the first line, not the middle of all, at the middle of the row.
+        names |= {"labelExpr": parts, "labelOffset": {"expr": f"-7 * (length({parts}) - 1)"}}
+    if rows > MOST_ROWS:
+        title = [axis, f"{rows - MOST_ROWS:,} more rows are in the report's table"]
+    y = {"field": row, "type": "nominal", "sort": None, "axis": names}
     return {
         **base_spec(data),
-        "height": step * rows,
+        "height": (step + 14 * most) * min(rows, MOST_ROWS),
         "layer": [
             layer if "data" in layer else {**layer, "encoding": {"y": y, **layer["encoding"]}} for layer in layers
         ],
-        "encoding": {"x": {"axis": {"title": axis}}},
+        "encoding": {"x": {"axis": {"title": title}}},
     }
 
 
@@ -203,6 +224,11 @@ def _interval_channels(colour: Spec) -> Spec:
 
 def _declared_colour() -> Spec:
     return {"condition": {"test": "datum.declared", "value": _BLUE}, "value": _GREY}
+
+
+def _line(name: str) -> str:
+    """Return what a row is called, with the ends of its lines in it."""
+    return "\n".join(lines(name))
 
 
 def _name(row: Compared) -> str:

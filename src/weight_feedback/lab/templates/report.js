@@ -34,7 +34,7 @@ async function draw() {
       spec.config.axis.labelFontSize = 11;
       // A title that is wider than its axis grows towards the names, where there is room.
       spec.config.axisX.titleAnchor = "end";
-      spec.config.legend.columns = 2;
+      spec.config.legend.columns = Math.max(1, Math.floor(spec.config.legend.columns / 2));
     }
     const { view } = await vegaEmbed(document.getElementById(name), spec, options);
     const fieldset = document.querySelector(`fieldset[data-figure="${name}"]`);
