@@ -24,7 +24,7 @@ import vl_convert
 from joblib.parallel import ParallelBackendBase
 
 from limits import SECONDS
-from weight_feedback.lab import cli
+from weight_feedback.lab import cli, page
 
 T = TypeVar("T")
 #: From Python 3.12 on, a process that has threads, as pytest-xdist's have, warns when it forks.
@@ -39,6 +39,7 @@ def stand_ins() -> Iterator[None]:
             kind = bytes if name.endswith("png") else str
             patch.setattr(vl_convert, name, lambda *_, kind=kind, **__: kind())
         yield
+    page._library.cache_clear()  # which may be that of a stand-in
 
 
 def wait_until(condition: Callable[[], T], what: str) -> T:

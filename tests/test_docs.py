@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import json
 import pkgutil
 import re
 import sys
@@ -24,6 +25,7 @@ import torch
 import weight_feedback as wf
 from weight_feedback.lab.models import NETWORKS
 from weight_feedback.lab.spec import load_study
+from weight_feedback.lab.verdicts import Verdict, estimate, verdicts
 
 ROOT = Path(__file__).parents[1]
 
@@ -200,12 +202,32 @@ def test_figures_are_those_of_the_reports(page) -> None:
 CONTROLS = ("controls-mnist", "controls-fashion", "controls-mnist-5k")
 
 
+def judged_anew(name: str) -> dict[str, Verdict]:
+    """The verdicts on the differences in a published report; its sentences are of the version that wrote it."""
+    html = (ROOT / f"docs/results/{name}/report.html").read_text(encoding="utf-8")
+    content = json.loads(re.search(r'<script type="application/json" id="figures">(.*?)</script>', html, re.S)[1])
+    dots = next(figure for figure in content if figure["name"] == "differences")["spec"]["data"]["values"]
+    declared = load_study(name).declared
+    pairs = {
+        f"{a} − {b}": [dot["value"] for dot in dots if dot["name"] == f"{a} − {b}"] for a, b in declared.primary
+    }
+    margin = declared.margin
+    found = verdicts({pair: estimate(x, [0.0] * len(x), margin) for pair, x in pairs.items()}, margin)
+    published = re.findall(r'<p class="verdict \w+"><strong>(\w+)</strong> (\w+ − \w+):', html)
+    assert [(verdict.kind, pair) for pair, verdict in found.items()] == published
+    return found
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/controls.md"])
 def test_verdicts_are_those_of_the_reports(page) -> None:
     """Each study's two verdicts are quoted whole, in the order of `CONTROLS`."""
     quoted = re.findall(r"^> (own.*)$", (ROOT / page).read_text(encoding="utf-8"), re.M)
-    reports = [(ROOT / f"docs/results/{name}/report.md").read_text(encoding="utf-8") for name in CONTROLS]
-    assert quoted == [line[2:] for report in reports for line in report.splitlines() if line.startswith("- own")]
+    found = [judged_anew(name) for name in CONTROLS]
+    assert quoted == [verdict.sentence(*pair.split(" − ")) for study in found for pair, verdict in study.items()]
+
+
+def test_the_verdicts_in_a_subspace_stand() -> None:
+    assert [verdict.kind for verdict in judged_anew("subspace-mnist-5k").values()] == ["equivalent", "equivalent"]
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -222,9 +244,9 @@ def test_dimensions_are_those_of_the_reports() -> None:
         re.M,
     )
     assert [row[3:] for row in rows] == [("fc", ""), ("fc", "100"), ("lenet", ""), ("lenet", "100")]
-    for published, estimate, command, network, epochs in rows:
+    for published, estimated, command, network, epochs in rows:
         folder = ROOT / "docs/results" / (f"{epochs}-epochs" if epochs else "") / f"intrinsic-dimension-{network}"
         report = (folder / "report.md").read_text(encoding="utf-8")
-        assert f"Least dimensions with 90 % test accuracy: {estimate} (95 % bootstrap interval, 3 seeds" in report
+        assert f"Least dimensions with 90 % test accuracy: {estimated} (95 % bootstrap interval, 3 seeds" in report
         assert f"- Published (Li et al. 2018): {published}.\n" in report
         assert f"- Made by: `{command}`\n" in report

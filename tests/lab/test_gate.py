@@ -570,6 +570,13 @@ def test_a_run_goes_on_with_nothing_that_was_used_meanwhile(tmp_path, untrained)
         run(STUDY, store, jobs=1, mixed=True)
 
 
+def test_before_a_declaration_all_results_of_others_count_whatever_is_here_already(tmp_path, untrained) -> None:
+    store = begun(Store(tmp_path / "made-up"), STUDY, BEFORE, ("constant",))
+    begun(Store(tmp_path / "other"), STUDY.model_copy(update={"name": "other"}), AFTER)
+    with pytest.raises(StoreError, match=r"own − none: results of seeds 0 to 7 in .* set first_seed = 8$"):
+        run(STUDY, store, jobs=1, mixed=True)
+
+
 def test_no_two_built_in_studies_decide_the_same_contrast_on_the_same_seeds() -> None:
     studies = [study for name in builtin_studies() if (study := load_study(name)).declared]
     assert len(studies) > 5

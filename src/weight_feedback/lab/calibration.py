@@ -107,11 +107,11 @@ def measure(samples: NDArray[np.float64], effect: float = 0.0) -> Calibration:
     )
 
 
-Shape = Literal["normal", "lattice", "outlier"]
+Shape = Literal["normal", "lattice", "outlier", "skewed"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
-"""Of differences: normal; of few values, as counts of test examples have; or normal but for one, 10 standard
-deviations out to either side."""
-MARGINS: dict[Shape, float] = {"normal": 1.0, "lattice": 0.5, "outlier": 1.0}
+"""Of differences: normal; of few values, as counts of test examples have; normal but for one, 10 standard
+deviations out to either side; or 0 but for a fifth of them, which are 1: of these, tests promise nothing."""
+MARGINS: dict[Shape, float] = {"normal": 1.0, "lattice": 0.5, "outlier": 1.0, "skewed": 0.2}
 """Of equivalence, in the unit of the differences."""
 CONTRASTS = 10
 """The most contrasts of a simulated family."""
@@ -201,6 +201,8 @@ def _differences(
     if shape == "lattice":
         # −1, 0 or 1 around 0; around a half, 0 or 1.
         return np.asarray(rng.binomial(1 if mean else 2, 0.5, size) - (0.0 if mean else 1.0))
+    if shape == "skewed":
+        return np.asarray(rng.binomial(1, 0.2, size) - (0.2 - mean))
     samples = rng.normal(mean, 1.0, size)
     if shape == "outlier":
         samples[..., 0] += 10 * rng.choice([-1, 1], size[:-1])

@@ -130,7 +130,7 @@ def admit(study: Study, store: Store, provenances: Iterable[Mapping[str, Any]], 
             raise StoreError(f"{store.folder}: {_after(begun, started, others)}")
     if not trains:
         return
-    before = _declared_at(known, provenances)
+    before = _declared_at(known, provenances) if known else None
     found = {pair: places for pair in study.declared.primary if (places := others.used(pair, before))}
     if found:
         said = "; ".join(f"{a} − {b}: results of {_places(places)}" for (a, b), places in found.items())
@@ -219,7 +219,7 @@ def _started(provenance: Mapping[str, Any]) -> str:
 
 
 def _declared_at(known: Declaration | None, provenances: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return before when results of other studies must not have been begun; None: there must be none at all."""
+    """Return before when results of other studies must not have been begun; None: at no time."""
     if known is not None and known.time:
         return known.time
     return min(map(_started, provenances), default=None)

@@ -35,9 +35,9 @@ def forest(analysis: Analysis) -> Iterator[Figure]:
     yield Figure(
         name="forest",
         title=f"Differences of {outcome.title}",
-        caption=f"Mean differences, paired by seed, with {100 * declared.confidence:g} % Student's t intervals. "
-        "Those declared before the run are blue diamonds. Shaded: differences within the margin of equivalence, "
-        f"±{declared.margin:g} {outcome.unit}.",
+        caption=f"Mean differences, paired by seed, with {100 * declared.confidence:g} % Student's t intervals, "
+        "each by itself. Those declared before the run are blue diamonds. Shaded: differences within the margin of "
+        f"equivalence, ±{declared.margin:g} {outcome.unit}.",
         alt=f"Forest plot of {len(data)} contrasts of {outcome.title} in {outcome.unit}. Declared: {primary}.",
         spec=_spec(
             data,
