@@ -25,7 +25,7 @@ def trained(monkeypatch) -> list:
         asked.append(one)
         on_epoch(one.epochs)
         accuracy = [99.0, FINAL[one.subspace.dimensions] + one.seed]
-        return {"measurement": one.settings(), "parameters": 7, "accuracy": accuracy}
+        return {"measurement": one.settings(), "data": data.fingerprint, "parameters": 7, "accuracy": accuracy}
 
     monkeypatch.setattr(intrinsic, "measure", made_up)
     return asked
@@ -62,7 +62,10 @@ def test_it_trains_draws_and_reports_and_goes_on_where_it_was(capsys, tmp_path, 
     assert said in out
     assert f"- {said}\n" in report
     assert "| 100 | 2 | 60.50 [54.15, 66.85] | 60.50 | 60.00, 61.00 |" in report
-    assert "- Data: generated; 1 epochs, batches of 128, Adam with learning rate 0.01, projection count." in report
+    about = "fingerprint b802ac9182e6d4e7, what this version makes up"
+    assert f"- Data: generated ({about}); 1 epochs, batches of 128, Adam with" in report
+    assert "learning rate 0.01, projection count." in report
+    assert f"data: generated, {about}\n" in out
     assert (
         "`weight-feedback intrinsic-dimension lenet --data generated --dimensions 100 3 10 --seeds 2 --epochs 1 "
         "--threshold 50`"
@@ -103,9 +106,12 @@ def test_the_report_says_what_is_published_and_what_it_was_made_with() -> None:
     assert sentence(measured).endswith(": > 5 [> 5, > 5] (95 % bootstrap interval, 1 to 2 seeds for each number).")
     one = IntrinsicDimension(network="fc")._measurements()[0]
     versions = {"weight_feedback": "1", "torch": "2", "python": "3", "device": "cpu", "threads": 1}
-    text = markdown(measured, one, [versions, versions | {"torch": "4"}], "T | T", "c", ("Some | body", 7500))
+    text = markdown(
+        measured, one, [versions, versions | {"torch": "4"}], "T | T", "c", "data | ", ("Some | body", 7500)
+    )
     assert "# T \\| T\n" in text
     assert "- Published (Some \\| body): 7,500.\n" in text
+    assert "- Data: mnist (data \\|); 10 epochs" in text
     assert "bits may differ: torch 2 (1 trials), 4 (1 trials)" in text
     assert "With: weight-feedback 1, torch 2 and 4, Python 3" in text
     assert sentence(estimate({3: [99.0]})).endswith(": < 3 (1 seed for each number).")

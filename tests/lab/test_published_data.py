@@ -49,11 +49,13 @@ def test_a_run_refuses_to_add_trials_of_other_data(tmp_path, monkeypatch, mix) -
     for arm, trial in STUDY.trials(["none"]):
         store.write(trial, record(trial, arm.name))
     before = sorted(path.name for path in store.folder.rglob("*"))
-    with pytest.raises(StoreError, match="trials were trained on other data under the name generated") as refused:
+    with pytest.raises(
+        StoreError, match="expected the data under the name generated that its results come from"
+    ) as refused:
         run(STUDY, store, arms=["own"], mixed=mix)
     here = datasets.load("generated").fingerprint
     for part in (
-        "8 trials: fingerprint 0000000000000000, not what this version makes up",
+        "8 results: fingerprint 0000000000000000, not what this version makes up",
         f"fingerprint {here[:16]}, what this version makes up",
         "--data-dir",
         "--out",
@@ -66,14 +68,13 @@ def test_an_older_folder_of_mixed_data_shows_no_differences(tmp_path) -> None:
     analysis = analyse(STUDY, mixed(tmp_path / "made-up"))
     assert (analysis.contrasts, analysis.exploratory, analysis.swaps) == ([], [], [])
     assert analysis.sentences == [
-        "No verdicts and no differences: trials were trained on different data under the name generated (24 "
-        "trials: fingerprint 0000000000000000, not what this version makes up; 8 trials: fingerprint "
-        "1111111111111111, not what this version makes up)."
+        "No verdicts, no differences and no means: results come from different data under the name generated (24 "
+        "results: fingerprint 0000000000000000, not what this version makes up; 8 results: fingerprint "
+        "1111111111111111, not what this version makes up), and can't be compared."
     ]
-    made = figures(analysis)
-    assert not {"forest", "differences", "swaps"} & {figure.name for figure in made}
-    for text in (markdown(analysis, "command", {}), page(analysis, made, "command")):
-        assert "trials were trained on different data" in text
+    assert figures(analysis) == []
+    for text in (markdown(analysis, "command", {}), page(analysis, [], "command")):
+        assert "results come from different data" in text
         assert "own − none" not in text.partition("Settings of the study")[0].partition("Made by")[0]
 
 
@@ -95,10 +96,12 @@ def test_folders_of_different_data_cannot_be_merged(tmp_path) -> None:
             one.write(trial, made)
         else:
             other.write(trial, with_data(made, OTHER))
-    with pytest.raises(StoreError, match=r"trained on different data under the name .* nothing was copied"):
+    with pytest.raises(
+        StoreError, match=r"one data set under the name generated, .*/one: 8 results: .* nothing was copied"
+    ):
         merge(tmp_path / "one", [tmp_path / "other"])
     assert len(list(one.trials.iterdir())) == STUDY.seeds
-    with pytest.raises(StoreError, match="trained on different data"):
+    with pytest.raises(StoreError, match="found different data"):
         merge(tmp_path / "new", [tmp_path / "one", tmp_path / "other"])
     assert not (tmp_path / "new").exists()
 
@@ -129,7 +132,7 @@ def test_published_files_are_known(name) -> None:
 
 def test_files_that_are_not_the_published_ones_are_named_so() -> None:
     assert described("mnist", OTHER) == "fingerprint 1111111111111111, not the published files"
-    assert described("cifar10", OTHER) == "fingerprint 1111111111111111, not known to this version"
+    assert described("cifar10", OTHER) == "fingerprint 1111111111111111, no published one is known to this version"
 
 
 def measurements(seeds: int) -> list[Measurement]:
@@ -148,7 +151,7 @@ def test_dimensions_are_measured_on_one_data_set(tmp_path, capsys, monkeypatch) 
     two = measurements(2)
     store = Store(tmp_path / "intrinsic-dimension-fc-generated")
     measured(store, two[0], OTHER)
-    with pytest.raises(StoreError, match=r"other data under the name generated \(1 trials: fingerprint 1{16}, not"):
+    with pytest.raises(StoreError, match=r"under the name generated .* \(1 results: fingerprint 1{16}, not"):
         intrinsic.run(two, store)
     measured(store, two[1], "0" * 64)
     monkeypatch.setattr("weight_feedback.lab.commands.dimensions.run", lambda *_, **__: None)
@@ -156,7 +159,7 @@ def test_dimensions_are_measured_on_one_data_set(tmp_path, capsys, monkeypatch) 
     with pytest.raises(SystemExit):
         main([*given.split(), str(tmp_path)])
     said = " ".join(capsys.readouterr().err.split())
-    assert "trials were trained on different data under the name generated" in said
+    assert "results come from different data under the name generated" in said
 
 
 def test_calibration_on_trainings_needs_one_data_set(tmp_path, capsys, monkeypatch) -> None:
@@ -168,4 +171,4 @@ def test_calibration_on_trainings_needs_one_data_set(tmp_path, capsys, monkeypat
     monkeypatch.setattr(statistics, "calibrate", lambda *_, **__: dict[int, Calibration]())
     with pytest.raises(SystemExit):
         main(["calibrate", "--trained", "--contrast-seeds", "4", "--out", str(tmp_path)])
-    assert "calibrate: trials were trained on different data" in " ".join(capsys.readouterr().err.split())
+    assert "calibrate: results come from different data" in " ".join(capsys.readouterr().err.split())

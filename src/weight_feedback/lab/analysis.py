@@ -14,6 +14,7 @@ from weight_feedback.lab.estimates import Interval, mean_interval
 from weight_feedback.lab.gate import Passed, look, read_peeks, record_peek
 from weight_feedback.lab.outcomes import ArmResult, Outcome, study_outcome
 from weight_feedback.lab.published import fingerprints, mixed_data
+from weight_feedback.lab.settings import Swap
 from weight_feedback.lab.spec import SEEDS_END, Arm, Study
 from weight_feedback.lab.store import Record, Store
 
@@ -62,8 +63,7 @@ class Analysis:
         provenance: of every finished trial within the study's own seeds.
         passed: what the gate says of the study.
         command: that runs what is missing.
-        data: fingerprint to how many trials were trained on such data; with more than one, there are no contrasts
-            and no swaps.
+        data: fingerprint to how many results, of trials and swaps, come from such data.
     """
 
     study: Study
@@ -88,6 +88,11 @@ class Analysis:
         return sorted({str(provenance[name]) for provenance in self.provenance})
 
     @property
+    def mixed(self) -> str:
+        """Why nothing is compared: results come from different data; empty if they don't."""
+        return mixed_data(self.study.data, self.data)
+
+    @property
     def sentences(self) -> list[str]:
         """One verdict for each primary contrast, or why there is none; then what readers should know of them."""
         verdicts = [contrast.verdict for contrast in self.contrasts if contrast.verdict]
@@ -96,8 +101,8 @@ class Analysis:
     @property
     def reasons(self) -> list[str]:
         """Why there are no verdicts at all; empty if there are some, or nothing is declared on one data set."""
-        if mixed := mixed_data(self.study.data, self.data):
-            return [f"No verdicts and no differences: {mixed}."]
+        if self.mixed:
+            return [f"No verdicts, no differences and no means: {self.mixed}, and can't be compared."]
         reasons = [f"No verdicts, and estimates alone: {self.passed.late}."] if self.passed.late else []
         if self.study.declared is not None and self.waiting:
             reasons.append(
@@ -136,7 +141,8 @@ def analyse(study: Study, store: Store, *, command: str = "weight-feedback run",
         passed = replace(passed, peeks=read_peeks(store.folder))
     arms = [_arm_result(study, arm, records, failures) for arm in study.arms]
     wide = [_arm_result(study, arm, more, {}) for arm in study.arms] if extended > study.seeds else []
-    data = fingerprints(record.result for record in more.values() if record)
+    swapped = [(arm, swap, record) for arm, swap in study.swaps() if (record := store.read(swap))]
+    data = fingerprints(one.result for one in (*more.values(), *(record for *_, record in swapped)) if one)
     shown = (peek or not waiting) and len(data) < 2
     return Analysis(
         study=study,
@@ -144,7 +150,7 @@ def analyse(study: Study, store: Store, *, command: str = "weight-feedback run",
         arms=[arm for arm in arms if arm.seeds or arm.failed],
         contrasts=compare(study, arms, study.seeds, passed, judge=not waiting) if shown else [],
         waiting=waiting,
-        swaps=list(_swapped(study, store, arms)) if len(data) < 2 else [],
+        swaps=list(_swapped(swapped, arms)) if len(data) < 2 else [],
         extended=extended,
         exploratory=compare(study, wide, extended, passed, judge=False) if shown else [],
         provenance=[record.provenance for record in records.values() if record],
@@ -185,16 +191,15 @@ def _arm_result(
     )
 
 
-def _swapped(study: Study, store: Store, arms: Sequence[ArmResult]) -> Iterator[Swapped]:
+def _swapped(swaps: Sequence[tuple[Arm, Swap, Record]], arms: Sequence[ArmResult]) -> Iterator[Swapped]:
     trained = {
         (result.arm.name, seed): float(accuracy)
         for result in arms
         for seed, accuracy in zip(result.seeds, result.accuracy[:, -1:].ravel(), strict=True)
     }
     found: dict[tuple[str, str], dict[int, float]] = {}
-    for arm, swap in study.swaps():
-        record = store.read(swap)
-        if record is not None and (arm.name, swap.trial.seed) in trained:
+    for arm, swap, record in swaps:
+        if (arm.name, swap.trial.seed) in trained:
             found.setdefault((arm.name, swap.heard), {})[swap.trial.seed] = record.result["accuracy"]
     for (name, heard), accuracy in found.items():
         changes = {seed: value - trained[name, seed] for seed, value in accuracy.items()}

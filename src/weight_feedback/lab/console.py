@@ -23,8 +23,9 @@ from weight_feedback.lab.outcomes import ArmResult, study_outcome
 from weight_feedback.lab.page import page
 from weight_feedback.lab.plan import PlannedArm, Sensitivity
 from weight_feedback.lab.plots import plot_accuracy
+from weight_feedback.lab.published import described
 from weight_feedback.lab.reading import Readable
-from weight_feedback.lab.report import arm_cells, failures, markdown, mixtures, swap_cells
+from weight_feedback.lab.report import arm_cells, failures, markdown, mixtures, swap_cells, trained_on
 from weight_feedback.lab.settings import digest
 from weight_feedback.lab.spec import Study
 from weight_feedback.lab.standing import Standing
@@ -161,13 +162,16 @@ def draw(
         folder: where the pictures go; default: the study's.
 
     Raises:
-        ValueError: an arm is unknown, nothing is finished, or the pictures can't be written there.
+        ValueError: an arm is unknown, nothing is finished, results come from different data, or the pictures can't
+            be written there.
     """
     known = [arm.name for arm in study.arms]
     for name in arms or ():
         if name not in known:
             raise ValueError(f"--arms: expected names among {', '.join(known)}, got {name!r}")
     analysis = analyse(study, store, command=command)
+    if analysis.mixed:
+        raise ValueError(f"{store.folder}: {analysis.mixed}, and can't be drawn together")
     results = {result.arm.name: result for result in _finished(analysis, store, command)}
     shown = [results[name] for name in arms or known if name in results]
     if not shown:
@@ -234,21 +238,27 @@ def present(
         command += " --arms " + " ".join(result.arm.name for result in analysis.arms)
     if analysis.extended > study.seeds:
         command += f" --seeds {analysis.extended}"
-    print_table(console, study.title, *arm_cells(shown))
+    print_table(console, study.title, *arm_cells(shown, means=not analysis.mixed))
     if analysis.swaps:
         print_table(console, "in evaluation alone", *swap_cells(analysis.swaps))
     for sentence in (*failures(analysis.arms), *mixtures(analysis), *analysis.sentences):
         say(console, sentence)
     with _written_to(folder or store.folder) as goal:
-        _draw(console, study, shown, goal / "accuracy")
+        names = {}
+        if not analysis.mixed:
+            _draw(console, study, shown, goal / "accuracy")
+            names["accuracy"] = "accuracy.png"
         made = figures(analysis)
         for figure in made:
             save(figure, goal / "figures")
-        names = {"accuracy": "accuracy.png"} | {figure.name: f"figures/{figure.name}.png" for figure in made}
+        names |= {figure.name: f"figures/{figure.name}.png" for figure in made}
         report, html = goal / "report.md", goal / "report.html"
         write_atomically(report, markdown(analysis, command, names).encode())
         write_atomically(html, page(analysis, made, command).encode())
-    say(console, f"report:   {html}, {report}\ntrials:   {store.trials}")
+    say(
+        console,
+        f"data:     {study.data}, {trained_on(analysis)}\nreport:   {html}, {report}\ntrials:   {store.trials}",
+    )
 
 
 def print_plan(
@@ -371,6 +381,7 @@ def print_verification(console: Console, name: str, data_dir: Path | None) -> No
     seen = datasets.verify(name, data_dir)
     train, test = (list(images.shape) for images in (seen.dataset.train_images, seen.dataset.test_images))
     console.print(f"{name}: complete, in {seen.where}; training images {train}, test images {test}", markup=False)
+    console.print(f"  {described(name, seen.dataset.fingerprint)}", markup=False)
     for check in seen.files:
         verdict = {True: "as published", False: "not as published", None: "none is published"}[check.matches]
         console.print(f"  {check.file.name}: MD5 {check.md5}, {verdict}", markup=False)

@@ -85,7 +85,7 @@ def markdown(
         "dimensions, and too narrow with few seeds.",
         "",
         *mixtures,
-        f"- Data: {settings.data} ({data}); {settings.epochs} epochs, batches of {settings.batch_size}, "
+        f"- Data: {settings.data} ({escape(data)}); {settings.epochs} epochs, batches of {settings.batch_size}, "
         f"Adam with learning rate {settings.lr:g}, projection {settings.subspace.projection}.",
         f"- Made by: {code(command)}",
         f"- With: {escape(made_with(provenances))}.",

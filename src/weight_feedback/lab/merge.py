@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from weight_feedback.files import remove, write_atomically
 from weight_feedback.lab.gate import PEEKS, read_peeks, write_peeks
-from weight_feedback.lab.published import fingerprints, mixed_data
-from weight_feedback.lab.store import DECLARATION, StoreError, read_declaration, read_fields, read_record
+from weight_feedback.lab.published import fingerprints, listed
+from weight_feedback.lab.store import DECLARATION, Damaged, StoreError, read_declaration, read_fields, read_record
 from weight_feedback.lab.trial import read_weights
 
 _RESULTS = ("trials", "swaps")
@@ -48,7 +49,7 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
 
     Raises:
         StoreError: there is no source, one is the target or holds no trials, studies were declared differently, a
-            file is damaged or bears the name of another trial, the same settings gave different results, or trials
+            file is damaged or bears the name of another trial, the same settings gave different results, or results
             come from different data.
     """
     _check(target, sources)
@@ -56,6 +57,7 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
     if not any(path for source in sources for path in _files(source, (*_RESULTS, "failures"), "json")):
         raise StoreError(f"{', '.join(map(str, sources))}: expected finished trials to copy, found none")
     known, peeks = read_peeks(target), {peek for folder in (target, *sources) for peek in read_peeks(folder)}
+    _refuse_other_data(target, sources)
     results, already = _results(target, sources)
     weights, notes = _weights(target, sources), _notes(target, sources, results)
     # Weights before results: a trial that keeps them is finished with both.
@@ -112,12 +114,6 @@ def _results(target: Path, sources: Sequence[Path]) -> tuple[dict[Path, Path], i
     """Return which results to copy, and how many others the target has already; each is checked."""
     copies: dict[Path, Path] = {}
     already = set()
-    trained = [
-        read_record(path).result for folder in (target, *sources) for path in _files(folder, ["trials"], "json")
-    ]
-    for name, results in itertools.groupby(sorted(trained, key=_data_set), key=_data_set):
-        if reason := mixed_data(name, fingerprints(results)):
-            raise StoreError(f"{target}: {reason}, and can't be compared; nothing was copied")
     for source in sources:
         for path in _files(source, _RESULTS, "json"):
             record = read_record(path)
@@ -133,9 +129,29 @@ def _results(target: Path, sources: Sequence[Path]) -> tuple[dict[Path, Path], i
     return copies, len(already)
 
 
+def _refuse_other_data(target: Path, sources: Sequence[Path]) -> None:
+    """Refuse results of different data under one name, wherever they are."""
+    found: dict[str, dict[Path, Counter[str]]] = {}
+    for folder in (target, *sources):
+        for path in _files(folder, _RESULTS, "json"):
+            with suppress(Damaged):  # what is going to be copied is read again, and then it is refused
+                result = read_record(path).result
+                known = found.setdefault(_data_set(result), {}).setdefault(folder, Counter())
+                known.update(fingerprints([result]))
+    for name, folders in found.items():
+        if len(set().union(*folders.values())) > 1:
+            each = "; ".join(f"{folder}: {listed(name, known)}" for folder, known in folders.items())
+            raise StoreError(
+                f"{target}: expected results of one data set under the name {name}, found different data ({each}), "
+                "which can't be compared; nothing was copied. Keep them in folders of their own, or run again what "
+                "was run on the wrong data"
+            )
+
+
 def _data_set(result: Mapping[str, Any]) -> str:
     """Return the name of the data set that a result comes from."""
-    return str(next(result[kind] for kind in ("trial", "measurement") if kind in result)["data"])
+    kind, *_ = (result[kind] for kind in ("trial", "measurement", "swap") if kind in result)
+    return str(kind.get("trial", kind)["data"])
 
 
 def _weights(target: Path, sources: Sequence[Path]) -> dict[Path, Path]:

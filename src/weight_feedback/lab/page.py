@@ -45,7 +45,7 @@ def page(analysis: Analysis, figures: Sequence[Figure], command: str) -> str:
     """
     scripts, style = (_library(), _template("report.js")), _template("report.css")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    headings, rows = arm_cells(analysis.arms)
+    headings, rows = arm_cells(analysis.arms, means=not analysis.mixed)
     times = [f"{number(float(result.seconds.mean()), 1)} s" for result in analysis.arms if result.seeds]
     html = environment.from_string(_template("report.html")).render(
         study=analysis.study,

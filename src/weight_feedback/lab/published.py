@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from weight_feedback.texts import printable
+
 #: Data set to the fingerprint of the files whose MD5s its authors published, or of what else it is.
 _KNOWN = {
     "mnist": "c5f7b6510ac0bdf98895bc91df6eb37c61c8ec0a47c8a7ac4fc521745f253f89",
@@ -27,17 +29,17 @@ def described(name: str, fingerprint: str) -> str:
     """
     meaning = _MEANINGS.get(name, "the published files")
     if name not in _KNOWN:
-        meaning = "not known to this version"
+        meaning = "no published one is known to this version"
     elif fingerprint != _KNOWN[name]:
         meaning = f"not {meaning}"
-    return f"fingerprint {fingerprint[:_SHOWN]}, {meaning}"
+    return f"fingerprint {printable(fingerprint)[:_SHOWN]}, {meaning}"
 
 
 def fingerprints(results: Iterable[Mapping[str, Any]]) -> Counter[str]:
     """Return how many results come from data of which fingerprint.
 
     Args:
-        results: of trials or measurements.
+        results: of trials, swaps or measurements.
     """
     return Counter(str(result["data"]) for result in results)
 
@@ -51,5 +53,14 @@ def mixed_data(name: str, found: Mapping[str, int]) -> str:
     """
     if len(found) < 2:
         return ""
-    each = "; ".join(f"{count} trials: {described(name, one)}" for one, count in sorted(found.items()))
-    return f"trials were trained on different data under the name {name} ({each})"
+    return f"results come from different data under the name {name} ({listed(name, found)})"
+
+
+def listed(name: str, found: Mapping[str, int]) -> str:
+    """Return how many results come from which data, as text.
+
+    Args:
+        name: of the data set.
+        found: of `fingerprints`.
+    """
+    return "; ".join(f"{count} results: {described(name, one)}" for one, count in sorted(found.items()))

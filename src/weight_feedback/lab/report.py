@@ -18,11 +18,12 @@ from weight_feedback.lab.verdicts import level
 from weight_feedback.texts import printable
 
 
-def arm_cells(arms: Sequence[ArmResult]) -> tuple[list[str], list[list[str]]]:
+def arm_cells(arms: Sequence[ArmResult], means: bool = True) -> tuple[list[str], list[list[str]]]:
     """Return the table of arms as text.
 
     Args:
         arms: those to show.
+        means: whether to show what came out of them; dashes otherwise.
 
     Returns:
         Headings, and one list of cells a row.
@@ -33,9 +34,11 @@ def arm_cells(arms: Sequence[ArmResult]) -> tuple[list[str], list[list[str]]]:
             result.arm.label,
             f"{result.parameters:,}",
             str(len(result.seeds)),
-            interval(result.final, 2),
-            interval(result.best, 2),
-            interval(result.final_loss, 4),
+            *(
+                [interval(result.final, 2), interval(result.best, 2), interval(result.final_loss, 4)]
+                if means
+                else ["–"] * 3
+            ),
         ]
         for result in arms
         if result.seeds
@@ -193,7 +196,7 @@ def markdown(analysis: Analysis, command: str, pictures: Mapping[str, str]) -> s
     if "accuracy" in pictures:
         lines += [f"![accuracy per epoch]({pictures['accuracy']})", ""]
     lines += [
-        *table(*arm_cells(analysis.arms)),
+        *table(*arm_cells(analysis.arms, means=not analysis.mixed)),
         "",
         "Means over seeds with 95 % Student's t intervals in brackets; a single seed has none. "
         "These intervals are of each arm by itself: whether arms differ is a question for differences "
@@ -201,7 +204,7 @@ def markdown(analysis: Analysis, command: str, pictures: Mapping[str, str]) -> s
         "",
         *_swaps(analysis),
         *(f"- {escape(sentence)}" for sentence in (*failures(analysis.arms), *mixtures(analysis))),
-        f"- Data: {study.data} ({trained_on(analysis)}); {study.training.epochs} epochs, "
+        f"- Data: {study.data} ({escape(trained_on(analysis))}); {study.training.epochs} epochs, "
         f"batches of {study.training.batch_size}, SGD with learning rate {study.training.lr:g} and "
         f"momentum {study.training.momentum:g}.",
         f"- Made by: {code(command)}",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 from weight_feedback.files import remove
 from weight_feedback.lab.mixing import differences
 from weight_feedback.lab.models import build, count_parameters
-from weight_feedback.lab.published import described
+from weight_feedback.lab.published import described, fingerprints, listed
 from weight_feedback.lab.settings import Swap, Trial
-from weight_feedback.lab.spec import Arm, Study
+from weight_feedback.lab.spec import SEEDS_END, Arm, Study
 from weight_feedback.lab.store import Damaged, Record, Store, StoreError
 from weight_feedback.lab.trial import read_weights
 
@@ -27,7 +28,7 @@ class Survey:
         damaged: file to what is wrong with it.
         provenances: arm to those of its finished trials.
         swaps: those that aren't finished, whether they are possible or not.
-        data: fingerprint to how many finished trials were trained on such data.
+        data: fingerprint to how many results, of trials and swaps, come from such data.
     """
 
     whole: set[Trial] = field(default_factory=set)
@@ -48,24 +49,43 @@ def survey(study: Study, store: Store, seeds: int | None = None) -> Survey:
     Raises:
         StoreError: a file is of another format.
     """
-    found = Survey()
-    for arm, trial in study.trials(seeds=max(study.seeds, seeds or 0)):
+    found, seeds = Survey(), max(study.seeds, seeds or 0)
+    for arm, trial in study.trials(seeds=seeds):
         record = _read(found, store, trial)
         if record is not None:
             found.provenances.setdefault(arm.name, []).append(record.provenance)
-            found.data[record.result["data"]] += 1
             if not trial.keeps_weights or _weights_are_whole(found, store, trial, record):
                 found.whole.add(trial)
     found.swaps.extend(swap for _, swap in study.swaps() if _read(found, store, swap) is None)
+    for trial in _following(study, store, seeds):
+        with suppress(Damaged):
+            _count(found, store.read(trial))
     return found
+
+
+def _following(study: Study, store: Store, seeds: int) -> Iterator[Trial]:
+    """Yield the trials of exploratory seeds beyond a number of seeds, as far as they follow without a gap."""
+    for seed in range(study.first_seed + seeds, SEEDS_END):
+        trials = [study.trial(arm, seed) for arm in study.arms]
+        there = [trial for trial in trials if store.path(trial).exists()]
+        if not there:
+            return
+        yield from there
+
+
+def _count(found: Survey, record: Record | None) -> None:
+    if record is not None:
+        found.data.update(fingerprints([record.result]))
 
 
 def _read(found: Survey, store: Store, trial: Trial | Swap) -> Record | None:
     try:
-        return store.read(trial)
+        record = store.read(trial)
     except Damaged as error:
         found.damaged[store.path(trial)] = str(error)
         return None
+    _count(found, record)
+    return record
 
 
 def _weights_are_whole(found: Survey, store: Store, trial: Trial, record: Record) -> bool:
@@ -130,13 +150,12 @@ def refuse_other_data(found: Mapping[str, int], name: str, fingerprint: str, fol
     Raises:
         StoreError: they differ.
     """
-    others = {one: count for one, count in found.items() if one != fingerprint}
-    if others:
-        each = "; ".join(f"{count} trials: {described(name, one)}" for one, count in sorted(others.items()))
+    if set(found) - {fingerprint}:
         raise StoreError(
-            f"{folder}: trials were trained on other data under the name {name} ({each}) than were found now "
-            f"({described(name, fingerprint)}), and can't be compared with what these give. Point --data-dir to "
-            "the files that were used, or run all of it in another folder (--out)"
+            f"{folder}: expected the data under the name {name} that its results come from "
+            f"({listed(name, found)}), found others ({described(name, fingerprint)}), whose results can't be "
+            "compared with those. Point --data-dir to the files that were used, or run all of it in another folder "
+            "(--out)"
         )
 
 

@@ -132,6 +132,7 @@ class IntrinsicDimension(Command):
         origin = described(self.data, *data)
         text = markdown(measured, measurements[0], provenances, title, self.command, origin, self.published)
         write_atomically(store.folder / "report.md", text.encode())
+        say(console, f"data: {self.data}, {origin}")
         say(console, f"report: {store.folder / 'report.md'}, {', '.join(map(str, pictures))}")
 
     @property

@@ -14,7 +14,6 @@ from weight_feedback.lab.arguments import NUMBER, OUT, WHOLE, WHOLES, Command, D
 from weight_feedback.lab.calibration import CONTRASTS, SHAPES, Calibration, calibrate, families, looking, measure
 from weight_feedback.lab.console import Shown, print_table, say
 from weight_feedback.lab.estimates import Interval
-from weight_feedback.lab.published import mixed_data
 from weight_feedback.lab.runner import run
 from weight_feedback.lab.spec import Study, load_study
 from weight_feedback.lab.store import Store
@@ -109,8 +108,8 @@ class Calibrate(Command):
         with Shown(console, study.name) as shown:
             run(study, store, jobs=self.jobs, data_dir=self.data_dir, watcher=shown)
         analysis = analyse(study, store)
-        if mixed := mixed_data(study.data, analysis.data):
-            raise ValueError(f"calibrate: {mixed}; run {study.name} in another folder (--out)")
+        if analysis.mixed:
+            raise ValueError(f"calibrate: {analysis.mixed}; run {study.name} in another folder (--out)")
         first, second = (result.accuracy[:, -1] for result in analysis.arms)
         if not len(first) == len(second) == study.seeds:
             raise ValueError(f"calibrate: some trials of {study.name} failed; run it again, all are needed")

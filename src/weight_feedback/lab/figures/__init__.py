@@ -16,7 +16,9 @@ def figures(analysis: Analysis) -> list[Figure]:
     """Make the pictures of a study, in the order of the report; those without data are left out.
 
     Args:
-        analysis: of at least one finished trial.
+        analysis: of at least one finished trial. Results of different data have no pictures.
     """
+    if analysis.mixed:
+        return []
     makers: Sequence[Callable[[Analysis], Iterator[Figure]]] = (forest, curves, differences, swaps, signal)
     return [figure for make in makers for figure in make(analysis)]
