@@ -13,7 +13,12 @@ PROVENANCE = {"host": "ä", "torch": "2"}
 
 def record(trial: Trial | Swap, **changes: object) -> Record:
     kind = type(trial).__name__.lower()
-    result = {kind: trial.settings(), "epochs": [{"accuracy": 97.3, "loss": -0.0}], "step_losses": [2.3, 1e-17]}
+    result = {
+        kind: trial.settings(),
+        "data": "0" * 64,
+        "epochs": [{"accuracy": 97.3, "loss": -0.0}],
+        "step_losses": [2.3, 1e-17],
+    }
     return Record(result | changes, PROVENANCE)
 
 

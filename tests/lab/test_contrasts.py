@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -81,7 +83,10 @@ def test_trials_that_all_diverged_say_nothing() -> None:
     everyone = range(10)
     found = judged(arm(0, SPREAD, diverged=everyone), arm(2, SPREAD, diverged=everyone))
     assert found.kind == "withheld"
-    assert "all trials of both arms diverged" in found.verdict
+    assert "20 of 20 trials diverged" in found.verdict
+    most = judged(arm(0, SPREAD, diverged=range(8)), arm(2, SPREAD[::-1], diverged=range(1, 9)))
+    assert "16 of 20 trials diverged" in most.verdict
+    assert math.isnan(most.estimate.flip_p)
 
 
 def test_one_arm_that_always_diverges_is_worse() -> None:
@@ -125,6 +130,10 @@ def test_a_threshold_that_most_reach_is_judged_but_for_equivalence() -> None:
     assert found.kind == "undecided"
     assert "2 of 20 trials never reached the threshold, and count as 4 epochs" in found.verdict
     assert "equivalence isn't judged" in found.verdict
+    same = np.full(10, 99.5) - 4.5 * (np.arange(10) == 3)
+    found = to_threshold(same, same, margin=3.0)
+    assert found.kind == "equivalent"
+    assert "equivalence isn't judged" not in found.verdict
     # All of the one arm, and none of the other: a bound of the difference is above 0 already.
     found = to_threshold(np.full(10, 99.5) - np.arange(10) % 2 * 0.01, np.append(np.full(9, 95.0), 99.6))
     assert found.kind == "better"

@@ -15,7 +15,7 @@ import pytest
 from matplotlib.image import imread
 from scipy import stats
 
-from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, PROVENANCE, SEEDS, SIGNALS, STUDY, fill, record
+from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, PROVENANCE, SEEDS, SIGNALS, STUDY, declare, fill, record
 from weight_feedback.lab.analysis import Analysis, analyse
 from weight_feedback.lab.figures import Figure, figures, save
 from weight_feedback.lab.settings import Training
@@ -224,11 +224,11 @@ def test_files_hold_the_picture_and_its_numbers(made, tmp_path) -> None:
 
 
 def test_missing_numbers_of_a_file_are_empty_fields(tmp_path) -> None:
-    store = Store(tmp_path)
+    store = declare(Store(tmp_path))
     for name, seeds in (("none", 3), ("own", 1), ("yoked", 1)):  # a single pair has no interval
         for arm, trial in STUDY.trials(arms=[name], seeds=seeds):
             store.write(trial, record(trial, arm.name, epochs=1 if name == "own" else EPOCHS))
-    made = {figure.name: figure for figure in figures(analyse(STUDY, store))}
+    made = {figure.name: figure for figure in figures(analyse(STUDY, store, peek=True))}
     text = {name: save(made[name], tmp_path / "figures")[-1].read_text() for name in ("forest", "norm")}
     assert "nan" not in text["forest"] + text["norm"]
     assert text["forest"].splitlines()[1].startswith('"own","none",True,1,')
@@ -260,7 +260,10 @@ def many(store: Store, arms: int, *, long: bool = False, primary: int = 0, seeds
     for arm, trial in study.trials():
         store.write(trial, record(trial, arm.signal or ""))
     for _, swap in study.swaps():
-        store.write(swap, Record({"swap": swap.settings(), "accuracy": 90.0 + swap.trial.seed}, PROVENANCE))
+        store.write(
+            swap,
+            Record({"swap": swap.settings(), "data": "0" * 64, "accuracy": 90.0 + swap.trial.seed}, PROVENANCE),
+        )
     return analyse(study, store)
 
 

@@ -12,7 +12,7 @@ import pytest
 from children import stand_ins
 from madeup import STUDY, fill
 from tomls import document
-from weight_feedback.lab import cli
+from weight_feedback.lab import cli, runner
 from weight_feedback.lab.store import Store
 
 ROOM = "No space left on device): free some space, or choose another folder, then try again"
@@ -57,7 +57,7 @@ def refused(capsys, args: str) -> str:
         ("export study.toml --file there/t.csv", "there/t.csv", f"{KEPT}--file writes elsewhere"),
         (
             "merge there results/made-up",
-            "there/trials/",
+            "there/declaration.json",
             "What was copied stays; the same command copies the rest",
         ),
     ],
@@ -78,6 +78,7 @@ def test_weights_that_were_asked_for_are_named_before_training(results, capsys, 
 
 def test_a_run_says_what_else_to_give(results, capsys, monkeypatch) -> None:
     full(monkeypatch)
+    monkeypatch.setattr(runner, "refuse_other_data", lambda *_: None)  # made-up results are of made-up data
     said = refused(capsys, "run study.toml --seeds 9 --jobs 1 --mixed")
     assert said.startswith("results/made-up: results can't be kept here: ")
     assert said.endswith(f"({ROOM} (--out)")
@@ -103,6 +104,7 @@ def test_files_that_are_not_written_whole_have_the_same_advice(results, capsys, 
         mkdir(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "mkdir", refuse)
+    monkeypatch.setattr(runner, "refuse_other_data", lambda *_: None)
     said, further = refused(capsys, "run study.toml --seeds 9 --jobs 1 --mixed").splitlines()[-2:]
     assert said.endswith(": No space left on device; free some space, or choose another folder, then try again")
     assert "results/made-up/progress" in said

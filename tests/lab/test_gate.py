@@ -22,7 +22,7 @@ from weight_feedback.files import write_atomically
 from weight_feedback.lab import cli, workers
 from weight_feedback.lab.analysis import Analysis, analyse
 from weight_feedback.lab.export import rows
-from weight_feedback.lab.figures import figures
+from weight_feedback.lab.figures import figures, save
 from weight_feedback.lab.gate import PEEKS, ranges, read_peeks
 from weight_feedback.lab.merge import merge
 from weight_feedback.lab.page import page
@@ -427,8 +427,8 @@ def test_first_seeds_have_bounds(folder) -> None:
             load_study(str(folder.path / "tiny.toml"))
         return str(caught.value)
 
-    assert "first_seed: Input should be greater than or equal to 0, got -1" in said(first_seed=-1)
-    assert "first_seed: Input should be less than 2147483648" in said(first_seed=2**31)
+    assert "first_seed: expected at least 0, got -1" in said(first_seed=-1)
+    assert "first_seed: expected less than 2147483648" in said(first_seed=2**31)
     assert "first_seed: expected at most 2147483646 for 2 seeds, got 2147483647" in said(first_seed=2**31 - 1)
     cohorts = {"seeds": 4, "training": {"epochs": 1, "cohort": 2}}
     assert "first_seed: expected a multiple of training.cohort, 2, got 3" in said(first_seed=3, **cohorts)
@@ -505,13 +505,14 @@ def test_a_report_withholds_what_others_knew_before_the_declaration(tmp_path, ar
     begun(Store(tmp_path / "other"), other, started, arms)
     analysis = analyse(STUDY, store)
     first, second = analysis.contrasts[:2]
-    assert first.estimate == before.contrasts[0].estimate
+    assert first.differences == before.contrasts[0].differences
     # It counts in the family all the same.
     assert (second.kind, second.judged.flip_p) == (before.contrasts[1].kind, pytest.approx(2 / 128))
     if not used:
         assert first == before.contrasts[0]
         return
     assert first.kind == "withheld"
+    assert str(first.estimate.flip_p) == "nan"
     assert first.verdict == (
         f"own − none: verdict withheld: results of seeds 0 to 7 in {tmp_path}/other were known before this study "
         "was declared, and a confirmation needs fresh seeds: give the study a new name, and fresh seeds by "
@@ -703,3 +704,34 @@ def test_the_reason_of_a_margin_is_shown_and_decides_nothing(folder) -> None:
     for wrong in ("", "x" * 201, "a\nb"):
         folder.write(declared={**BASE["declared"], "why": wrong})
         assert "declared.why: " in folder.refused("report")
+
+
+def test_arms_that_were_known_from_two_studies_are_known(tmp_path) -> None:
+    store = fill(Store(tmp_path / "made-up"))
+    for name, arm in (("one", "own"), ("two", "none")):
+        other = STUDY.model_copy(update={"name": name, "declared": None})
+        begun(Store(tmp_path / name), other, BEFORE, (arm,))
+    first, second = analyse(STUDY, store).contrasts[:2]
+    assert first.kind == "withheld"
+    assert "seeds 0 to 7 in " in first.verdict
+    assert second.kind != "withheld"
+
+
+def test_differences_beside_a_failed_trial_are_a_look_too(tmp_path) -> None:
+    """The next run tries it again: what was shown without it was shown before the study was finished."""
+    store = fill(Store(tmp_path / "made-up"))
+    trials = {(arm.name, trial.seed): trial for arm, trial in STUDY.trials()}
+    made = store.read(trials["own", 2])
+    store.path(trials["own", 2]).unlink()
+    store.fail(trials["own", 2], "MemoryError")
+    assert "Looked at" not in " ".join(analyse(STUDY, store).sentences)
+    assert analyse(STUDY, store).sentences == analyse(STUDY, store).sentences
+    store.write(trials["own", 2], made)
+    assert "with 23 of 24 trials" in analyse(STUDY, store).sentences[-1]
+
+
+def test_arms_that_no_contrast_compares_can_be_shown_alone(tmp_path) -> None:
+    store = begun(declare(Store(tmp_path / "made-up")), STUDY, AFTER, ("constant",))
+    curves = next(figure for figure in figures(analyse(STUDY, store)) if figure.name == "curves")
+    assert curves.shown == ["constant | <b>"]
+    assert save(curves, tmp_path / "figures")

@@ -191,7 +191,7 @@ def test_a_read_only_folder_is_noticed_before_training(tmp_path, monkeypatch, pl
         raise AssertionError("training began")
 
     monkeypatch.setattr(trial, "prepare", prepare)
-    with pytest.raises(OSError, match=f"Read-only file system: '{re.escape(str(tmp_path))}'"):
+    with pytest.raises(OSError, match=f"Read-only file system: '{re.escape(str(tmp_path / 'file'))}'"):
         run_trial(make(), on_log=trained, **{place: tmp_path / "file"})
 
 

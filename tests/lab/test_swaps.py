@@ -30,7 +30,7 @@ STUDY = Study(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Store:
-    store = Store(tmp_path_factory.mktemp("swapped"))
+    store = Store(tmp_path_factory.mktemp("swapped") / "tiny")
     run(STUDY, store, jobs=1)
     return store
 

@@ -41,7 +41,7 @@ def results(store: Store) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Store:
-    store = Store(tmp_path_factory.mktemp("alone"))
+    store = Store(tmp_path_factory.mktemp("alone") / "tiny")
     run(STUDY, store, jobs=1)
     return store
 

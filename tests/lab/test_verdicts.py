@@ -349,3 +349,15 @@ def test_less_can_be_better() -> None:
     kinds = [verdicts({"a − b": lower}, 0.1, more_is_better=more)["a − b"].kind for more in (True, False)]
     assert kinds == ["worse", "better"]
     assert "points" not in verdicts({"x": lower}, 0.1)["x"].sentence("a", "b", "nats")
+
+
+def test_what_is_rounded_contradicts_nothing() -> None:
+    many = {str(i): vary(confidence=0.999, flip_p=1e-7 if i else 1e-8) for i in range(10)}
+    assert "(99.99 % interval" in verdicts(many, 0.2, 0.999)["0"].sentence("a", "b")
+    assert "0.0496 of a difference" in verdicts({"only": vary(flip_p=0.0496)}, 0.2)["only"].sentence("a", "b")
+
+
+def test_seeds_for_equivalence_are_not_named_where_it_is_not_judged() -> None:
+    e = vary(mean=0.01, sd=0.5)
+    assert verdicts({"only": e}, 0.2)["only"].seeds.about < 100
+    assert verdicts({"only": dataclasses.replace(e, tost_p=NAN)}, 0.2)["only"].seeds.about > 1000

@@ -135,10 +135,7 @@ def analyse(study: Study, store: Store, *, command: str = "weight-feedback run",
     }
     passed = look(study, store, {place: record.provenance for place, record in records.items() if record})
     waiting = sum(reason is None for (name, _), reason in failures.items() if name in study.declared_arms)
-    if peek and waiting:
-        trials = len(study.declared_arms) * study.seeds
-        record_peek(store, trials - waiting, trials)
-        passed = replace(passed, peeks=read_peeks(store.folder))
+    passed = _peeked(study, store, passed, failures, waiting, peek)
     arms = [_arm_result(study, arm, records, failures) for arm in study.arms]
     wide = [_arm_result(study, arm, more, {}) for arm in study.arms] if extended > study.seeds else []
     swapped = [(arm, swap, record) for arm, swap in study.swaps() if (record := store.read(swap))]
@@ -158,6 +155,26 @@ def analyse(study: Study, store: Store, *, command: str = "weight-feedback run",
         command=command,
         data=data,
     )
+
+
+def _peeked(
+    study: Study,
+    store: Store,
+    passed: Passed,
+    failures: Mapping[tuple[str, int], str | None],
+    waiting: int,
+    peek: bool,
+) -> Passed:
+    """Keep a look at a study that isn't finished, and return what the gate says with the looks that there were.
+
+    With a failed trial it isn't finished either, as the next run tries it again.
+    """
+    trials = len(study.declared_arms) * study.seeds
+    finished = trials - sum(name in study.declared_arms for name, _ in failures)
+    if finished < trials and (peek or not waiting) and finished not in [known.finished for known in passed.peeks]:
+        record_peek(store, finished, trials)
+    peeks = read_peeks(store.folder) if study.declared else ()
+    return replace(passed, peeks=[one for one in peeks if waiting or one.finished != finished])
 
 
 def _arm_result(

@@ -75,7 +75,10 @@ def compare(study: Study, arms: Sequence[ArmResult], seeds: int, passed: Passed,
             differences = outcomes[a] - outcomes[b]
             there = {seed: float(x) for seed, x in enumerate(differences, study.first_seed) if not math.isnan(x)}
             primary = (a, b) in declared.primary and not passed.late
-            compared.append(Compared(a, b, primary, contrast.estimate, there, verdict, sentence))
+            shown = contrast.estimate
+            if verdict and verdict.kind == "withheld":
+                shown = replace(shown, flip_p=math.nan, tost_p=math.nan)
+            compared.append(Compared(a, b, primary, shown, there, verdict, sentence))
     return compared
 
 
@@ -114,7 +117,9 @@ class _Paired:
         assert study.declared is not None
         self.study, self.declared, self.arms = study, study.declared, (a, b)
         self.outcomes = left, right
-        self.diverged = np.isin(study.first_seed + np.arange(left.size), [*a.diverged, *b.diverged])
+        there = ~np.isnan(left - right)
+        by_arm = [there & np.isin(study.first_seed + np.arange(left.size), [*arm.diverged]) for arm in (a, b)]
+        self.diverged, self.trials_diverged = by_arm[0] | by_arm[1], int(by_arm[0].sum() + by_arm[1].sum())
         self.estimate = self._estimate(left, right)
 
     def _estimate(self, left: NDArray[np.float64], right: NDArray[np.float64]) -> Estimate:
@@ -145,8 +150,11 @@ class _Paired:
     def reason(self) -> str:
         """Why the pairs hold too little to be judged; nothing if they hold enough."""
         trials = 2 * self.estimate.n
-        if trials and sum(len(arm.diverged) for arm in self.arms) == sum(len(arm.seeds) for arm in self.arms):
-            return "all trials of both arms diverged, and count as what they are set to"
+        if 2 * self.trials_diverged > trials:
+            return (
+                f"{self.trials_diverged} of {trials} trials diverged, so that most of what is compared is what "
+                "such trials count as"
+            )
         if 2 * self.censored > trials:
             return (
                 f"{self.censored} of {trials} trials never reached {self.declared.threshold:g} % accuracy, so that "
@@ -160,7 +168,8 @@ class _Paired:
         if not self.censored:
             return ""
         epochs = self.study.training.epochs
-        judged = "; equivalence isn't judged from them" if math.isnan(self.estimate.tost_p) else ""
+        unjudged = math.isnan(self.estimate.tost_p) and not self.estimate.same
+        judged = "; equivalence isn't judged from them" if unjudged else ""
         return (
             f" {self.censored} of {2 * self.estimate.n} trials never reached the threshold, and count as "
             f"{epochs + 1} epochs, the least that they can have needed{judged}."
@@ -213,7 +222,12 @@ def _judge(paired: Mapping[Pair, _Paired], withheld: Mapping[Pair, str]) -> dict
         if verdict.kind != "withheld":
             sentence += one.note
             if (verdict.kind, verdict.direction) != (other.kind, other.direction):
-                pairs = f"{int(one.diverged.sum())} of the pairs a trial diverged"
-                sentence += f" In {pairs}; without them, {other.sentence(a, b, outcome.unit)}"
+                own = int(one.diverged.sum())
+                where = (
+                    f"In {own} of the pairs a trial diverged"
+                    if own
+                    else "In pairs of other contrasts trials diverged"
+                )
+                sentence += f" {where}; without them, {other.sentence(a, b, outcome.unit)}"
         judged[a, b] = verdict, sentence
     return judged

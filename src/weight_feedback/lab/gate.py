@@ -1,8 +1,8 @@
 """The gate: what may be said of a study's contrasts, given when it was declared and what had been seen by then.
 
 Whatever shows a verdict, an interval or a p-value of a contrast passes it first. A verdict needs a declaration that
-is older than the results, on seeds whose results nobody had seen, and estimates wait until all trials are there,
-unless someone looks earlier and it is kept that they did.
+is older than the results, on seeds whose trials no study beside it had run, and estimates wait until all trials are
+there, unless someone looks earlier and it is kept that they did.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Peek(Frozen):
     time: AwareDatetime
     """When it was."""
     finished: Annotated[int, Field(ge=0)]
-    """Trials of the declared contrasts that were finished, or had failed."""
+    """Trials of the declared contrasts that were finished."""
     of: Annotated[int, Field(ge=1)]
     """How many there are."""
 
@@ -305,17 +305,17 @@ class _Others:
             pair: names of the arms.
             before: the time; None: at any time.
         """
+
+        def known(arm: str, seed: int) -> bool:
+            return any(
+                seed in held[arm] and (before is None or self._start(folder, arm, seed) < before)
+                for folder, held in self._held.items()
+            )
+
         own = set(self._study.seed_numbers())
-        found = {}
-        for folder, seeds in self._both(pair).items():
-            begun = [
-                seed
-                for seed in sorted(seeds & own)
-                if before is None or all(self._start(folder, arm, seed) < before for arm in pair)
-            ]
-            if begun:
-                found[folder] = begun
-        return found
+        places = {folder: seeds & own for folder, seeds in self._both(pair).items()}
+        seen = {seed for seed in set().union(*places.values()) if all(known(arm, seed) for arm in pair)}
+        return {folder: sorted(seeds & seen) for folder, seeds in places.items() if seeds & seen}
 
     @property
     def remedy(self) -> str:
@@ -349,8 +349,9 @@ class _Others:
         return "; ".join([f"fresh: {own}", *said]) if said else own
 
     def _both(self, pair: Pair) -> dict[Path, set[int]]:
-        """Return the seeds that each folder has of both arms."""
-        return {folder: held[pair[0]] & held[pair[1]] for folder, held in self._held.items()}
+        """Return the seeds of which each folder has an arm, and of which both are known, be it from two folders."""
+        a, b = ({seed for held in self._held.values() for seed in held[arm]} for arm in pair)
+        return {folder: (held[pair[0]] | held[pair[1]]) & a & b for folder, held in self._held.items()}
 
 
 def ranges(seeds: Iterable[int]) -> str:

@@ -168,9 +168,14 @@ def error_rates(analysis: Analysis) -> str:
         f"at most {rate:g} % for any false claim of a difference, likewise of equivalence; at most {2 * rate:g} % "
         "for both together"
         if declared.error == "each"
-        else f"at most {rate:g} % for any false claim, of a difference or of equivalence"
+        else f"at most {rate:g} % for any false claim, of a difference or of equivalence; adjusted p-values are "
+        f"compared with {rate / 200:g}"
     )
-    return f"Error rates: {chance}. A trial that diverges counts {analysis.outcome.diverged}."
+    return (
+        f"Error rates, where differences are about as likely on either side of their mean: {chance}. The tests "
+        "decide; an interval, which is Student's, can be a little wider or narrower than what they say. A trial "
+        f"that diverges counts {analysis.outcome.diverged}."
+    )
 
 
 def mixtures(analysis: Analysis) -> list[str]:

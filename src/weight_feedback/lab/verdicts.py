@@ -216,7 +216,7 @@ class Verdict:
         for claim, (confidence, _, made) in claims.items():
             if made:
                 what = f" for {claim}" if self.kind == "equivalent" and self.direction else ""
-                parts.append(f"{100 * confidence:.3g} % interval {_ends(e.interval(confidence), digits)}{what}")
+                parts.append(f"{_percent(confidence)} % interval {_ends(e.interval(confidence), digits)}{what}")
         ps = [f"{p_value(p)} of {claim}" for claim, (_, p, _) in claims.items() if not math.isnan(p)]
         return ", ".join(parts) + f"; adjusted p {' and '.join(ps)}"
 
@@ -318,8 +318,10 @@ def _seeds_to_decide(e: Estimate, alpha: float) -> Seeds:
     """Return the fewer of the seeds for either claim, at the strictest level that Holm's correction may ask for."""
 
     def fewest(sd: float) -> int | None:
-        both = seeds_to_detect(e.mean, sd, alpha), seeds_for_equivalence(sd, e.margin, e.mean, alpha)
-        return min((n for n in both if n is not None), default=None)
+        needed = [seeds_to_detect(e.mean, sd, alpha)]
+        if not math.isnan(e.tost_p):
+            needed.append(seeds_for_equivalence(sd, e.margin, e.mean, alpha))
+        return min((n for n in needed if n is not None), default=None)
 
     df = e.n - 1
     low, high = (e.sd * math.sqrt(df / stats.chi2.isf(tail, df)) for tail in (0.025, 0.975))
@@ -341,7 +343,15 @@ def p_value(p: float) -> str:
     Args:
         p: between 0 and 1.
     """
-    return "below 0.0001" if p < 1e-4 else f"{p:.2g}"
+    # Rounded down or up to a level, a p-value would contradict its verdict.
+    digits = next((d for d in range(2, 12) if float(f"{p:.{d}g}") not in (0.05, 0.025, 0.1, 0.01)), 12)
+    return "below 0.0001" if p < 1e-4 else f"{p:.{digits}g}"
+
+
+def _percent(confidence: float) -> str:
+    """Return a confidence in percent, with as many digits as tell it from 100."""
+    digits = max(1, 1 - math.floor(math.log10(100 * (1 - confidence)))) if confidence < 1 else 1
+    return f"{round(100 * confidence, digits):g}"
 
 
 def _round_up(n: int) -> int:

@@ -34,7 +34,7 @@ def curves(analysis: Analysis) -> Iterator[Figure]:
     """
     arms = [result for result in analysis.arms if result.seeds]
     epochs = analysis.study.training.epochs
-    first = analysis.study.declared_arms
+    first = analysis.study.declared_arms & {result.arm.name for result in arms}
     can_show = offered(arms, first)
     shown = first_shown([result for result in can_show if not first or result.arm.name in first], first)
     ends = _said([f"{result.arm.label} {interval(result.final, 2)}" for result in arms])
@@ -161,7 +161,8 @@ def signal(analysis: Analysis) -> Iterator[Figure]:
     arms = [result for result in analysis.arms if result.hearings]
     if not arms:
         return
-    epochs, first = analysis.study.training.epochs, analysis.study.declared_arms
+    epochs = analysis.study.training.epochs
+    first = analysis.study.declared_arms & {result.arm.name for result in arms}
     can_show = offered(arms, first)
     labels, shown = [result.arm.label for result in can_show], first_shown(can_show, first)
     for name, (title, axis, meaning) in _SIGNAL.items():
