@@ -1,7 +1,7 @@
 """Power: what a number of pairs can show, by the very tests that verdicts are given by.
 
-Differences are taken to be normal. Few pairs have few sign flips, and so coarse p-values: there the tests are run
-on simulated differences of a fixed seed. With more, t tests have about the same power, and there are formulas of it.
+Differences are taken to be normal. Few pairs have few sign flips, and so coarse p-values: there the tests are
+run on simulated differences of a fixed seed. With more, t tests have about the same power, and formulas.
 """
 
 from __future__ import annotations
