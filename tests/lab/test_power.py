@@ -143,3 +143,17 @@ def test_equivalence_power_with_many_pairs_is_normal() -> None:
 def test_detectable_effect_checks_its_settings(n, sd, alpha, power) -> None:
     with pytest.raises(ValueError, match=rf"got n = {n}, sd = {sd}, alpha = {alpha}, power = {power}"):
         detectable_effect(n, sd, alpha, power)
+
+
+def test_a_level_that_a_p_value_meets_is_not_passed() -> None:
+    """Tests reject below their level: 5 pairs have 1/16 and 1/32 at the least, and 16 of a sign 2⁻¹⁵ and 2⁻¹⁶."""
+    assert [least_pairs(smallest_flip_p, 1 / 16), least_pairs(smallest_equivalence_p, 1 / 32)] == [6, 6]
+    assert math.isnan(detectable_effect(5, 1.0, 1 / 16))
+    assert math.isnan(detectable_margin(5, 1 / 32))
+    assert detection_power(5, 100.0, 1 / 16) == equivalence_power(5, 0.1, 100.0, alpha=1 / 32) == 0.0
+    assert detection_power(6, 100.0, 2 / 32) == 1.0
+    # Two of the 32 pairs of flips are at the level itself.
+    strict = detection_power(6, 1.0, 2 / 32)
+    assert strict < detection_power(6, 1.0, 2.01 / 32)
+    assert equivalence_power(6, 1.0, 1.0, alpha=2 / 64) < equivalence_power(6, 1.0, 1.0, alpha=2.01 / 64)
+    assert [smallest_flip_p(16), smallest_equivalence_p(16)] == [2.0**-15, 2.0**-16]

@@ -361,3 +361,11 @@ def test_seeds_for_equivalence_are_not_named_where_it_is_not_judged() -> None:
     e = vary(mean=0.01, sd=0.5)
     assert verdicts({"only": e}, 0.2)["only"].seeds.about < 100
     assert verdicts({"only": dataclasses.replace(e, tost_p=NAN)}, 0.2)["only"].seeds.about > 1000
+
+
+def test_two_pairs_are_enough_for_an_estimate() -> None:
+    found = estimate([1.5, 2.5, NAN], [1.0, 1.0, 1.0], 0.2)
+    assert not found.too_few
+    assert found.t == mean_interval([0.5, 1.5])
+    assert verdicts({"only": found}, 0.2)["only"].kind == "withheld"  # one of three is missing
+    assert verdicts({"only": estimate([1.5, 2.5], [1.0, 1.0], 0.2)}, 0.2)["only"].kind == "undecided"
