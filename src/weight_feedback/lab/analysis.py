@@ -171,9 +171,10 @@ def _peeked(
     """
     trials = len(study.declared_arms) * study.seeds
     finished = trials - sum(name in study.declared_arms for name, _ in failures)
-    if finished < trials and (peek or not waiting) and finished not in [known.finished for known in passed.peeks]:
+    peeks = passed.peeks
+    if finished < trials and (peek or not waiting) and finished not in [known.finished for known in peeks]:
         record_peek(store, finished, trials)
-    peeks = read_peeks(store.folder) if study.declared else ()
+        peeks = read_peeks(store.folder)
     return replace(passed, peeks=[one for one in peeks if waiting or one.finished != finished])
 
 

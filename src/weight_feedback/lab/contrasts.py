@@ -195,10 +195,8 @@ def _same(a: ArmResult, b: ArmResult) -> bool:
 def _judge(paired: Mapping[Pair, _Paired], withheld: Mapping[Pair, str]) -> dict[Pair, tuple[Verdict, str]]:
     """Return the verdicts on the primary contrasts, and their sentences."""
     study = next(iter(paired.values())).study
-    outcome, reasons = (
-        study_outcome(study),
-        {pair: withheld.get(pair) or one.reason for pair, one in paired.items()},
-    )
+    outcome = study_outcome(study)
+    reasons = {pair: withheld.get(pair) or one.reason for pair, one in paired.items()}
 
     def family(estimates: Mapping[Pair, Estimate]) -> dict[Pair, Verdict]:
         declared = study.declared
@@ -214,7 +212,9 @@ def _judge(paired: Mapping[Pair, _Paired], withheld: Mapping[Pair, str]) -> dict
         return dict(zip(estimates, found.values(), strict=True))
 
     found = family({pair: one.estimate for pair, one in paired.items()})
-    without = family({pair: one.without_diverged for pair, one in paired.items()})
+    without = found
+    if any(one.diverged.any() for one in paired.values()):
+        without = family({pair: one.without_diverged for pair, one in paired.items()})
     judged = {}
     for (a, b), one in paired.items():
         verdict, other = found[a, b], without[a, b]

@@ -163,7 +163,19 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     mean = float(x.mean())
     if x.size == 1:
         return Interval(mean, math.nan, math.nan)
-    half = float(stats.t.ppf((1 + confidence) / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
+    return student_interval(mean, float(x.std(ddof=1)), x.size, confidence)
+
+
+def student_interval(mean: float, sd: float, n: int, confidence: float) -> Interval:
+    """Return Student's t interval of a mean.
+
+    Args:
+        mean: of the values.
+        sd: their standard deviation.
+        n: how many they are, at least 2.
+        confidence: of the interval, from 0 to 1.
+    """
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
     return Interval(mean, mean - half, mean + half)
 
 

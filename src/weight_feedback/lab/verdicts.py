@@ -24,6 +24,7 @@ from weight_feedback.lab.estimates import (
     no_spread,
     paired_differences,
     sign_flip,
+    student_interval,
     superiority,
 )
 from weight_feedback.lab.power import MOST_SEEDS, detectable_effect, seeds_for_equivalence, seeds_to_detect
@@ -89,8 +90,7 @@ class Estimate:
         Args:
             confidence: of the interval, from 0 to 1.
         """
-        half = float(stats.t.ppf((1 + confidence) / 2, self.n - 1)) * self.sd / math.sqrt(self.n)
-        return Interval(self.mean, self.mean - half, self.mean + half)
+        return student_interval(self.mean, self.sd, self.n, confidence)
 
 
 def estimate(
