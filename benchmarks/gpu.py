@@ -15,10 +15,10 @@ import torch
 
 from timing import machine, show
 from training import PROTOCOL, STEPS, TEST_IMAGES, made_up
-from weight_feedback.lab.datasets import Dataset
-from weight_feedback.lab.models import find_network
-from weight_feedback.lab.plan import time_trial
-from weight_feedback.lab.settings import Sketched, Training, Trial
+from weight_feedback.lab.data.datasets import Dataset
+from weight_feedback.lab.study.trials import Sketched, Training, Trial
+from weight_feedback.lab.tasks.notebook.networks import find_network
+from weight_feedback.lab.training.plan import time_trial
 
 NETWORKS = ("mnist-plain", "cifar10-plain")
 PLAIN = "plain loop"

@@ -10,10 +10,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from timing import machine
 from training import COHORT, STEPS, made_up
-from weight_feedback.lab.models import build, find_network
-from weight_feedback.lab.settings import Training
-from weight_feedback.lab.training import train_cohort
-from weight_feedback.lab.trial import keep_freed_memory, thread_count
+from weight_feedback.lab.study.trials import Training
+from weight_feedback.lab.tasks.notebook.networks import build, find_network
+from weight_feedback.lab.training.loop import train_cohort
+from weight_feedback.lab.training.trial import keep_freed_memory, thread_count
 
 NETWORKS = ["mnist-plain", "cifar10-plain"]
 ROWS = 8

@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 
 from timing import interleaved, machine, show
-from weight_feedback.lab.backends import Backend, connected, cores
-from weight_feedback.lab.pool import Task, run_all
-from weight_feedback.lab.runner import watched
-from weight_feedback.lab.spec import Study, load_study
-from weight_feedback.lab.store import Store
-from weight_feedback.lab.survey import survey
+from weight_feedback.lab.execution.backends import Backend, connected, cores
+from weight_feedback.lab.execution.jobs import Task, run_all
+from weight_feedback.lab.execution.runner import watched
+from weight_feedback.lab.store.inventory import survey
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import Study, load_study
 
 
 def empty(study: Study) -> None:

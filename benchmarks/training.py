@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from original import Images, Original
 from timing import Target, finish, interleaved, show
 from weight_feedback.attach import advance
-from weight_feedback.lab.backends import cores
-from weight_feedback.lab.controls import build_arm
-from weight_feedback.lab.datasets import Dataset, normalise
-from weight_feedback.lab.models import ConvNet, find_network
-from weight_feedback.lab.plan import time_trial
-from weight_feedback.lab.settings import Sketched, Training, Trial
-from weight_feedback.lab.trial import keep_freed_memory, thread_count
+from weight_feedback.lab.data.datasets import Dataset, normalise
+from weight_feedback.lab.execution.backends import cores
+from weight_feedback.lab.study.trials import Sketched, Training, Trial
+from weight_feedback.lab.tasks.notebook.arms import build_arm
+from weight_feedback.lab.tasks.notebook.networks import ConvNet, find_network
+from weight_feedback.lab.training.plan import time_trial
+from weight_feedback.lab.training.trial import keep_freed_memory, thread_count
 
 STEPS = 60
 #: Data set to the size of the notebook's z.

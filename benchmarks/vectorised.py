@@ -20,11 +20,11 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 from timing import estimate, finish, in_turns, show
 from training import SIZES, hearing, made_up
-from weight_feedback.lab.datasets import Dataset, normalise
-from weight_feedback.lab.learners import Learner
-from weight_feedback.lab.models import ConvNet
-from weight_feedback.lab.settings import Training
-from weight_feedback.lab.trial import keep_freed_memory, thread_count
+from weight_feedback.lab.data.datasets import Dataset, normalise
+from weight_feedback.lab.study.trials import Training
+from weight_feedback.lab.tasks.notebook.lockstep import Learner
+from weight_feedback.lab.tasks.notebook.networks import ConvNet
+from weight_feedback.lab.training.trial import keep_freed_memory, thread_count
 
 SETTINGS = Training()
 #: Takes indices of images, shape ``[networks, batch]``; returns losses, shape ``[networks]``.

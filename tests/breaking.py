@@ -14,7 +14,7 @@ from ways import Edit, Part, changes, losses
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src/weight_feedback"
 #: Where formulas are broken too.
-STATISTICS = ("lab/estimates", "lab/calibration")
+STATISTICS = ("lab/statistics/estimates", "lab/statistics/calibration")
 DURABLE = ("fsync", "flush", "replace", "rename", "unlink", "link")
 FLIPPED: dict[type[ast.cmpop], str] = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">"}
 SIGNS: dict[type[ast.operator], str] = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*"}

@@ -24,7 +24,8 @@ import vl_convert
 from joblib.parallel import ParallelBackendBase
 
 from limits import SECONDS
-from weight_feedback.lab import cli, page
+from weight_feedback.lab.commands import cli
+from weight_feedback.lab.report import page
 
 T = TypeVar("T")
 #: From Python 3.12 on, a process that has threads, as pytest-xdist's have, warns when it forks.

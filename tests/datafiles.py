@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weight_feedback.lab.inputs import DataError
+from weight_feedback.lab.data.reading import DataError
 
 TRAIN, TEST = 6, 4
 #: Bytes of one record of CIFAR-10's binary version.

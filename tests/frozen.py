@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 import weight_feedback as wf
-from weight_feedback.lab import runner
-from weight_feedback.lab.checkpoints import Header, encode
-from weight_feedback.lab.evaluation import Evaluation, Hearing
-from weight_feedback.lab.spec import load_study
-from weight_feedback.lab.store import Store
-from weight_feedback.lab.training import History
+from weight_feedback.lab.execution import runner
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import load_study
+from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
+from weight_feedback.lab.training.checkpoints import Header, encode
+from weight_feedback.lab.training.loop import History
 from weight_feedback.pretrained import save_pretrained
 
 STUDY = """name = "frozen"

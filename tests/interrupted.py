@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from weight_feedback.lab import datasets
-from weight_feedback.lab.evaluation import Evaluation
-from weight_feedback.lab.settings import Projected, Training, Trial
-from weight_feedback.lab.store import Record
-from weight_feedback.lab.training import Lockstep
-from weight_feedback.lab.trial import run_cohort
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.store.store import Record
+from weight_feedback.lab.study.trials import Projected, Training, Trial
+from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
+from weight_feedback.lab.training.loop import Lockstep
+from weight_feedback.lab.training.trial import run_cohort
 
 TRAINING = Training(epochs=3, batch_size=32, lr=0.05)
 STEPS = 3

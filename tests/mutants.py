@@ -5,8 +5,8 @@ writes that aren't synced or renamed, arithmetic with another sign. Of the whole
 of many ways, against the tests that run it. Prints what survives, and leaves with status 1 if anything does.
 
     python tests/mutants.py                     # all modules; takes long
-    python tests/mutants.py files lab/store     # some of them
-    python tests/mutants.py --list lab/store    # what would be broken
+    python tests/mutants.py files lab/store/store     # some of them
+    python tests/mutants.py --list lab/store/store    # what would be broken
     python tests/mutants.py --sample 100        # a hundred lines anywhere, the same ones each time
 """
 
@@ -31,68 +31,68 @@ from tracing import Traced, Tracer
 #: Module to the tests that guard it, the fastest first.
 TESTS = {
     "files": ["tests/test_files.py", "tests/test_failpoints.py"],
-    "lab/store": ["tests/lab/test_store.py", "tests/lab/test_torn_files.py"],
-    "lab/merge": ["tests/lab/test_merge.py"],
-    "lab/checkpoints": ["tests/lab/test_checkpoints.py", "tests/lab/test_resume.py"],
-    "lab/formats": [
+    "lab/store/store": ["tests/lab/test_store.py", "tests/lab/test_torn_files.py"],
+    "lab/store/merge": ["tests/lab/test_merge.py"],
+    "lab/training/checkpoints": ["tests/lab/test_checkpoints.py", "tests/lab/test_resume.py"],
+    "lab/data/parsers": [
         "tests/lab/test_formats.py",
         "tests/lab/test_archives.py",
         "tests/lab/test_pickles.py",
         "tests/lab/test_inputs.py",
         "tests/lab/test_datasets.py",
     ],
-    "lab/archives": ["tests/lab/test_archives.py"],
-    "lab/pickles": ["tests/lab/test_pickles.py"],
-    "lab/inputs": ["tests/lab/test_inputs.py"],
-    "lab/settings": ["tests/lab/test_spec.py", "tests/lab/test_studies.py", "tests/lab/test_hostile_names.py"],
-    "lab/spec": [
+    "lab/data/archives": ["tests/lab/test_archives.py"],
+    "lab/data/pickles": ["tests/lab/test_pickles.py"],
+    "lab/data/reading": ["tests/lab/test_inputs.py"],
+    "lab/study/trials": ["tests/lab/test_spec.py", "tests/lab/test_studies.py", "tests/lab/test_hostile_names.py"],
+    "lab/study/study": [
         "tests/lab/test_spec.py",
         "tests/lab/test_studies.py",
         "tests/lab/test_confined.py",
         "tests/lab/test_control_arms.py",
         "tests/lab/test_cohorts.py",
     ],
-    "lab/estimates": ["tests/lab/test_estimates.py"],
-    "lab/power": ["tests/lab/test_power.py"],
-    "lab/verdicts": ["tests/lab/test_verdicts.py"],
-    "lab/contrasts": ["tests/lab/test_contrasts.py", "tests/lab/test_analysis.py"],
-    "lab/gate": ["tests/lab/test_gate.py"],
-    "lab/calibration": ["tests/lab/test_calibration.py"],
+    "lab/statistics/estimates": ["tests/lab/test_estimates.py"],
+    "lab/statistics/power": ["tests/lab/test_power.py"],
+    "lab/statistics/verdicts": ["tests/lab/test_verdicts.py"],
+    "lab/statistics/contrasts": ["tests/lab/test_contrasts.py", "tests/lab/test_analysis.py"],
+    "lab/statistics/gate": ["tests/lab/test_gate.py"],
+    "lab/statistics/calibration": ["tests/lab/test_calibration.py"],
 }
 #: What can be broken without changing what anybody sees, and why: module and the line as mutated; of lines drawn
 #: anywhere, module with class and function, the line as it was, and the line as mutated.
 EQUIVALENT: dict[tuple[str, ...], str] = {
-    ("lab/estimates", "_BLOCK = 4000001"): "bounds memory; no result depends on it",
-    ("lab/calibration", "_BLOCK = 4000001"): "likewise",
-    ("lab/calibration", "rows = max(2, _BLOCK // samples.size)"): "the size of a block, likewise",
-    ("lab/estimates", "rows = max(2, _BLOCK // max(samples.shape))"): "the size of a block, likewise",
+    ("lab/statistics/estimates", "_BLOCK = 4000001"): "bounds memory; no result depends on it",
+    ("lab/statistics/calibration", "_BLOCK = 4000001"): "likewise",
+    ("lab/statistics/calibration", "rows = max(2, _BLOCK // samples.size)"): "the size of a block, likewise",
+    ("lab/statistics/estimates", "rows = max(2, _BLOCK // max(samples.shape))"): "the size of a block, likewise",
     (
-        "lab/verdicts",
+        "lab/statistics/verdicts",
         'direction = "better" if ((e.mean >= 0)) == more_is_better else "worse"',
     ): "a mean of exactly 0 is the likeliest of all flips: its p-value is 1",
     (
-        "lab/power",
+        "lab/statistics/power",
         "return _smallest(lambda n: (detection_power(n, abs(effect) / sd, alpha) > POWER))",
     ): "the power is a continuous function of effect and spread: it is never exactly 0.8",
     (
-        "lab/power",
+        "lab/statistics/power",
         "return _smallest(lambda n: (equivalence_power(n, sd, margin, difference, alpha) > POWER))",
     ): "likewise; without spread it is 0 or 1",
     (
-        "lab/calibration",
+        "lab/statistics/calibration",
         "t_rejections=_share(int(((t_p <= 0.05)).sum()), studies),",
     ): "the p-value is continuous: it is never exactly 0.05",
     (
-        "lab/calibration",
+        "lab/statistics/calibration",
         "flip_rejections=_share(int(((flips_p <= 0.05)).sum()), studies),",
     ): "0.05 is no whole number of 2ⁿ⁻¹ths, nor of 10,001sts",
     (
-        "lab/marks:Marks.take_left",
+        "lab/execution/progress:Marks.take_left",
         "left = set(self.running())",
         "left = (self.running())",
     ): "no two files of a folder have one name, and whoever asks goes over them once",
     (
-        "lab/spec:_read_study",
+        "lab/study/study:_read_study",
         "content = file.read(LONGEST_FILE + 1)",
         "content = file.read(LONGEST_FILE + 2)",
     ): "one byte more than the longest file is enough to see that it is longer, and two are as well",

@@ -93,7 +93,7 @@ class _Tape(_Operations):
 
 
 class Tapes:
-    """A recorder for `weight_feedback.lab.graphs`; ``events`` says what it was asked for, in order."""
+    """A recorder for `tasks.notebook.graphs`; ``events`` says what it was asked for, in order."""
 
     def __init__(self) -> None:
         self.events: list[str] = []

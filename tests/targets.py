@@ -25,13 +25,13 @@ from fuzzing import Target
 from madeup import STUDY, record
 from saved import CONFIG, WEIGHTS
 from tomls import BASE, document
-from weight_feedback.lab import formats
-from weight_feedback.lab.checkpoints import CheckpointError, Header, decode, encode
-from weight_feedback.lab.evaluation import Evaluation, Hearing
-from weight_feedback.lab.inputs import DataError
-from weight_feedback.lab.spec import SpecError, load_study
-from weight_feedback.lab.store import Store, StoreError, read_record
-from weight_feedback.lab.training import History
+from weight_feedback.lab.data import parsers
+from weight_feedback.lab.data.reading import DataError
+from weight_feedback.lab.store.store import Store, StoreError, read_record
+from weight_feedback.lab.study.study import SpecError, load_study
+from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
+from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
+from weight_feedback.lab.training.loop import History
 from weight_feedback.pretrained import PretrainedError, load_pretrained, save_pretrained
 
 _JSON = [b"NaN", b"1e999", b"9" * 5000, b"[" * 100_000, b"{}", b"[]", b"null", b"true", b'"\\ud800"', b"-0.0", b"2"]
@@ -79,7 +79,7 @@ def _xz(data: bytes) -> bytes:
 
 def _idx(folder: Path) -> Target:
     whole = struct.pack(">4I", 0x0803, 2, 3, 4) + bytes(24)
-    return Target([whole], lambda data: formats.parse_idx(data, "idx", (2, 3, 4)), DataError)
+    return Target([whole], lambda data: parsers.parse_idx(data, "idx", (2, 3, 4)), DataError)
 
 
 def _idx_files(folder: Path) -> Target:
@@ -91,9 +91,9 @@ def _idx_files(folder: Path) -> Target:
     def parse(data: bytes) -> object:
         (folder / "data").write_bytes(data)
         try:
-            return formats.read_idx(folder / "data", folder / "labels", 2, (3, 4))
+            return parsers.read_idx(folder / "data", folder / "labels", 2, (3, 4))
         except DataError:
-            return formats.read_idx(folder / "images", folder / "data", 2, (3, 4))
+            return parsers.read_idx(folder / "images", folder / "data", 2, (3, 4))
 
     packed = [pack(kind) for kind in (images, labels) for pack in (bytes, gzip.compress, _xz)]
     return Target(packed, parse, DataError)
@@ -101,15 +101,15 @@ def _idx_files(folder: Path) -> Target:
 
 def _cifar(folder: Path) -> Target:
     whole = b"".join(bytes([label]) + bytes(3072) for label in (0, 9))
-    return Target([whole], lambda data: formats.parse_cifar(data, "cifar", 2), DataError)
+    return Target([whole], lambda data: parsers.parse_cifar(data, "cifar", 2), DataError)
 
 
 def _archive(folder: Path) -> Target:
     def pack(kind: int) -> bytes:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=kind) as archive:
-            for label, name in enumerate(formats.CIFAR_BATCHES):
-                info = tarfile.TarInfo(f"{formats.CIFAR_BINARY_FOLDER}/{name}.bin")
+            for label, name in enumerate(parsers.CIFAR_BATCHES):
+                info = tarfile.TarInfo(f"{parsers.CIFAR_BINARY_FOLDER}/{name}.bin")
                 info.size, info.mtime = 3073, 1.5
                 archive.addfile(info, io.BytesIO(bytes([label]) + bytes(3072)))
         return buffer.getvalue()
@@ -124,7 +124,7 @@ def _archive(folder: Path) -> Target:
 
     def parse(data: bytes) -> object:
         (folder / "archive").write_bytes(data)
-        return formats.read_cifar_archive(folder / "archive", 1)
+        return parsers.read_cifar_archive(folder / "archive", 1)
 
     plain = [pack(kind) for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)]
     words = [b"../", b"/", b"x", b"g", b"L", b"S", b"2", b"ustar\x0000", b"\xff" * 12, b"77777777777", bytes(512)]
@@ -152,7 +152,7 @@ def _pickle(folder: Path) -> Target:
         b"q\x01h\x01\x86" * 40,
     ]
     words += [bytes([code]) for code in codes]
-    return Target([whole], lambda data: formats.parse_cifar_pickle(data, "pickle", 2), DataError, words)
+    return Target([whole], lambda data: parsers.parse_cifar_pickle(data, "pickle", 2), DataError, words)
 
 
 def _record(folder: Path) -> Target:

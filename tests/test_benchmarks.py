@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from interrupted import few_images
-from weight_feedback.lab import plan
+from weight_feedback.lab.training import plan
 
 
 @pytest.fixture(autouse=True)

@@ -23,9 +23,9 @@ import pytest
 import torch
 
 import weight_feedback as wf
-from weight_feedback.lab.models import NETWORKS
-from weight_feedback.lab.spec import load_study
-from weight_feedback.lab.verdicts import Verdict, estimate, verdicts
+from weight_feedback.lab.statistics.verdicts import Verdict, estimate, verdicts
+from weight_feedback.lab.study.study import load_study
+from weight_feedback.lab.tasks.notebook.networks import NETWORKS
 
 ROOT = Path(__file__).parents[1]
 

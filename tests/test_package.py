@@ -62,7 +62,7 @@ def test_type_checker_finds_a_planted_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "line", "contract"),
     [
-        ("streams.py", "import weight_feedback.lab.models", "The library never imports the lab"),
+        ("streams.py", "import weight_feedback.lab.tasks.notebook.networks", "The library never imports the lab"),
         ("layers.py", "import scipy", "The library needs torch and numpy alone"),
         ("summaries/base.py", "import weight_feedback.signals", "The library's parts point one way"),
     ],

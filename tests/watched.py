@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weight_feedback.lab.standing import Standing
+from weight_feedback.lab.execution.standing import Standing
 
 
 class Watched:

@@ -9,7 +9,7 @@ import pooch
 import pytest
 
 from datafiles import TEST, TRAIN
-from weight_feedback.lab import sources
+from weight_feedback.lab.data import catalogue
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def tiny(monkeypatch, tmp_path) -> Path:
     monkeypatch.delenv("WEIGHT_FEEDBACK_DATA", raising=False)
     monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache" / project)
     for name in ("mnist", "fashion-mnist"):
-        small = replace(sources.SOURCES[name], train=TRAIN, test=TEST)
-        monkeypatch.setitem(sources.SOURCES, name, small)
-    monkeypatch.setitem(sources.SOURCES, "cifar10", replace(sources.SOURCES["cifar10"], train=10, test=2))
+        small = replace(catalogue.SOURCES[name], train=TRAIN, test=TEST)
+        monkeypatch.setitem(catalogue.SOURCES, name, small)
+    monkeypatch.setitem(catalogue.SOURCES, "cifar10", replace(catalogue.SOURCES["cifar10"], train=10, test=2))
     return tmp_path

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, fill, record
-from weight_feedback.lab.analysis import analyse
-from weight_feedback.lab.spec import Declared, Study
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.statistics.analysis import analyse
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import Declared, Study
 
 FINAL = ACCURACY[:, :SEEDS, -1]
 

@@ -12,13 +12,13 @@ import pytest
 
 import limits
 from datafiles import RECORD, cifar, failure
-from weight_feedback.lab import formats
-from weight_feedback.lab.archives import BLOCK, read_members
-from weight_feedback.lab.inputs import DataError
+from weight_feedback.lab.data import parsers
+from weight_feedback.lab.data.archives import BLOCK, read_members
+from weight_feedback.lab.data.reading import DataError
 
 COUNT = 1
-FOLDER = formats.CIFAR_BINARY_FOLDER
-NAMES = [f"{FOLDER}/{name}.bin" for name in formats.CIFAR_BATCHES]
+FOLDER = parsers.CIFAR_BINARY_FOLDER
+NAMES = [f"{FOLDER}/{name}.bin" for name in parsers.CIFAR_BATCHES]
 LIMIT = 6 * COUNT * RECORD + 2**20
 END = bytes(2 * BLOCK)
 
@@ -45,7 +45,7 @@ def read(path: Path, archive: bytes) -> list[int]:
     """Return the labels; within a time and a memory that no archive may exceed."""
     path.write_bytes(archive)
     with limits.seconds(60), limits.memory(64 * 2**20):
-        return [int(labels) for _, labels in formats.read_cifar_archive(path, COUNT)]
+        return [int(labels) for _, labels in parsers.read_cifar_archive(path, COUNT)]
 
 
 @pytest.fixture

@@ -24,14 +24,15 @@ import weight_feedback
 from children import DiesOnce, may_fork, wait_until
 from limits import SECONDS
 from watched import Watched
-from weight_feedback.lab import backends, cli, runner, sites, workers
-from weight_feedback.lab.backends import connected
-from weight_feedback.lab.datasets import DataError
-from weight_feedback.lab.marks import marks
-from weight_feedback.lab.runner import run
-from weight_feedback.lab.settings import Projected, Training
-from weight_feedback.lab.spec import Arm, Declared, Study
-from weight_feedback.lab.store import Store, StoreError
+from weight_feedback.lab.commands import cli
+from weight_feedback.lab.data.datasets import DataError
+from weight_feedback.lab.execution import backends, cluster, runner, workers
+from weight_feedback.lab.execution.backends import connected
+from weight_feedback.lab.execution.progress import marks
+from weight_feedback.lab.execution.runner import run
+from weight_feedback.lab.store.store import Store, StoreError
+from weight_feedback.lab.study.study import Arm, Declared, Study
+from weight_feedback.lab.study.trials import Projected, Training
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc, and kills"),
@@ -342,7 +343,7 @@ def test_workers_must_be_alike(tmp_path, monkeypatch) -> None:
         run(STUDY, Store(tmp_path), backend=nullcontext(Different()))
 
     def agree(*args, **options):
-        return sites.agree(*args, **options) | {"processor": "another"}
+        return cluster.agree(*args, **options) | {"processor": "another"}
 
     monkeypatch.setattr(runner, "agree", agree)
     with pytest.raises(StoreError, match=r"worker .*, process .*: its surroundings.*processor another"):
@@ -361,8 +362,8 @@ def test_an_arm_from_elsewhere_is_refused(tmp_path, here) -> None:
 
 def test_versions_and_data_must_be_the_same(tmp_path) -> None:
     with marks(tmp_path / "progress") as shared:
-        site = sites.Site(tmp_path, shared, "generated", None, "another", "cpu", 1)
+        site = cluster.Site(tmp_path, shared, "generated", None, "another", "cpu", 1)
         with pytest.raises(StoreError, match="generated: expected the data with fingerprint another, found "):
-            sites.inspect(site)
+            cluster.inspect(site)
         with pytest.raises(StoreError, match=r"expected weight-feedback 0\.0, found .*; install the same"):
-            sites.inspect(replace(site, version="0.0"))
+            cluster.inspect(replace(site, version="0.0"))

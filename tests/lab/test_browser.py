@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from madeup import EPOCHS, SEEDS, STUDY, fill
-from weight_feedback.lab.analysis import analyse
-from weight_feedback.lab.figures import figures
-from weight_feedback.lab.page import page
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.report.figures import figures
+from weight_feedback.lab.report.page import page
+from weight_feedback.lab.statistics.analysis import analyse
+from weight_feedback.lab.store.store import Store
 
 CHROMIUM = shutil.which("chromium")
 # Without the latter ones, the browser itself looks for its maker's hosts.

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from weight_feedback.lab import calibration, estimates
-from weight_feedback.lab.calibration import SHAPES, calibrate, families, looking
-from weight_feedback.lab.estimates import sign_flip
-from weight_feedback.lab.power import detection_power
-from weight_feedback.lab.verdicts import estimate, verdicts
+from weight_feedback.lab.statistics import calibration, estimates
+from weight_feedback.lab.statistics.calibration import SHAPES, calibrate, families, looking
+from weight_feedback.lab.statistics.estimates import sign_flip
+from weight_feedback.lab.statistics.power import detection_power
+from weight_feedback.lab.statistics.verdicts import estimate, verdicts
 
 
 def test_the_simulation_runs_the_estimators(monkeypatch) -> None:
@@ -128,7 +128,7 @@ def test_few_values_are_too_much_for_t_tests_alone() -> None:
 def test_families_are_judged_as_studies_are(monkeypatch) -> None:
     """Family by family, with the functions that analyses use: the same claims."""
     # How many seeds what is undecided would take isn't looked at, and takes long.
-    monkeypatch.setattr("weight_feedback.lab.verdicts._seeds_to_decide", lambda *_: None)
+    monkeypatch.setattr("weight_feedback.lab.statistics.verdicts._seeds_to_decide", lambda *_: None)
     rng = np.random.default_rng([0, 7, 0])
     zero, edge = ([estimate(x, np.zeros(7), 1.0) for x in rng.normal(mean, 1.0, (300, 7))] for mean in (0.0, 1.0))
     found = families(30, 7)

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import save
 
 from interrupted import STEPS, TRAINING, bits, cut, few_images, make
-from weight_feedback.lab import checkpoints, datasets
-from weight_feedback.lab.checkpoints import CheckpointError, Header, decode, encode
-from weight_feedback.lab.controls import build_arm
-from weight_feedback.lab.evaluation import Evaluation, Hearing
-from weight_feedback.lab.settings import Trial
-from weight_feedback.lab.training import History, Lockstep
-from weight_feedback.lab.trial import build_cohort
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.study.trials import Trial
+from weight_feedback.lab.tasks.notebook.arms import build_arm
+from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
+from weight_feedback.lab.training import checkpoints
+from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
+from weight_feedback.lab.training.loop import History, Lockstep
+from weight_feedback.lab.training.trial import build_cohort
 
 
 @pytest.fixture(autouse=True)

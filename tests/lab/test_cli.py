@@ -7,12 +7,12 @@ import shlex
 import pytest
 
 import weight_feedback
-from weight_feedback.lab import cli, workers
-from weight_feedback.lab.analysis import analyse
-from weight_feedback.lab.commands import networks
-from weight_feedback.lab.sources import ENVIRONMENT
-from weight_feedback.lab.spec import load_study
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.commands import cli, networks
+from weight_feedback.lab.data.catalogue import ENVIRONMENT
+from weight_feedback.lab.execution import workers
+from weight_feedback.lab.statistics.analysis import analyse
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import load_study
 
 STUDY = """
 name = "tiny"

@@ -14,16 +14,18 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 import weight_feedback as wf
 from interrupted import few_images
 from watched import Watched
-from weight_feedback.lab import datasets, evaluation, learners, runner, workers
-from weight_feedback.lab.cohorts import Cohort
-from weight_feedback.lab.controls import build_arm
-from weight_feedback.lab.evaluation import evaluate, evaluate_all
-from weight_feedback.lab.models import ConvNet, build
-from weight_feedback.lab.settings import Projected, Training, Trial
-from weight_feedback.lab.spec import Arm, Study
-from weight_feedback.lab.store import Store
-from weight_feedback.lab.training import Donor, train, train_cohort
-from weight_feedback.lab.trial import build_networks, run_cohort, run_trial
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.execution import runner, workers
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import Arm, Study
+from weight_feedback.lab.study.trials import Projected, Training, Trial
+from weight_feedback.lab.tasks.notebook import evaluation, lockstep
+from weight_feedback.lab.tasks.notebook.arms import build_arm
+from weight_feedback.lab.tasks.notebook.cohorts import Cohort
+from weight_feedback.lab.tasks.notebook.evaluation import evaluate, evaluate_all
+from weight_feedback.lab.tasks.notebook.networks import ConvNet, build
+from weight_feedback.lab.training.loop import Donor, train, train_cohort
+from weight_feedback.lab.training.trial import build_networks, run_cohort, run_trial
 from weight_feedback.streams import stream
 
 # With larger steps, rounding that swaps the maximum of a pool grows past any bound: on some processors it did.
@@ -85,7 +87,7 @@ def float64(monkeypatch) -> None:
     There, the order in which some thousand numbers are added makes 1e-13 of a result, and a dozen steps little
     more: what agrees to `NEAR` is the same arithmetic, and another batch or signal shows in the first digits.
     """
-    for module in (learners, evaluation):
+    for module in (lockstep, evaluation):
         monkeypatch.setattr(module, "normalise", lambda *args: datasets.normalise(*args).double())
 
 

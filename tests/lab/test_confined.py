@@ -12,13 +12,14 @@ from torch import Tensor
 import weight_feedback as wf
 from interrupted import STEPS, TRAINING, few_images, make
 from tomls import BASE
-from weight_feedback.lab import controls, datasets
-from weight_feedback.lab.confined import Confined, projection
-from weight_feedback.lab.models import ConvNet
-from weight_feedback.lab.settings import Subspace
-from weight_feedback.lab.spec import Study, explain, load_study
-from weight_feedback.lab.training import Lockstep
-from weight_feedback.lab.trial import build_cohort, check_fit, run_trial
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.study.study import Study, explain, load_study
+from weight_feedback.lab.study.trials import Subspace
+from weight_feedback.lab.tasks.notebook import arms
+from weight_feedback.lab.tasks.notebook.networks import ConvNet
+from weight_feedback.lab.tasks.notebook.subspace import Confined, projection
+from weight_feedback.lab.training.loop import Lockstep
+from weight_feedback.lab.training.trial import build_cohort, check_fit, run_trial
 
 SUBSPACE = Subspace(dimensions=7)
 
@@ -44,7 +45,7 @@ def test_training_is_that_of_the_librarys_subspace(kind: str) -> None:
     settings = Subspace(dimensions=9, projection=kind)
 
     def network() -> ConvNet:
-        return controls.build_arm(make(None), STEPS).double()
+        return arms.build_arm(make(None), STEPS).double()
 
     plain, reference = network(), wf.Subspace(network(), projection(settings, seed=4))
     confined = Confined(plain, settings, seed=4)
@@ -97,7 +98,7 @@ def test_yoked_hears_the_coordinates_of_a_donor_that_hears_its_own(monkeypatch) 
     assert torch.equal(told, learning.tensors()["donor.0.coordinates"])
     assert not torch.equal(told, learning.tensors()["network.0.coordinates"])
     # The donor is the network that it would be alone.
-    alone = trial("own").model_copy(update={"seed": controls.DONOR_SEEDS + trial("own").seed})
+    alone = trial("own").model_copy(update={"seed": arms.DONOR_SEEDS + trial("own").seed})
     networks, _ = build_cohort([alone], STEPS, torch.device("cpu"))
     own = Lockstep(networks, data, alone.training, [alone.seed])
     own.train()

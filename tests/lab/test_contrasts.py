@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from weight_feedback.lab.contrasts import Compared, compare
-from weight_feedback.lab.gate import Passed
-from weight_feedback.lab.outcomes import ArmResult
-from weight_feedback.lab.settings import Projected, Training
-from weight_feedback.lab.spec import Arm, Declared, Study
+from weight_feedback.lab.statistics.contrasts import Compared, compare
+from weight_feedback.lab.statistics.gate import Passed
+from weight_feedback.lab.statistics.outcomes import ArmResult
+from weight_feedback.lab.study.study import Arm, Declared, Study
+from weight_feedback.lab.study.trials import Projected, Training
 
 EPOCHS = 3
 ARMS = (

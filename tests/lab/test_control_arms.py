@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import weight_feedback as wf
-from weight_feedback.lab import controls, datasets
-from weight_feedback.lab.models import build, count_parameters
-from weight_feedback.lab.settings import Pooled, Projected, SignalName, Training, Trial
-from weight_feedback.lab.spec import Arm, SpecError, Study, load_study
-from weight_feedback.lab.training import Donor, train
-from weight_feedback.lab.trial import run_trial
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.study.study import Arm, SpecError, Study, load_study
+from weight_feedback.lab.study.trials import Pooled, Projected, SignalName, Training, Trial
+from weight_feedback.lab.tasks.notebook import arms
+from weight_feedback.lab.tasks.notebook.networks import build, count_parameters
+from weight_feedback.lab.training.loop import Donor, train
+from weight_feedback.lab.training.trial import run_trial
 
 SUMMARY = Projected(k=8)
 SETTINGS = Training(epochs=2, batch_size=125)
@@ -36,16 +37,16 @@ def make(signal: str | None, seed: int = 3, **changes) -> Trial:
 
 def arm(signal: str | None, seed: int = 3):
     trial = make(signal).model_copy(update={"seed": seed})  # unchecked: a donor's is out of bounds for trials
-    return controls.build_arm(trial, EPOCH_STEPS)
+    return arms.build_arm(trial, EPOCH_STEPS)
 
 
 def yoke(counted) -> Donor:
-    donor, seed, listener = controls.build_donor(make("yoked"), counted, EPOCH_STEPS)
-    return Donor(donor, seed, partial(controls.tell, donor, listener, counted))
+    donor, seed, listener = arms.build_donor(make("yoked"), counted, EPOCH_STEPS)
+    return Donor(donor, seed, partial(arms.tell, donor, listener, counted))
 
 
 def own_z(model, seed: int = 3) -> torch.Tensor:
-    return wf.OwnWeights(controls.reads(model), controls.summary(SUMMARY, seed))().detach()
+    return wf.OwnWeights(arms.reads(model), arms.summary(SUMMARY, seed))().detach()
 
 
 def test_arms_of_a_seed_share_all_initial_weights_and_counts() -> None:
@@ -86,8 +87,8 @@ def test_what_the_arms_hear_after_two_epochs() -> None:
         heard[signal] = model.fc1.signal().detach()
         if signal in ("own", "own-gradient"):
             listener = arm("constant")  # the scale is that of the initial weights
-            fresh = wf.OwnWeights(controls.reads(listener), controls.summary(SUMMARY, 3)).summary
-            assert torch.equal(heard[signal], fresh(*(read.tensor() for read in controls.reads(model))).detach())
+            fresh = wf.OwnWeights(arms.reads(listener), arms.summary(SUMMARY, 3)).summary
+            assert torch.equal(heard[signal], fresh(*(read.tensor() for read in arms.reads(model))).detach())
     assert torch.equal(heard["constant"], own_z(build("mnist-plain", 3)))
 
     # One epoch old: what a network of own weights with that lag's history would have said.
@@ -131,14 +132,14 @@ def test_a_donor_is_bit_for_bit_what_it_is_when_trained_alone() -> None:
 def test_a_yoked_network_hears_its_donor_before_each_step_by_its_own_projection() -> None:
     data = datasets.load("generated")
     counted, donor = arm("yoked"), arm("own", seed=2**31 + 3)
-    projection = wf.OwnWeights(controls.reads(arm("own")), controls.summary(SUMMARY, 3)).summary
+    projection = wf.OwnWeights(arms.reads(arm("own")), arms.summary(SUMMARY, 3)).summary
     heard, said = [], []
     counted.fc1.register_forward_hook(
         lambda layer, *_: heard.append(layer.signal().clone()) if layer.training else None
     )
     donor.fc1.register_forward_hook(
         lambda layer, *_: (
-            said.append(projection(*(read.tensor() for read in controls.reads(donor))).detach())
+            said.append(projection(*(read.tensor() for read in arms.reads(donor))).detach())
             if layer.training
             else None
         )
@@ -149,9 +150,7 @@ def test_a_yoked_network_hears_its_donor_before_each_step_by_its_own_projection(
     for z, expected in zip(heard, said, strict=True):
         torch.testing.assert_close(z, expected)
     # In evaluation, after the last step, it hears the donor's last weights.
-    torch.testing.assert_close(
-        counted.fc1.signal(), projection(*(r.tensor() for r in controls.reads(donor))).detach()
-    )
+    torch.testing.assert_close(counted.fc1.signal(), projection(*(r.tensor() for r in arms.reads(donor))).detach())
 
 
 def test_trials_of_all_arms_run_and_differ() -> None:
@@ -163,11 +162,11 @@ def test_trials_of_all_arms_run_and_differ() -> None:
 @pytest.mark.parametrize("signal", ["own", "yoked"])
 def test_film_arms(signal) -> None:
     trial = make(signal, conditioning="film")
-    model = controls.build_arm(trial, EPOCH_STEPS)
+    model = arms.build_arm(trial, EPOCH_STEPS)
     assert count_parameters(model) == 9950 + 2 * 8 * 50
     result = run_trial(trial, threads=1).result
     assert result["step_losses"] != run_trial(make(signal), threads=1).result["step_losses"]
-    donor, *_ = controls.build_donor(make("yoked", conditioning="film"), model, EPOCH_STEPS)
+    donor, *_ = arms.build_donor(make("yoked", conditioning="film"), model, EPOCH_STEPS)
     assert donor.fc1.conditioning == "film"
 
 
@@ -183,7 +182,7 @@ def test_a_sketch_can_take_the_place_of_the_dense_projection(tmp_path, sketch, k
     text = STUDY.replace("summary = {k = 8}", f'summary = {{k = 8, sketch = "{sketch}"}}')
     study = read_study(tmp_path, text)
     trial = study.trial(study.arms[1], 0)
-    model = controls.build_arm(trial, EPOCH_STEPS)
+    model = arms.build_arm(trial, EPOCH_STEPS)
     summary = model.fc1.signal.summary
     assert type(summary) is kind
     assert (summary.out_features, summary.scale, summary.seed) == (8, "calibrated", 0)
@@ -256,7 +255,7 @@ def test_the_notebooks_networks_take_no_signal() -> None:
 
 
 def test_a_salt_changes_the_projection_and_v_alone() -> None:
-    first, salted = arm("own"), controls.build_arm(make("own", salt=1), EPOCH_STEPS)
+    first, salted = arm("own"), arms.build_arm(make("own", salt=1), EPOCH_STEPS)
     for name, parameter in first.named_parameters():
         assert torch.equal(parameter, salted.get_parameter(name)) == (name != "fc1.feedback_weight"), name
     assert not torch.equal(first.fc1.signal(), salted.fc1.signal())
@@ -270,27 +269,27 @@ def test_a_salt_changes_the_projection_and_v_alone() -> None:
 
 def test_a_salted_yoked_network_hears_by_the_projection_of_its_own_salt() -> None:
     trial = make("yoked", salt=2)
-    counted, own = controls.build_arm(trial, EPOCH_STEPS), controls.build_arm(make("own", salt=2), EPOCH_STEPS)
-    donor, seed, listener = controls.build_donor(trial, counted, EPOCH_STEPS)
+    counted, own = arms.build_arm(trial, EPOCH_STEPS), arms.build_arm(make("own", salt=2), EPOCH_STEPS)
+    donor, seed, listener = arms.build_donor(trial, counted, EPOCH_STEPS)
     assert seed == 2**31 + 3
 
     def heard(summary: wf.Summary, model) -> torch.Tensor:
-        return summary(*(read.tensor().detach() for read in controls.reads(model)))
+        return summary(*(read.tensor().detach() for read in arms.reads(model)))
 
     # Of its own weights it would hear what the arm of the same salt hears; the donor has that salt too.
     assert torch.equal(heard(listener, counted), own.fc1.signal())
     assert not torch.equal(heard(listener, counted), own_z(counted))
-    controls.tell(donor, listener, counted)
+    arms.tell(donor, listener, counted)
     assert torch.equal(counted.fc1.signal(), heard(own.fc1.signal.summary, donor))
     salted = make("own", salt=2).model_copy(update={"seed": seed})
-    alone = controls.build_arm(salted, EPOCH_STEPS)
+    alone = arms.build_arm(salted, EPOCH_STEPS)
     assert torch.equal(donor.fc1.signal(), alone.fc1.signal())
     assert torch.equal(donor.fc1.feedback_weight, alone.fc1.feedback_weight)
 
 
 def test_weights_can_be_pooled_as_in_the_notebook() -> None:
     pooled = Pooled(k=26, kernels=((25, 22), (2, 25)))
-    model = controls.build_arm(make("own", summary=pooled), EPOCH_STEPS)
+    model = arms.build_arm(make("own", summary=pooled), EPOCH_STEPS)
     fc1, fc2 = model.fc1.weight.detach(), model.fc2.weight.detach()
     pooled_fc1 = torch.nn.functional.max_pool2d(fc1[None], (25, 22))[0]
     pooled_fc2 = torch.nn.functional.max_pool2d(fc2[None], (2, 25))[0]
@@ -299,4 +298,4 @@ def test_weights_can_be_pooled_as_in_the_notebook() -> None:
     assert torch.equal(z, torch.stack(expected))
     assert z[-2:].tolist() == [1.0, 1.0]
     assert z[-3] < 1
-    assert controls.build_arm(make("noise", summary=pooled), EPOCH_STEPS).fc1.signal()[-2:].tolist() == [1.0, 1.0]
+    assert arms.build_arm(make("noise", summary=pooled), EPOCH_STEPS).fc1.signal()[-2:].tolist() == [1.0, 1.0]

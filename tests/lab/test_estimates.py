@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from weight_feedback.lab import estimates
-from weight_feedback.lab.estimates import (
+from weight_feedback.lab.statistics import estimates
+from weight_feedback.lab.statistics.estimates import (
     area_under_curve,
     best,
     effect_size,

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, declare, fill, record
-from weight_feedback.lab.export import export
-from weight_feedback.lab.store import Record, Store
+from weight_feedback.lab.report.export import export
+from weight_feedback.lab.store.store import Record, Store
 
 
 @pytest.fixture

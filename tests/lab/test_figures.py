@@ -16,11 +16,11 @@ from matplotlib.image import imread
 from scipy import stats
 
 from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, PROVENANCE, SEEDS, SIGNALS, STUDY, declare, fill, record
-from weight_feedback.lab.analysis import Analysis, analyse
-from weight_feedback.lab.figures import Figure, figures, save
-from weight_feedback.lab.settings import Training
-from weight_feedback.lab.spec import Arm, Declared
-from weight_feedback.lab.store import Record, Store
+from weight_feedback.lab.report.figures import Figure, figures, save
+from weight_feedback.lab.statistics.analysis import Analysis, analyse
+from weight_feedback.lab.store.store import Record, Store
+from weight_feedback.lab.study.study import Arm, Declared
+from weight_feedback.lab.study.trials import Training
 
 DOTS, HEARD = [["name", "seed", "value"]], [["arm", "epoch", "value"]]
 TOOLTIPS = {

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafiles import RECORD, cifar, failure
-from weight_feedback.lab import formats, inputs
-from weight_feedback.lab.inputs import DataError
+from weight_feedback.lab.data import parsers, reading
+from weight_feedback.lab.data.reading import DataError
 
 
 def idx(values: np.ndarray, magic: int | None = None) -> bytes:
@@ -42,7 +42,7 @@ def test_an_error_survives_the_way_to_another_process() -> None:
 )
 def test_idx_gives_back_what_was_written(shape, random) -> None:
     values = np.array([random.randrange(256) for _ in range(int(np.prod(shape)))], np.uint8).reshape(shape)
-    parsed = formats.parse_idx(idx(values), "file", shape)
+    parsed = parsers.parse_idx(idx(values), "file", shape)
     assert parsed.dtype == torch.uint8
     assert np.array_equal(parsed.numpy(), values)
 
@@ -65,7 +65,7 @@ IMAGES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     ],
 )
 def test_idx_says_what_is_wrong_and_where(data, offset, expected, found) -> None:
-    error = failure(formats.parse_idx, data, "images", IMAGES.shape)
+    error = failure(parsers.parse_idx, data, "images", IMAGES.shape)
     assert (error.file, error.offset, error.expected, error.found) == ("images", offset, expected, found)
     assert "weight-feedback data fetch" in error.advice
 
@@ -74,7 +74,7 @@ def test_idx_says_what_is_wrong_and_where(data, offset, expected, found) -> None
 def test_idx_files_are_read_whether_compressed_or_not(tmp_path, pack) -> None:
     (tmp_path / "images").write_bytes(pack(idx(IMAGES)))
     (tmp_path / "labels").write_bytes(pack(idx(np.array([9, 0]))))
-    images, labels = formats.read_idx(tmp_path / "images", tmp_path / "labels", 2, (3, 4))
+    images, labels = parsers.read_idx(tmp_path / "images", tmp_path / "labels", 2, (3, 4))
     assert images.dtype == torch.uint8
     assert np.array_equal(images.numpy(), IMAGES[:, None])
     assert labels.dtype == torch.int64
@@ -91,7 +91,7 @@ def test_idx_files_are_read_whether_compressed_or_not(tmp_path, pack) -> None:
 def test_idx_labels_must_be_in_range_and_as_many_as_images(tmp_path, labels, wrong) -> None:
     (tmp_path / "images").write_bytes(idx(IMAGES))
     (tmp_path / "labels").write_bytes(idx(np.array(labels)))
-    error = failure(formats.read_idx, tmp_path / "images", tmp_path / "labels", 2, (3, 4))
+    error = failure(parsers.read_idx, tmp_path / "images", tmp_path / "labels", 2, (3, 4))
     assert error.file == str(tmp_path / "labels")
     assert (error.offset, error.expected, error.found) == wrong
 
@@ -116,14 +116,14 @@ def damaged(data: bytes) -> bytes:
 def test_damaged_compression_is_refused(tmp_path, data, found) -> None:
     path = tmp_path / "images.gz"
     path.write_bytes(data)
-    error = failure(inputs.read_bounded, path, 40)
+    error = failure(reading.read_bounded, path, 40)
     assert (error.file, error.offset) == (str(path), None)
     assert error.expected == "a readable, undamaged file"
     assert found in error.found
 
 
 def test_a_file_that_cannot_be_opened_is_a_data_error(tmp_path) -> None:
-    error = failure(inputs.read_bounded, tmp_path, 40)
+    error = failure(reading.read_bounded, tmp_path, 40)
     assert error.file == str(tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_a_file_that_cannot_be_opened_is_a_data_error(tmp_path) -> None:
 
 def test_cifar_records_are_a_label_and_three_planes() -> None:
     record = bytes([7]) + bytes([1]) * 1024 + bytes([2]) * 1023 + bytes([9]) + bytes([3]) * 1024
-    images, labels = formats.parse_cifar(bytes(RECORD) + record, "batch", 2)
+    images, labels = parsers.parse_cifar(bytes(RECORD) + record, "batch", 2)
     assert images.dtype == torch.uint8
     assert images.shape == (2, 3, 32, 32)
     assert images.is_contiguous()
@@ -145,7 +145,7 @@ def test_cifar_records_are_a_label_and_three_planes() -> None:
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(0, 9))
 def test_cifar_gives_back_what_was_written(labels, seed) -> None:
     data = cifar(labels, seed)
-    images, parsed = formats.parse_cifar(data, "batch", len(labels))
+    images, parsed = parsers.parse_cifar(data, "batch", len(labels))
     rows = zip(parsed.tolist(), images.flatten(1).numpy(), strict=True)
     assert b"".join(bytes([label]) + row.tobytes() for label, row in rows) == data
 
@@ -159,14 +159,14 @@ def test_cifar_gives_back_what_was_written(labels, seed) -> None:
     ],
 )
 def test_cifar_says_what_is_wrong_and_where(data, offset, expected, found) -> None:
-    error = failure(formats.parse_cifar, data, "batch", 2)
+    error = failure(parsers.parse_cifar, data, "batch", 2)
     assert (error.file, error.offset, error.expected, error.found) == ("batch", offset, expected, found)
 
 
 def write_batches(folder: Path, count: int = 2) -> dict[str, bytes]:
     """Write five training batches and a test batch, whose labels tell them apart."""
     folder.mkdir()
-    batches = {f"{name}.bin": cifar([i] * count, i) for i, name in enumerate(formats.CIFAR_BATCHES)}
+    batches = {f"{name}.bin": cifar([i] * count, i) for i, name in enumerate(parsers.CIFAR_BATCHES)}
     for name, data in batches.items():
         (folder / name).write_bytes(data)
     return batches
@@ -182,7 +182,7 @@ def write_archive(path: Path, members: list[tuple[tarfile.TarInfo | str, bytes]]
 
 
 def as_members(batches: dict[str, bytes]) -> list[tuple[str, bytes]]:
-    folder = formats.CIFAR_BINARY_FOLDER
+    folder = parsers.CIFAR_BINARY_FOLDER
     return [(f"{folder}/batches.meta.txt", b"plane"), *((f"{folder}/{n}", d) for n, d in batches.items())]
 
 
@@ -196,23 +196,23 @@ def check_batches(read: tuple[torch.Tensor, ...], batches: dict[str, bytes]) -> 
 
 def test_cifar_folder_of_binary_batches(tmp_path) -> None:
     batches = write_batches(tmp_path / "bin")
-    check_batches(formats.read_cifar(tmp_path / "bin", 2), batches)
+    check_batches(parsers.read_cifar(tmp_path / "bin", 2), batches)
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w"])
 def test_cifar_archive_in_any_order_and_compression(tmp_path, mode) -> None:
     batches = write_batches(tmp_path / "bin")
     members = [("./" + name, data) for name, data in reversed(as_members(batches))]
-    folder = tarfile.TarInfo(formats.CIFAR_BINARY_FOLDER)
+    folder = tarfile.TarInfo(parsers.CIFAR_BINARY_FOLDER)
     folder.type = tarfile.DIRTYPE
     path = write_archive(tmp_path / "archive", [(folder, b""), *members], mode)
-    check_batches(formats.read_cifar(path, 2), batches)
+    check_batches(parsers.read_cifar(path, 2), batches)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["archive", "bin"]
 
 
 def test_cifar_archive_without_a_batch_is_refused(tmp_path) -> None:
     members = as_members(write_batches(tmp_path / "bin"))
-    error = failure(formats.read_cifar, write_archive(tmp_path / "archive", members[:-1]), 2)
+    error = failure(parsers.read_cifar, write_archive(tmp_path / "archive", members[:-1]), 2)
     assert error.expected == "the member cifar-10-batches-bin/test_batch.bin"
 
 
@@ -223,7 +223,7 @@ def test_cifar_archive_with_a_batch_of_wrong_length_is_refused(tmp_path, change,
     batches = write_batches(tmp_path / "bin")
     batches["data_batch_2.bin"] = change(batches["data_batch_2.bin"])
     path = write_archive(tmp_path / "archive", as_members(batches))
-    error = failure(formats.read_cifar, path, 2)
+    error = failure(parsers.read_cifar, path, 2)
     assert error.file == f"{path}:cifar-10-batches-bin/data_batch_2.bin"
     assert error.offset == offset
 
@@ -234,16 +234,16 @@ def test_cifar_archive_with_a_batch_of_wrong_length_is_refused(tmp_path, change,
 def test_damaged_cifar_archive_is_refused(tmp_path, damage) -> None:
     path = write_archive(tmp_path / "archive", as_members(write_batches(tmp_path / "bin")))
     path.write_bytes(damage(path.read_bytes()))
-    assert failure(formats.read_cifar, path, 2).file == str(path)
+    assert failure(parsers.read_cifar, path, 2).file == str(path)
 
 
 def test_cifar_archive_with_a_bomb_is_not_unpacked(tmp_path) -> None:
     members = as_members(write_batches(tmp_path / "bin"))
     path = write_archive(tmp_path / "archive", [("big", bytes(2**22)), *members])
-    error = failure(formats.read_cifar, path, 2)
+    error = failure(parsers.read_cifar, path, 2)
     limit = 6 * 2 * RECORD + 2**20
     assert (error.offset, error.found) == (limit, "more")
     assert error.expected == f"an archive of at most {limit} bytes, unpacked"
     # A bomb after the batches, where only the checksum is still wanted.
     path.write_bytes(gzip.compress(gzip.decompress(write_archive(path, members).read_bytes()) + bytes(2**22)))
-    assert failure(formats.read_cifar, path, 2).found == "more"
+    assert failure(parsers.read_cifar, path, 2).found == "more"

@@ -12,8 +12,9 @@ import pytest
 from children import stand_ins
 from madeup import STUDY, fill
 from tomls import document
-from weight_feedback.lab import cli, runner
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.commands import cli
+from weight_feedback.lab.execution import runner
+from weight_feedback.lab.store.store import Store
 
 ROOM = "No space left on device): free some space, or choose another folder, then try again"
 KEPT = "The results themselves are as they were; "

@@ -21,7 +21,7 @@ import fuzzing
 import limits
 import targets
 from fuzzing import Target
-from weight_feedback.lab.archives import BLOCK
+from weight_feedback.lab.data.archives import BLOCK
 
 NAMES = ["idx", "idx-files", "cifar", "archive", "pickle", "record", "study", "config", "weights", "checkpoint"]
 RUNS = 20_000

@@ -19,19 +19,20 @@ from children import Forking, drop_privileges, fork, may_fork, stand_ins
 from madeup import ACCURACY, SEEDS, SIGNALS, STUDY, declare, fill, record
 from tomls import BASE, OWN, PLAIN, document
 from weight_feedback.files import write_atomically
-from weight_feedback.lab import cli, workers
-from weight_feedback.lab.analysis import Analysis, analyse
-from weight_feedback.lab.export import rows
-from weight_feedback.lab.figures import figures, save
-from weight_feedback.lab.gate import PEEKS, ranges, read_peeks
-from weight_feedback.lab.merge import merge
-from weight_feedback.lab.page import page
-from weight_feedback.lab.report import markdown
-from weight_feedback.lab.runner import run
-from weight_feedback.lab.settings import Training
-from weight_feedback.lab.shards import Shard
-from weight_feedback.lab.spec import Declared, SpecError, Study, builtin_studies, load_study
-from weight_feedback.lab.store import DECLARATION, Damaged, Record, Store, StoreError
+from weight_feedback.lab.commands import cli
+from weight_feedback.lab.execution import workers
+from weight_feedback.lab.execution.runner import run
+from weight_feedback.lab.report.export import rows
+from weight_feedback.lab.report.figures import figures, save
+from weight_feedback.lab.report.markdown import markdown
+from weight_feedback.lab.report.page import page
+from weight_feedback.lab.statistics.analysis import Analysis, analyse
+from weight_feedback.lab.statistics.gate import PEEKS, ranges, read_peeks
+from weight_feedback.lab.store.merge import merge
+from weight_feedback.lab.store.store import DECLARATION, Damaged, Record, Store, StoreError
+from weight_feedback.lab.study.shards import Shard
+from weight_feedback.lab.study.study import Declared, SpecError, Study, builtin_studies, load_study
+from weight_feedback.lab.study.trials import Training
 
 pytestmark = may_fork
 BEFORE, AFTER = "2026-11-24T07:00:00+00:00", "2026-11-24T10:00:00+00:00"

@@ -10,12 +10,13 @@ import torch
 
 from interrupted import STEPS, TRAINING, bits, few_images, make
 from tapes import HostWorkError, Tapes
-from weight_feedback.lab import graphs, learners
-from weight_feedback.lab.datasets import normalise
-from weight_feedback.lab.graphs import CudaGraphs, Replayed, recorder_for
-from weight_feedback.lab.settings import Pooled, Sketched, Subspace, Trial
-from weight_feedback.lab.training import Lockstep
-from weight_feedback.lab.trial import build_cohort
+from weight_feedback.lab.data.datasets import normalise
+from weight_feedback.lab.study.trials import Pooled, Sketched, Subspace, Trial
+from weight_feedback.lab.tasks.notebook import graphs
+from weight_feedback.lab.tasks.notebook import lockstep as lockstep_module
+from weight_feedback.lab.tasks.notebook.graphs import CudaGraphs, Replayed, recorder_for
+from weight_feedback.lab.training.loop import Lockstep
+from weight_feedback.lab.training.trial import build_cohort
 
 POOLED = Pooled(k=32, kernels=((25, 16), (2, 25)))
 SIGNALS = (None, "zeros", "constant", "noise", "clock", "stale", "permuted", "yoked", "own")
@@ -50,14 +51,14 @@ def lockstep(trial: Trial, recorder: Tapes | None = None, device: str = "cpu") -
 
 def add_to_step(monkeypatch, work: Callable[[torch.Tensor], object]) -> None:
     """Do something more with the losses, in each training step."""
-    classify = learners.classify
+    classify = lockstep_module.classify
 
     def with_work(model, x, labels, reduction):
         output, losses = classify(model, x, labels, reduction)
         work(losses)
         return output, losses
 
-    monkeypatch.setattr(learners, "classify", with_work)
+    monkeypatch.setattr(lockstep_module, "classify", with_work)
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +109,7 @@ def test_a_tensor_made_in_a_step_on_another_device_is_noticed(monkeypatch) -> No
 
 @pytest.mark.parametrize("signal", ["noise", "clock"])
 def test_what_is_not_foreseen_is_work_of_the_host(monkeypatch, signal: str) -> None:
-    monkeypatch.setattr(learners, "foresee", lambda *_: None)
+    monkeypatch.setattr(lockstep_module, "foresee", lambda *_: None)
     with pytest.raises(HostWorkError, match=r"^__int__$"):
         lockstep(make(signal), Tapes()).train()
 

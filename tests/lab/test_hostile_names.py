@@ -21,16 +21,16 @@ from rich.console import Console
 
 from madeup import PROVENANCE, STUDY, fill, record
 from tomls import BASE, document
-from weight_feedback.lab.analysis import Analysis, analyse
-from weight_feedback.lab.console import print_table
-from weight_feedback.lab.export import export
-from weight_feedback.lab.figures import figures, save
-from weight_feedback.lab.page import page
-from weight_feedback.lab.plots import plot_accuracy
-from weight_feedback.lab.report import arm_cells, failures, markdown
-from weight_feedback.lab.settings import Projected, Swap, Training, Trial
-from weight_feedback.lab.spec import SpecError, Study, load_study
-from weight_feedback.lab.store import Record, Store
+from weight_feedback.lab.commands.presenting import print_table
+from weight_feedback.lab.report.export import export
+from weight_feedback.lab.report.figures import figures, save
+from weight_feedback.lab.report.markdown import arm_cells, failures, markdown
+from weight_feedback.lab.report.page import page
+from weight_feedback.lab.report.plots import plot_accuracy
+from weight_feedback.lab.statistics.analysis import Analysis, analyse
+from weight_feedback.lab.store.store import Record, Store
+from weight_feedback.lab.study.study import SpecError, Study, load_study
+from weight_feedback.lab.study.trials import Projected, Swap, Training, Trial
 
 HARMLESS = [
     "<script>window.canary=1</script><img src=x onerror=window.canary=1>",

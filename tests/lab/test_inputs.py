@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import limits
 from datafiles import failure
-from weight_feedback.lab import inputs, sources
-from weight_feedback.lab.formats import read_cifar_archive
-from weight_feedback.lab.inputs import DataError
+from weight_feedback.lab.data import catalogue, reading
+from weight_feedback.lab.data.parsers import read_cifar_archive
+from weight_feedback.lab.data.reading import DataError
 from weight_feedback.texts import printable
 
 MEBIBYTE = 2**20
@@ -32,12 +32,12 @@ def fifo(path: Path) -> Path:
 def test_a_pipe_a_device_or_a_folder_is_no_file(tmp_path, make) -> None:
     path = make(tmp_path / "file")
     with limits.seconds(30):
-        error = failure(inputs.read_bounded, path, 40)
+        error = failure(reading.read_bounded, path, 40)
     assert error.file == str(path)
     assert "expected a plain file, found a folder, a pipe or a device" in error.found
 
 
-@pytest.mark.parametrize("read", [inputs.read_bounded, read_cifar_archive])
+@pytest.mark.parametrize("read", [reading.read_bounded, read_cifar_archive])
 def test_a_file_that_is_far_too_large_is_not_even_read(tmp_path, read) -> None:
     path = tmp_path / "huge"
     with path.open("wb") as file:
@@ -51,9 +51,9 @@ def test_a_file_may_be_a_64th_and_64_kib_larger_than_its_contents(tmp_path) -> N
     path, most = tmp_path / "packed", 6400 + 100 + 65_536
     with path.open("wb") as file:
         file.truncate(most)
-        inputs.check_size(path, 6400)
+        reading.check_size(path, 6400)
         file.truncate(most + 1)
-        assert failure(inputs.check_size, path, 6400).found == str(most + 1)
+        assert failure(reading.check_size, path, 6400).found == str(most + 1)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
@@ -61,7 +61,7 @@ def test_a_bomb_is_not_unpacked(tmp_path, pack) -> None:
     path = tmp_path / "bomb"
     path.write_bytes(pack(bytes(50 * MEBIBYTE)))
     with limits.memory(16 * MEBIBYTE):
-        assert inputs.read_bounded(path, 1000) == bytes(1001)
+        assert reading.read_bounded(path, 1000) == bytes(1001)
 
 
 def test_what_packing_adds_to_bytes_at_random_is_allowed(tmp_path) -> None:
@@ -70,7 +70,7 @@ def test_what_packing_adds_to_bytes_at_random_is_allowed(tmp_path) -> None:
         path = tmp_path / "packed"
         path.write_bytes(pack(content))
         assert path.stat().st_size > len(content)
-        assert inputs.read_bounded(path, len(content)) == content
+        assert reading.read_bounded(path, len(content)) == content
 
 
 def xz_that_asks_for_memory() -> bytes:
@@ -87,7 +87,7 @@ def test_xz_asks_for_more_memory_than_there_is(tmp_path) -> None:
     path = tmp_path / "greedy.xz"
     path.write_bytes(xz_that_asks_for_memory())
     with limits.memory(256 * MEBIBYTE):
-        error = failure(inputs.read_bounded, path, 1000)
+        error = failure(reading.read_bounded, path, 1000)
     assert "MemoryError" in error.found
 
 
@@ -95,7 +95,7 @@ def test_xz_asks_for_more_memory_than_there_is(tmp_path) -> None:
 def test_a_data_folder_that_cannot_be_is_a_data_error(tmp_path, name) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(DataError):
-        sources.find("mnist", Path(name) if name.startswith("~") else tmp_path / name)
+        catalogue.find("mnist", Path(name) if name.startswith("~") else tmp_path / name)
 
 
 def test_messages_cannot_command_a_terminal() -> None:
@@ -120,23 +120,23 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_any_value_is_shown_short(value) -> None:
-    assert len(inputs.shown(value)) <= inputs.LONGEST
+    assert len(reading.shown(value)) <= reading.LONGEST
 
 
 def test_values_that_are_large_are_shown_short() -> None:
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep, deep]
-    assert inputs.shown(deep).startswith("[[")
-    assert inputs.shown(10**5000) == "a whole number of 16610 bits"
-    assert inputs.shown(2**256) == "a whole number of 257 bits"
-    assert inputs.shown(2**256 - 1) == str(2**256 - 1)
-    assert inputs.shown(-(10**30)) == "-1" + 30 * "0"
-    assert inputs.shown("x" * 10**6).count("x") < inputs.LONGEST
+    assert reading.shown(deep).startswith("[[")
+    assert reading.shown(10**5000) == "a whole number of 16610 bits"
+    assert reading.shown(2**256) == "a whole number of 257 bits"
+    assert reading.shown(2**256 - 1) == str(2**256 - 1)
+    assert reading.shown(-(10**30)) == "-1" + 30 * "0"
+    assert reading.shown("x" * 10**6).count("x") < reading.LONGEST
 
 
 def test_a_value_that_just_fits_is_shown_whole() -> None:
-    for length in range(inputs.LONGEST - 2, inputs.LONGEST + 3):
+    for length in range(reading.LONGEST - 2, reading.LONGEST + 3):
         value = ["a" * 50, "b" * (length - 58)]
         assert len(repr(value)) == length
-        assert (inputs.shown(value) == repr(value)) == (length <= inputs.LONGEST)
+        assert (reading.shown(value) == repr(value)) == (length <= reading.LONGEST)

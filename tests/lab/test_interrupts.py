@@ -14,12 +14,13 @@ from multiprocessing import resource_tracker
 import pytest
 
 from children import Forking, fork_command, living, may_fork, wait_until
-from weight_feedback.lab import cli, pool, workers
-from weight_feedback.lab.interrupts import Interrupted, interruptible
-from weight_feedback.lab.runner import missing
-from weight_feedback.lab.spec import load_study
-from weight_feedback.lab.store import Store
-from weight_feedback.lab.trial import run_cohort
+from weight_feedback.lab.commands import cli
+from weight_feedback.lab.execution import jobs, workers
+from weight_feedback.lab.execution.interrupts import Interrupted, interruptible
+from weight_feedback.lab.execution.runner import missing
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import load_study
+from weight_feedback.lab.training.trial import run_cohort
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sends signals, and looks at /proc"),
@@ -107,7 +108,7 @@ def test_one_that_comes_between_the_results_of_workers_leaves_none(tmp_path, mon
         yield
         raise Interrupted(signal.SIGINT)
 
-    monkeypatch.setattr(pool, "deafening", interrupted)
+    monkeypatch.setattr(jobs, "deafening", interrupted)
     child = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"])
     code, out = child.end()
     assert code == 130
@@ -118,7 +119,7 @@ def test_one_that_comes_between_the_results_of_workers_leaves_none(tmp_path, mon
 STARTS_WORKERS = """
 import signal
 from joblib import Parallel, delayed
-from weight_feedback.lab.interrupts import deafening
+from weight_feedback.lab.execution.interrupts import deafening
 
 with deafening():
     print(Parallel(n_jobs=2)([delayed(signal.pthread_sigmask)(signal.SIG_BLOCK, []) for _ in range(2)]))

@@ -16,15 +16,16 @@ from torch import Tensor
 
 from records import RECORD, TRIAL
 from watched import Watched
-from weight_feedback.lab import datasets, intrinsic
-from weight_feedback.lab.confined import projection
-from weight_feedback.lab.datasets import normalise
-from weight_feedback.lab.intrinsic import build, check, measure, run
-from weight_feedback.lab.marks import Marks
-from weight_feedback.lab.merge import merge
-from weight_feedback.lab.settings import Measurement, Subspace
-from weight_feedback.lab.standing import Standing
-from weight_feedback.lab.store import Store, StoreError
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.data.datasets import normalise
+from weight_feedback.lab.execution import measurements
+from weight_feedback.lab.execution.measurements import build, check, measure, run
+from weight_feedback.lab.execution.progress import Marks
+from weight_feedback.lab.execution.standing import Standing
+from weight_feedback.lab.store.merge import merge
+from weight_feedback.lab.store.store import Store, StoreError
+from weight_feedback.lab.study.trials import Measurement, Subspace
+from weight_feedback.lab.tasks.notebook.subspace import projection
 from weight_feedback.streams import stream
 
 DATA = datasets.load("generated")
@@ -92,7 +93,7 @@ def test_training_is_adam_on_coordinates_as_written_out(one, monkeypatch) -> Non
             v = v - 0.1 * (m / (1 - 0.9**t)) / ((s / (1 - 0.999**t)).sqrt() + 1e-8)
         right = output(v, DATA.test_images).argmax(1) == DATA.test_labels
         accuracy.append(100 * right.float().mean().item())
-    monkeypatch.setattr(intrinsic, "weights_digest", lambda state: state["coordinates"])
+    monkeypatch.setattr(measurements, "weights_digest", lambda state: state["coordinates"])
     found = measure(one, DATA)
     assert v.abs().max() > 0.3
     torch.testing.assert_close(found["coordinates"], v, rtol=1e-3, atol=1e-3)
@@ -128,10 +129,10 @@ def test_what_is_finished_is_kept_and_only_the_rest_is_run(tmp_path, monkeypatch
             raise RuntimeError("power cut")
         return real(one, *rest)
 
-    monkeypatch.setattr(intrinsic, "measure", stop)
+    monkeypatch.setattr(measurements, "measure", stop)
     with pytest.raises(RuntimeError, match="power cut"):
         run(asked, store, jobs=1, watcher=watcher)
-    monkeypatch.setattr(intrinsic, "measure", real)
+    monkeypatch.setattr(measurements, "measure", real)
     kept = store.path(asked[0]).read_bytes()
     run(asked, store, jobs=1, watcher=watcher)
     assert watcher.begun == [(3, 3, 3, 1), (3, 2, 2, 1)]
@@ -161,8 +162,8 @@ def test_what_another_run_has_finished_is_not_made_again(tmp_path, monkeypatch) 
     store, one = Store(tmp_path / "a"), dimensions(2, epochs=1)
     run([one], store, jobs=1)
     written = store.path(one).read_bytes()
-    monkeypatch.setattr(intrinsic, "measure", lambda *_: pytest.fail("measured again"))
-    intrinsic.Worker(store, Marks(tmp_path), None).run(one)
+    monkeypatch.setattr(measurements, "measure", lambda *_: pytest.fail("measured again"))
+    measurements.Worker(store, Marks(tmp_path), None).run(one)
     assert store.path(one).read_bytes() == written
 
 
@@ -206,14 +207,14 @@ def test_other_projections(kind) -> None:
 
 
 def test_tasks_can_go_to_other_processes() -> None:
-    worker = intrinsic.Worker(Store(Path("a")), Marks(Path("b")), None)
+    worker = measurements.Worker(Store(Path("a")), Marks(Path("b")), None)
     copied = pickle.loads(pickle.dumps(partial(worker.run, ONE)))
     assert copied.args == (ONE,)
     assert (copied.func.__self__.marks, copied.func.__self__.driver) == (worker.marks, os.getpid())
 
 
 def test_what_dies_again_and_again_ends_the_run(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(intrinsic, "run_all", lambda tasks, *_: tasks[0].give_up("its process died, 3 times"))
+    monkeypatch.setattr(measurements, "run_all", lambda tasks, *_: tasks[0].give_up("its process died, 3 times"))
     with pytest.raises(ChildProcessError, match=f"{ONE.file_name}: its process died, 3 times"):
         run([ONE], Store(tmp_path))
 

@@ -11,9 +11,9 @@ from safetensors.torch import save
 
 from madeup import STUDY, fill, record
 from weight_feedback.files import write_atomically
-from weight_feedback.lab.merge import Merged, merge
-from weight_feedback.lab.store import Damaged, Record, Store, StoreError
-from weight_feedback.lab.trial import weights_digest
+from weight_feedback.lab.store.merge import Merged, merge
+from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError
+from weight_feedback.lab.training.trial import weights_digest
 
 TRIALS = {(arm.name, trial.seed): trial for arm, trial in STUDY.trials()}
 STATE = {"w": torch.arange(3.0)}

@@ -7,13 +7,13 @@ import torch
 
 import madeup
 from children import stand_ins
-from weight_feedback.lab import cli
-from weight_feedback.lab.mixing import DECIDING, differences, mixed_surroundings
-from weight_feedback.lab.runner import missing, run
-from weight_feedback.lab.settings import Training
-from weight_feedback.lab.spec import Arm, Study
-from weight_feedback.lab.store import Record, Store, StoreError
-from weight_feedback.lab.trial import surroundings
+from weight_feedback.lab.commands import cli
+from weight_feedback.lab.execution.runner import missing, run
+from weight_feedback.lab.store.provenance import DECIDING, differences, mixed_surroundings
+from weight_feedback.lab.store.store import Record, Store, StoreError
+from weight_feedback.lab.study.study import Arm, Study
+from weight_feedback.lab.study.trials import Training
+from weight_feedback.lab.training.trial import surroundings
 
 TEXT = """
 name = "tiny"

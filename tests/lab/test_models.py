@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import reference
 import weight_feedback as wf
-from weight_feedback.lab.models import NETWORKS, ConvNet, build, count_parameters, initialise
+from weight_feedback.lab.tasks.notebook.networks import NETWORKS, ConvNet, build, count_parameters, initialise
 
 NAMES = list(reference.NETWORKS)
 # The largest matrix takes 1.6 GB in float32: that network is compared in float32, to half of its precision.

@@ -11,12 +11,13 @@ import madeup
 from children import stand_ins
 from datafiles import idx_files, write
 from madeup import STUDY, declare, fill
-from weight_feedback.lab import cli, datasets
-from weight_feedback.lab.analysis import analyse
-from weight_feedback.lab.merge import merge
-from weight_feedback.lab.report import markdown
-from weight_feedback.lab.runner import run
-from weight_feedback.lab.store import Record, Store, StoreError
+from weight_feedback.lab.commands import cli
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.execution.runner import run
+from weight_feedback.lab.report.markdown import markdown
+from weight_feedback.lab.statistics.analysis import analyse
+from weight_feedback.lab.store.merge import merge
+from weight_feedback.lab.store.store import Record, Store, StoreError
 
 TEXT = """
 name = "digits"

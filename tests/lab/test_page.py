@@ -10,11 +10,11 @@ import re
 from html.parser import HTMLParser
 
 from madeup import SEEDS, STUDY, fill
-from weight_feedback.lab.analysis import analyse
-from weight_feedback.lab.figures import figures
-from weight_feedback.lab.page import TEMPLATES, page
-from weight_feedback.lab.spec import Study
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.report.figures import figures
+from weight_feedback.lab.report.page import TEMPLATES, page
+from weight_feedback.lab.statistics.analysis import analyse
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import Study
 
 COMMAND = "weight-feedback run made-up"
 VOID = {"meta", "input", "br", "link", "img"}

@@ -14,7 +14,7 @@ import torch
 
 import limits
 from datafiles import RECORD, cifar, failure
-from weight_feedback.lab import formats, inputs
+from weight_feedback.lab.data import parsers, reading
 
 
 class Python2Pickler(pickle._Pickler):
@@ -51,7 +51,7 @@ def test_cifar_pickle_gives_back_what_was_written(core, order) -> None:
     content = batch([3, 9], order)
     data = python2_pickle(content, core)
     assert pickle.loads(data, encoding="bytes")[b"labels"] == [3, 9]
-    images, labels = formats.parse_cifar_pickle(data, "batch", 2)
+    images, labels = parsers.parse_cifar_pickle(data, "batch", 2)
     assert images.dtype == torch.uint8
     assert images.shape == (2, 3, 32, 32)
     assert np.array_equal(images.flatten(1).numpy(), content[b"data"])
@@ -60,11 +60,11 @@ def test_cifar_pickle_gives_back_what_was_written(core, order) -> None:
 
 
 def test_cifar_folder_of_pickles(tmp_path) -> None:
-    folder = tmp_path / formats.CIFAR_PICKLE_FOLDER
+    folder = tmp_path / parsers.CIFAR_PICKLE_FOLDER
     folder.mkdir()
-    for i, name in enumerate(formats.CIFAR_BATCHES):
+    for i, name in enumerate(parsers.CIFAR_BATCHES):
         (folder / name).write_bytes(python2_pickle(batch([i, i])))
-    _, train_labels, test_images, test_labels = formats.read_cifar(folder, 2)
+    _, train_labels, test_images, test_labels = parsers.read_cifar(folder, 2)
     assert train_labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert test_labels.tolist() == [5, 5]
     assert np.array_equal(test_images.flatten(1).numpy(), batch([0, 0])[b"data"])
@@ -81,7 +81,7 @@ class Payload:
 def test_a_payload_in_a_pickle_is_refused_and_does_not_run(tmp_path) -> None:
     canary = tmp_path / "canary"
     data = pickle.dumps({b"data": Payload(canary), b"labels": []}, protocol=2)
-    error = failure(formats.parse_cifar_pickle, data, "batch", 2)
+    error = failure(parsers.parse_cifar_pickle, data, "batch", 2)
     assert error.expected == "a pickle of numpy arrays and plain containers alone"
     assert "which was not run" in error.found
     assert not canary.exists()
@@ -91,7 +91,7 @@ def test_a_payload_in_a_pickle_is_refused_and_does_not_run(tmp_path) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"cos\nsystem\n(S'exit 1'\ntR.", b"c__builtin__\neval\n."])
 def test_a_damaged_or_foreign_pickle_is_refused(data) -> None:
-    assert failure(formats.parse_cifar_pickle, data, "batch", 2).file == "batch"
+    assert failure(parsers.parse_cifar_pickle, data, "batch", 2).file == "batch"
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ def test_a_damaged_or_foreign_pickle_is_refused(data) -> None:
 )
 def test_a_pickle_of_something_else_is_refused(changes) -> None:
     for content in (batch([1, 2], **changes), changes, [changes]):
-        error = failure(formats.parse_cifar_pickle, python2_pickle(content), "batch", 2)
+        error = failure(parsers.parse_cifar_pickle, python2_pickle(content), "batch", 2)
         assert error.expected == "a dictionary with `data`, uint8 [2, 3072], and `labels`, a list of 2"
 
 
 @pytest.mark.parametrize("label", [-1, 10, b"1", 1.0, True, None])
 def test_a_pickle_with_a_wrong_label_is_refused(label) -> None:
-    error = failure(formats.parse_cifar_pickle, python2_pickle(batch([1, label])), "batch", 2)
+    error = failure(parsers.parse_cifar_pickle, python2_pickle(batch([1, label])), "batch", 2)
     assert error.expected == "labels from 0 to 9"
     assert error.found == "another value as label of image 1"
 
@@ -121,9 +121,9 @@ def test_a_pickle_with_a_wrong_label_is_refused(label) -> None:
 # What is made to do harm
 
 
-def refused(*operations: bytes) -> inputs.DataError:
+def refused(*operations: bytes) -> reading.DataError:
     with limits.seconds(60), limits.memory(32 * 2**20):
-        return failure(formats.parse_cifar_pickle, b"\x80\x02" + b"".join(operations) + b".", "batch", 2)
+        return failure(parsers.parse_cifar_pickle, b"\x80\x02" + b"".join(operations) + b".", "batch", 2)
 
 
 def long_int(value: int) -> bytes:
@@ -210,11 +210,11 @@ def test_where_a_pickle_goes_wrong_is_said(operations, offset, found) -> None:
 
 def test_bytes_after_a_pickle_are_refused() -> None:
     data = python2_pickle(batch([1, 2]))
-    error = failure(formats.parse_cifar_pickle, data + b"x", "batch", 2)
+    error = failure(parsers.parse_cifar_pickle, data + b"x", "batch", 2)
     assert (error.offset, error.expected) == (len(data), "the end of the file after the pickle")
 
 
 def test_every_truncation_of_a_pickle_is_noticed() -> None:
     data = python2_pickle(batch([1, 2]))
     for length in [*range(400), *range(400, len(data), 97), *range(len(data) - 50, len(data))]:
-        failure(formats.parse_cifar_pickle, data[:length], "batch", 2)
+        failure(parsers.parse_cifar_pickle, data[:length], "batch", 2)

@@ -8,13 +8,13 @@ import torch
 from statsmodels.stats.power import TTestPower
 
 from tapes import Tapes
-from weight_feedback.lab import datasets
-from weight_feedback.lab import plan as planning
-from weight_feedback.lab.controls import build_arm
-from weight_feedback.lab.models import count_parameters
-from weight_feedback.lab.plan import plan, sensitivity, time_trial
-from weight_feedback.lab.settings import Training, Trial
-from weight_feedback.lab.spec import Declared, load_study
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.study.study import Declared, load_study
+from weight_feedback.lab.study.trials import Training, Trial
+from weight_feedback.lab.tasks.notebook.arms import build_arm
+from weight_feedback.lab.tasks.notebook.networks import count_parameters
+from weight_feedback.lab.training import plan as planning
+from weight_feedback.lab.training.plan import plan, sensitivity, time_trial
 
 STUDY = load_study("controls-mnist-5k").model_copy(update={"data": "generated", "seeds": 5})
 

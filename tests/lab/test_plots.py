@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from weight_feedback.lab.dimension import estimate
-from weight_feedback.lab.plots import plot_accuracy, plot_dimension
+from weight_feedback.lab.report.plots import plot_accuracy, plot_dimension
+from weight_feedback.lab.statistics.dimension import estimate
 
 CURVES = {
     "w/o weight feedback": np.array([[90.0, 95.0, 96.0], [92.0, 94.0, 97.0]]),

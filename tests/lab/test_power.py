@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from weight_feedback.lab.estimates import equivalence_p, flip_p, flip_signs
-from weight_feedback.lab.power import (
+from weight_feedback.lab.statistics.estimates import equivalence_p, flip_p, flip_signs
+from weight_feedback.lab.statistics.power import (
     MOST_SEEDS,
     detectable_effect,
     detectable_margin,

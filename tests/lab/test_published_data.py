@@ -7,19 +7,20 @@ from pathlib import Path
 import pytest
 
 from madeup import PROVENANCE, STUDY, declare, fill, record
-from weight_feedback.lab import datasets, intrinsic, workers
-from weight_feedback.lab.analysis import analyse
-from weight_feedback.lab.calibration import Calibration
-from weight_feedback.lab.cli import main
 from weight_feedback.lab.commands import statistics
-from weight_feedback.lab.figures import figures
-from weight_feedback.lab.merge import merge
-from weight_feedback.lab.page import page
-from weight_feedback.lab.published import described
-from weight_feedback.lab.report import markdown
-from weight_feedback.lab.runner import run
-from weight_feedback.lab.settings import Measurement, Subspace
-from weight_feedback.lab.store import Record, Store, StoreError
+from weight_feedback.lab.commands.cli import main
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.data.published import described
+from weight_feedback.lab.execution import measurements, workers
+from weight_feedback.lab.execution.runner import run
+from weight_feedback.lab.report.figures import figures
+from weight_feedback.lab.report.markdown import markdown
+from weight_feedback.lab.report.page import page
+from weight_feedback.lab.statistics.analysis import analyse
+from weight_feedback.lab.statistics.calibration import Calibration
+from weight_feedback.lab.store.merge import merge
+from weight_feedback.lab.store.store import Record, Store, StoreError
+from weight_feedback.lab.study.trials import Measurement, Subspace
 
 OTHER = "1" * 64
 
@@ -135,7 +136,7 @@ def test_files_that_are_not_the_published_ones_are_named_so() -> None:
     assert described("cifar10", OTHER) == "fingerprint 1111111111111111, no published one is known to this version"
 
 
-def measurements(seeds: int) -> list[Measurement]:
+def some_measurements(seeds: int) -> list[Measurement]:
     return [
         Measurement(data="generated", network="fc", subspace=Subspace(dimensions=2), epochs=1, seed=seed)
         for seed in range(seeds)
@@ -148,11 +149,11 @@ def measured(store: Store, one: Measurement, data: str) -> None:
 
 
 def test_dimensions_are_measured_on_one_data_set(tmp_path, capsys, monkeypatch) -> None:
-    two = measurements(2)
+    two = some_measurements(2)
     store = Store(tmp_path / "intrinsic-dimension-fc-generated")
     measured(store, two[0], OTHER)
     with pytest.raises(StoreError, match=r"under the name generated .* \(1 results: fingerprint 1{16}, not"):
-        intrinsic.run(two, store)
+        measurements.run(two, store)
     measured(store, two[1], "0" * 64)
     monkeypatch.setattr("weight_feedback.lab.commands.dimensions.run", lambda *_, **__: None)
     given = "intrinsic-dimension fc --data generated --dimensions 2 --seeds 2 --epochs 1 --lr 0.001 --out"

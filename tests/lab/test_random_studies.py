@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from tomls import document
-from weight_feedback.lab import runner
-from weight_feedback.lab.analysis import analyse
-from weight_feedback.lab.report import markdown
-from weight_feedback.lab.spec import SpecError, Study, load_study
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.execution import runner
+from weight_feedback.lab.report.markdown import markdown
+from weight_feedback.lab.statistics.analysis import analyse
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import SpecError, Study, load_study
 
 SIGNALS = ["none", "zeros", "constant", "noise", "clock", "stale", "permuted", "yoked", "own", "own-gradient"]
 SCALES = ["isometry", "xavier", "adjoint-isometry", "calibrated"]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from madeup import ACCURACY, SEEDS, STUDY, fill
-from weight_feedback.lab.analysis import analyse
-from weight_feedback.lab.estimates import Interval
-from weight_feedback.lab.report import arm_cells, contrast_cells, failures, interval, markdown, swap_cells
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.report.markdown import arm_cells, contrast_cells, failures, interval, markdown, swap_cells
+from weight_feedback.lab.statistics.analysis import analyse
+from weight_feedback.lab.statistics.estimates import Interval
+from weight_feedback.lab.store.store import Store
 
 COMMAND = "weight-feedback run made-up"
 

@@ -16,11 +16,11 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from madeup import SEEDS, STUDY, fill
-from weight_feedback.lab.analysis import analyse
-from weight_feedback.lab.export import export
-from weight_feedback.lab.figures import figures, save
-from weight_feedback.lab.page import page
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.report.export import export
+from weight_feedback.lab.report.figures import figures, save
+from weight_feedback.lab.report.page import page
+from weight_feedback.lab.statistics.analysis import analyse
+from weight_feedback.lab.store.store import Store
 
 LABELS = {arm.name: arm.label for arm in STUDY.arms}
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from interrupted import STEPS, TRAINING, Cut, bits, cut, few_images, make, results, run
-from weight_feedback.lab import checkpoints, datasets, trial
-from weight_feedback.lab.checkpoints import CheckpointError, Header, decode, encode
-from weight_feedback.lab.controls import build_arm
-from weight_feedback.lab.evaluation import Evaluation
-from weight_feedback.lab.settings import Pooled, SignalName, Sketched, Subspace
-from weight_feedback.lab.training import Lockstep
-from weight_feedback.lab.trial import run_trial
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.study.trials import Pooled, SignalName, Sketched, Subspace
+from weight_feedback.lab.tasks.notebook.arms import build_arm
+from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
+from weight_feedback.lab.training import checkpoints, trial
+from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
+from weight_feedback.lab.training.loop import Lockstep
+from weight_feedback.lab.training.trial import run_trial
 
 SIGNALS = [name for name in get_args(SignalName) if name != "none"]
 

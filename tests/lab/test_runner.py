@@ -6,15 +6,15 @@ import pytest
 
 from children import DiesOnce
 from watched import Watched
-from weight_feedback.lab import workers
-from weight_feedback.lab.backends import cores
-from weight_feedback.lab.runner import missing, run
-from weight_feedback.lab.settings import Training
-from weight_feedback.lab.sources import ENVIRONMENT
-from weight_feedback.lab.spec import Arm, Study
-from weight_feedback.lab.standing import Standing
-from weight_feedback.lab.store import Store
-from weight_feedback.lab.trial import run_cohort, run_trial
+from weight_feedback.lab.data.catalogue import ENVIRONMENT
+from weight_feedback.lab.execution import workers
+from weight_feedback.lab.execution.backends import cores
+from weight_feedback.lab.execution.runner import missing, run
+from weight_feedback.lab.execution.standing import Standing
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import Arm, Study
+from weight_feedback.lab.study.trials import Training
+from weight_feedback.lab.training.trial import run_cohort, run_trial
 
 STUDY = Study(
     name="tiny",

@@ -12,12 +12,12 @@ import pytest
 
 from children import fork_command, may_fork, stand_ins
 from tomls import BASE, document
-from weight_feedback.lab import cli
-from weight_feedback.lab.runner import missing, run
-from weight_feedback.lab.settings import Training
-from weight_feedback.lab.shards import Shard, parse_shard
-from weight_feedback.lab.spec import Arm, Study, load_study
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.commands import cli
+from weight_feedback.lab.execution.runner import missing, run
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.shards import Shard, parse_shard
+from weight_feedback.lab.study.study import Arm, Study, load_study
+from weight_feedback.lab.study.trials import Training
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm_array.sh"
 NAMES = ("plain", "pooled", "sketched")

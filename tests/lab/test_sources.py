@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 
 from datafiles import idx_files, write
-from weight_feedback.lab import datasets, sources
-from weight_feedback.lab.datasets import DataError
+from weight_feedback.lab.data import catalogue, datasets
+from weight_feedback.lab.data.datasets import DataError
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -30,7 +30,7 @@ def server(tiny, monkeypatch) -> Iterator[str]:
         file.name: (hashlib.md5(file.read_bytes()).hexdigest(), None)
         for file in (tiny / "served" / "good").iterdir()
     }
-    monkeypatch.setitem(sources.SOURCES, "mnist", replace(sources.SOURCES["mnist"], md5s=hashes))
+    monkeypatch.setitem(catalogue.SOURCES, "mnist", replace(catalogue.SOURCES["mnist"], md5s=hashes))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     handler = functools.partial(QuietHandler, directory=str(tiny / "served"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
@@ -42,7 +42,7 @@ def server(tiny, monkeypatch) -> Iterator[str]:
 
 
 def use_mirrors(monkeypatch, *mirrors: str) -> None:
-    monkeypatch.setitem(sources.SOURCES, "mnist", replace(sources.SOURCES["mnist"], mirrors=mirrors))
+    monkeypatch.setitem(catalogue.SOURCES, "mnist", replace(catalogue.SOURCES["mnist"], mirrors=mirrors))
 
 
 @pytest.mark.parametrize("progress", [False, True])
@@ -76,9 +76,9 @@ def test_fetch_names_every_mirror_when_all_fail_and_keeps_nothing(tiny, server, 
     use_mirrors(monkeypatch, f"{server}dead/", f"{server}bad/")
     with pytest.raises(DataError) as caught:
         datasets.fetch("mnist", tiny / "data", progress=False)
-    first = next(iter(sources.SOURCES["mnist"].md5s))
+    first = next(iter(catalogue.SOURCES["mnist"].md5s))
     assert caught.value.file == str(tiny / "data" / "mnist" / first)
-    assert sources.SOURCES["mnist"].md5s[first][0] in caught.value.expected
+    assert catalogue.SOURCES["mnist"].md5s[first][0] in caught.value.expected
     for part in (f"{server}dead/{first}: 404", f"{server}bad/{first}: MD5 hash"):
         assert part in caught.value.found
     assert [path for path in (tiny / "data").rglob("*") if path.is_file()] == []
@@ -88,8 +88,8 @@ def test_fetch_of_one_archive_returns_the_archive(tiny, server, monkeypatch) -> 
     archive = tiny / "served" / "cifar-10-binary.tar.gz"
     archive.write_bytes(b"archive")
     hashes = {archive.name: (hashlib.md5(b"archive").hexdigest(), None)}
-    cifar = replace(sources.SOURCES["cifar10"], mirrors=(server,), md5s=hashes)
-    monkeypatch.setitem(sources.SOURCES, "cifar10", cifar)
+    cifar = replace(catalogue.SOURCES["cifar10"], mirrors=(server,), md5s=hashes)
+    monkeypatch.setitem(catalogue.SOURCES, "cifar10", cifar)
     assert datasets.fetch("cifar10", tiny, progress=False) == tiny / archive.name
     assert (tiny / archive.name).read_bytes() == b"archive"
 

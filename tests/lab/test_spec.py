@@ -7,9 +7,9 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from weight_feedback.lab.models import NETWORKS
-from weight_feedback.lab.settings import Measurement, Subspace, Swap, Training, Trial
-from weight_feedback.lab.spec import SpecError, builtin_studies, load_study
+from weight_feedback.lab.study.study import SpecError, builtin_studies, load_study
+from weight_feedback.lab.study.trials import Measurement, Subspace, Swap, Training, Trial
+from weight_feedback.lab.tasks.notebook.networks import NETWORKS
 
 STUDY = """
 name = "tiny"

@@ -13,10 +13,10 @@ import pytest
 from records import OWN, RECORD, SWAP, TRIAL, record
 from weight_feedback import files
 from weight_feedback.files import write_atomically
-from weight_feedback.lab.merge import merge
-from weight_feedback.lab.settings import Projected, Swap, Training, Trial
-from weight_feedback.lab.spec import Arm, Declared, Study
-from weight_feedback.lab.store import FOLDERS, Damaged, Record, Store, StoreError
+from weight_feedback.lab.store.merge import merge
+from weight_feedback.lab.store.store import FOLDERS, Damaged, Record, Store, StoreError
+from weight_feedback.lab.study.study import Arm, Declared, Study
+from weight_feedback.lab.study.trials import Projected, Swap, Training, Trial
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_before(store, monkeypatch, 
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
         prepare(folder)
 
-    monkeypatch.setattr("weight_feedback.lab.store.prepare", refuse)
+    monkeypatch.setattr("weight_feedback.lab.store.store.prepare", refuse)
     with pytest.raises(
         StoreError, match=rf"study: results can't be kept here: .*{place}.*Read-only file system.*--out"
     ):
@@ -208,7 +208,7 @@ def test_no_note_stays_beside_a_result(store, monkeypatch) -> None:
         assert store.failure(TRIAL) is None
         raise OSError
 
-    monkeypatch.setattr("weight_feedback.lab.store.write_atomically", fail)
+    monkeypatch.setattr("weight_feedback.lab.store.store.write_atomically", fail)
     with pytest.raises(OSError):  # noqa: PT011 - it has no message
         store.write(TRIAL, RECORD)
 

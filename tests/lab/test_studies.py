@@ -13,10 +13,10 @@ import pytest
 
 import limits
 from tomls import BASE, OWN, PLAIN, document
-from weight_feedback.lab import runner
-from weight_feedback.lab.inputs import LONGEST
-from weight_feedback.lab.settings import Pooled, Projected, Sketched, Subspace
-from weight_feedback.lab.spec import (
+from weight_feedback.lab.data.reading import LONGEST
+from weight_feedback.lab.execution import runner
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import (
     LONGEST_FILE,
     LONGEST_LINE,
     MOST_TRIALS,
@@ -25,7 +25,7 @@ from weight_feedback.lab.spec import (
     Study,
     load_study,
 )
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.study.trials import Pooled, Projected, Sketched, Subspace
 
 
 def changed(place: str, value: Any) -> dict[str, Any]:

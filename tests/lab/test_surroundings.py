@@ -16,12 +16,13 @@ from rich.console import Console
 
 from children import stand_ins
 from limits import SECONDS
-from weight_feedback.lab import checkpoints, cli
-from weight_feedback.lab.console import Shown
-from weight_feedback.lab.runner import run
-from weight_feedback.lab.spec import load_study
-from weight_feedback.lab.standing import Standing
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.commands import cli
+from weight_feedback.lab.commands.presenting import Shown
+from weight_feedback.lab.execution.runner import run
+from weight_feedback.lab.execution.standing import Standing
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import load_study
+from weight_feedback.lab.training import checkpoints
 
 posix = pytest.mark.skipif(os.name != "posix", reason="closes streams, and sets a POSIX locale")
 
@@ -36,7 +37,7 @@ arms = [
   {name = "pooled", model = "mnist-pooled", label = "w/"},
 ]
 """
-MAIN = ("-c", "from weight_feedback.lab.cli import main; main()")
+MAIN = ("-c", "from weight_feedback.lab.commands.cli import main; main()")
 #: 255 bytes, as many as file systems take.
 LONGEST = "a study's 'ünd' 🧪 " + "x" * (255 - len("a study's 'ünd' 🧪 ".encode()))
 #: Gives several commands in one process, in which sockets can't even be made.
@@ -48,14 +49,14 @@ def refuse(event, args):
         raise OSError(f"the network is blocked: {event}")
 
 sys.addaudithook(refuse)
-from weight_feedback.lab.cli import main
+from weight_feedback.lab.commands.cli import main
 for args in json.loads(sys.argv[1]):
     main(args)
 """
 #: Gives several commands in one process, each with an output that nobody reads any more.
 UNREAD = """
 import json, os, sys
-from weight_feedback.lab.cli import main
+from weight_feedback.lab.commands.cli import main
 
 broken, codes = os.dup(1), {}
 for args in json.loads(sys.argv[1]):

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 import weight_feedback as wf
-from weight_feedback.lab import datasets
-from weight_feedback.lab.controls import build_arm
-from weight_feedback.lab.runner import run
-from weight_feedback.lab.settings import Projected, Swap, Training
-from weight_feedback.lab.spec import Arm, Declared, Study
-from weight_feedback.lab.store import Store, StoreError
-from weight_feedback.lab.swaps import possible, run_swap
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.execution.runner import run
+from weight_feedback.lab.store.store import Store, StoreError
+from weight_feedback.lab.study.study import Arm, Declared, Study
+from weight_feedback.lab.study.trials import Projected, Swap, Training
+from weight_feedback.lab.tasks.notebook.arms import build_arm
+from weight_feedback.lab.training.interventions import possible, run_swap
 
 STUDY = Study(
     name="swapped",

@@ -12,12 +12,12 @@ import pytest
 
 from children import fork, living, may_fork, wait_until
 from watched import Watched
-from weight_feedback.lab import marks, workers
-from weight_feedback.lab.runner import run
-from weight_feedback.lab.settings import Projected, Training
-from weight_feedback.lab.spec import Arm, Declared, Study
-from weight_feedback.lab.store import Store
-from weight_feedback.lab.trial import run_cohort
+from weight_feedback.lab.execution import progress, workers
+from weight_feedback.lab.execution.runner import run
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import Arm, Declared, Study
+from weight_feedback.lab.study.trials import Projected, Training
+from weight_feedback.lab.training.trial import run_cohort
 
 pytestmark = may_fork
 
@@ -109,7 +109,7 @@ def test_a_folder_that_is_still_being_made_is_whole_or_gone(tmp_path, monkeypatc
         rmtree(folder, **options)
 
     monkeypatch.setattr(shutil, "rmtree", while_its_run_goes_on_making_it)
-    marks.clear_dead(half_made.parent)
+    progress.clear_dead(half_made.parent)
     assert len(removed) == 1
     assert not half_made.parent.exists()
 
@@ -121,11 +121,11 @@ def test_marks_of_dead_runs_go_and_those_of_living_ones_stay(tmp_path) -> None:
     for folder in (unfinished / "epochs", dead.parent / "under-way"):
         folder.mkdir(parents=True)
     dead.touch()
-    with marks.marks(progress) as living_one:
-        marks.clear_dead(progress)
+    with progress.marks(progress) as living_one:
+        progress.clear_dead(progress)
         assert list(progress.iterdir()) == [living_one.folder]
     assert not progress.exists()
-    marks.clear_dead(progress)  # where there is nothing, nothing happens
+    progress.clear_dead(progress)  # where there is nothing, nothing happens
 
 
 @pytest.mark.parametrize("moment", ["made", "locked"])
@@ -136,7 +136,7 @@ def test_a_run_that_is_taken_for_a_dead_one_begins_anew(tmp_path, monkeypatch, m
     def clear(now: str) -> None:
         if now == moment and not cleared:
             cleared.append(now)
-            marks.clear_dead(progress)
+            progress.clear_dead(progress)
 
     def made(self: Path, *mode: int, **options: bool) -> None:
         mkdir(self, *mode, **options)
@@ -148,7 +148,7 @@ def test_a_run_that_is_taken_for_a_dead_one_begins_anew(tmp_path, monkeypatch, m
 
     monkeypatch.setattr(Path, "mkdir", made)
     monkeypatch.setattr(fcntl, "flock", locked)
-    with marks.marks(progress) as own:
+    with progress.marks(progress) as own:
         assert cleared == [moment]
         own.count("key", 1)
         assert own.epochs() == 1
@@ -160,14 +160,14 @@ def test_marks_work_without_locks(tmp_path, monkeypatch) -> None:
         raise OSError("no locks available")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with marks.marks(tmp_path / "progress") as own, marks.marks(tmp_path / "progress"):
-        marks.clear_dead(tmp_path / "progress")  # whether they live can't be known: they stay
+    with progress.marks(tmp_path / "progress") as own, progress.marks(tmp_path / "progress"):
+        progress.clear_dead(tmp_path / "progress")  # whether they live can't be known: they stay
         own.count("key", 3)
         assert own.epochs() == 3
 
 
 def test_notes_are_whole_lines(tmp_path) -> None:
-    with marks.marks(tmp_path) as own:
+    with progress.marks(tmp_path) as own:
         assert own.notes(0) == ([], 0)
         own.note("one\ntwo \udcff é")
         lines, end = own.notes(0)

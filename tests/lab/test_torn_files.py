@@ -11,10 +11,10 @@ import pytest
 
 from records import OWN, PROVENANCE, RECORD, SWAP, TRIAL, record
 from weight_feedback.files import write_atomically
-from weight_feedback.lab.runner import run
-from weight_feedback.lab.spec import Arm, Study
-from weight_feedback.lab.store import Damaged, Record, Store, StoreError
-from weight_feedback.lab.trial import run_trial
+from weight_feedback.lab.execution.runner import run
+from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError
+from weight_feedback.lab.study.study import Arm, Study
+from weight_feedback.lab.training.trial import run_trial
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from unittest.mock import MagicMock, call
 import pytest
 
 from madeup import STUDY, record
-from weight_feedback.lab.store import Record
-from weight_feedback.lab.trackers import make_tracker, metrics, parameters
+from weight_feedback.lab.execution.trackers import make_tracker, metrics, parameters
+from weight_feedback.lab.store.store import Record
 
 ARM = STUDY.arms[3]
 TRIAL = STUDY.trial(ARM, 2)

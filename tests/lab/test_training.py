@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 
 import weight_feedback as wf
-from weight_feedback.lab import datasets, training
-from weight_feedback.lab.evaluation import Evaluation, evaluate
-from weight_feedback.lab.models import build
-from weight_feedback.lab.settings import Training
-from weight_feedback.lab.training import Progress, train
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.study.trials import Training
+from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, evaluate
+from weight_feedback.lab.tasks.notebook.networks import build
+from weight_feedback.lab.training import loop
+from weight_feedback.lab.training.loop import Progress, train
 
 SETTINGS = Training(epochs=2, batch_size=96, test_batch_size=32, lr=0.05, momentum=0.5, log_interval=2)
 
@@ -133,7 +134,7 @@ def test_what_is_heard_is_measured_before_the_first_step_and_after_each_epoch(da
 
 def test_measuring_what_is_heard_changes_nothing(data, monkeypatch) -> None:
     seen = train(build("mnist-pooled", 4), data, SETTINGS, seed=4)
-    monkeypatch.setattr(training, "hear", lambda *_: [])
+    monkeypatch.setattr(loop, "hear", lambda *_: [])
     unseen = train(build("mnist-pooled", 4), data, SETTINGS, seed=4)
     assert (seen.step_losses, seen.epochs) == (unseen.step_losses, unseen.epochs)
 

@@ -8,11 +8,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import weight_feedback
-from weight_feedback.lab import datasets
-from weight_feedback.lab.evaluation import evaluate
-from weight_feedback.lab.models import build
-from weight_feedback.lab.settings import Training, Trial
-from weight_feedback.lab.trial import choose_device, run_trial, thread_count, weights_digest
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.study.trials import Training, Trial
+from weight_feedback.lab.tasks.notebook.evaluation import evaluate
+from weight_feedback.lab.tasks.notebook.networks import build
+from weight_feedback.lab.training.trial import choose_device, run_trial, thread_count, weights_digest
 
 
 def make(**changes) -> Trial:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from weight_feedback.lab.estimates import (
+from weight_feedback.lab.statistics.estimates import (
     Interval,
     effect_size,
     equivalence,
@@ -21,8 +21,8 @@ from weight_feedback.lab.estimates import (
     sign_flip,
     superiority,
 )
-from weight_feedback.lab.power import detectable_effect, seeds_for_equivalence, seeds_to_detect
-from weight_feedback.lab.verdicts import Estimate, estimate, verdicts
+from weight_feedback.lab.statistics.power import detectable_effect, seeds_for_equivalence, seeds_to_detect
+from weight_feedback.lab.statistics.verdicts import Estimate, estimate, verdicts
 
 NAN = math.nan
 PLAIN = Estimate(

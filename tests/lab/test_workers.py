@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from children import Forking, living, may_fork, wait_until
-from weight_feedback.lab import workers
-from weight_feedback.lab.runner import missing, run
-from weight_feedback.lab.settings import Projected, Training
-from weight_feedback.lab.spec import Arm, Declared, Study
-from weight_feedback.lab.store import Store, StoreError
-from weight_feedback.lab.trial import run_cohort
+from weight_feedback.lab.execution import workers
+from weight_feedback.lab.execution.runner import missing, run
+from weight_feedback.lab.store.store import Store, StoreError
+from weight_feedback.lab.study.study import Arm, Declared, Study
+from weight_feedback.lab.study.trials import Projected, Training
+from weight_feedback.lab.training.trial import run_cohort
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="forks"),

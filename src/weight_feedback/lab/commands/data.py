@@ -7,9 +7,9 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import Positional, arg, subcommand
 
-from weight_feedback.lab import datasets
-from weight_feedback.lab.arguments import Command, DataDir
-from weight_feedback.lab.console import print_available, print_verification
+from weight_feedback.lab.commands.options import Command, DataDir
+from weight_feedback.lab.commands.presenting import print_available, print_verification
+from weight_feedback.lab.data import datasets
 
 DataName = Annotated[Positional[str], arg(metavar="NAME", help=f"One of {', '.join(datasets.names())}.")]
 

@@ -10,16 +10,16 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from weight_feedback.files import write_atomically
-from weight_feedback.lab.arguments import NUMBER, OUT, WHOLE, WHOLES, Command, DataDir, Jobs, Out
-from weight_feedback.lab.console import Shown, print_table, readable, say
-from weight_feedback.lab.dimension import estimate
-from weight_feedback.lab.dimension_report import cells, markdown, sentence
-from weight_feedback.lab.intrinsic import run
-from weight_feedback.lab.plots import plot_dimension
-from weight_feedback.lab.published import described, fingerprints, mixed_data
-from weight_feedback.lab.settings import Measurement, Subspace
-from weight_feedback.lab.spec import MOST_TRIALS
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.commands.options import NUMBER, OUT, WHOLE, WHOLES, Command, DataDir, Jobs, Out
+from weight_feedback.lab.commands.presenting import Shown, print_table, readable, say
+from weight_feedback.lab.data.published import described, fingerprints, mixed_data
+from weight_feedback.lab.execution.measurements import run
+from weight_feedback.lab.report.dimension import cells, markdown, sentence
+from weight_feedback.lab.report.plots import plot_dimension
+from weight_feedback.lab.statistics.dimension import estimate
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import MOST_TRIALS
+from weight_feedback.lab.study.trials import Measurement, Subspace
 
 
 class Network(NamedTuple):

@@ -9,14 +9,22 @@ from pydantic import Field
 from rich.console import Console
 from tyro.conf import arg
 
-from weight_feedback.lab.analysis import analyse
-from weight_feedback.lab.arguments import NUMBER, OUT, WHOLE, WHOLES, Command, DataDir, Jobs, Out
-from weight_feedback.lab.calibration import CONTRASTS, SHAPES, Calibration, calibrate, families, looking, measure
-from weight_feedback.lab.console import Shown, print_table, say
-from weight_feedback.lab.estimates import Interval
-from weight_feedback.lab.runner import run
-from weight_feedback.lab.spec import Study, load_study
-from weight_feedback.lab.store import Store
+from weight_feedback.lab.commands.options import NUMBER, OUT, WHOLE, WHOLES, Command, DataDir, Jobs, Out
+from weight_feedback.lab.commands.presenting import Shown, print_table, say
+from weight_feedback.lab.execution.runner import run
+from weight_feedback.lab.statistics.analysis import analyse
+from weight_feedback.lab.statistics.calibration import (
+    CONTRASTS,
+    SHAPES,
+    Calibration,
+    calibrate,
+    families,
+    looking,
+    measure,
+)
+from weight_feedback.lab.statistics.estimates import Interval
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import Study, load_study
 
 HEADINGS = (
     "seeds",

@@ -11,7 +11,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from weight_feedback.files import tell
-from weight_feedback.lab.arguments import (
+from weight_feedback.lab.commands.options import (
     NUMBER,
     OUT,
     WHOLE,
@@ -26,16 +26,16 @@ from weight_feedback.lab.arguments import (
     To,
     choose,
 )
-from weight_feedback.lab.backends import BackendName, connected, cores
-from weight_feedback.lab.console import Shown, draw, present, print_plan, readable, say
-from weight_feedback.lab.export import export
-from weight_feedback.lab.merge import merge
-from weight_feedback.lab.plan import plan, sensitivity
-from weight_feedback.lab.runner import missing, run
-from weight_feedback.lab.shards import Shard, parse_shard
-from weight_feedback.lab.spec import load_study
-from weight_feedback.lab.store import Store
-from weight_feedback.lab.trackers import TrackerName, make_tracker
+from weight_feedback.lab.commands.presenting import Shown, draw, present, print_plan, readable, say
+from weight_feedback.lab.execution.backends import BackendName, connected, cores
+from weight_feedback.lab.execution.runner import missing, run
+from weight_feedback.lab.execution.trackers import TrackerName, make_tracker
+from weight_feedback.lab.report.export import export
+from weight_feedback.lab.store.merge import merge
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.shards import Shard, parse_shard
+from weight_feedback.lab.study.study import load_study
+from weight_feedback.lab.training.plan import plan, sensitivity
 
 
 class Plan(Command):

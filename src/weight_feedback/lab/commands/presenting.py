@@ -1,0 +1,389 @@
+"""What the command line shows: progress, tables, and a study's pictures and report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from weight_feedback.files import tell, write_atomically
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.data.published import described
+from weight_feedback.lab.execution.standing import Standing
+from weight_feedback.lab.report.figures import figures, save
+from weight_feedback.lab.report.markdown import arm_cells, failures, markdown, mixtures, swap_cells, trained_on
+from weight_feedback.lab.report.page import page
+from weight_feedback.lab.report.plots import plot_accuracy
+from weight_feedback.lab.statistics.analysis import Analysis, analyse
+from weight_feedback.lab.statistics.gate import ranges
+from weight_feedback.lab.statistics.outcomes import ArmResult, study_outcome
+from weight_feedback.lab.store.readable import Readable
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.study.trials import digest
+from weight_feedback.lab.training.plan import PlannedArm, Sensitivity
+from weight_feedback.texts import printable
+
+#: Characters of the names of arms in the names of pictures; file systems take 255 in all.
+LONGEST_SUFFIX = 150
+
+
+@contextmanager
+def progress(console: Console, name: str, epochs: int) -> Iterator[Callable[[int, str], None]]:
+    """Show progress: a bar in a terminal, a line for each tenth in a log file; both with the time that is left.
+
+    Args:
+        console: where to.
+        name: of what is under way.
+        epochs: all that there are to do.
+
+    Yields:
+        A function to call with the number of epochs done, and what else to say.
+    """
+    if not console.is_terminal:
+        shown, start = 0, time.monotonic()
+
+        def print_tenths(done: int, more: str) -> None:
+            nonlocal shown
+            if (tenths := done * 10 // max(epochs, 1)) > shown:
+                shown = tenths
+                left = (time.monotonic() - start) / done * (epochs - done)
+                console.print(f"{name}: {done}/{epochs} epochs; {more}; {_duration(left)} left", markup=False)
+
+        yield print_tenths
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} epochs; {task.fields[more]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(name, total=epochs, more="")
+        yield lambda done, more: bar.update(task, completed=done, more=more)
+
+
+class Shown:
+    """Shows a run: what there is to do, progress, and notes; see `runner.Watcher`. A context, which ends the bar.
+
+    Args:
+        console: where to.
+        name: of the study.
+    """
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console, self._name = console, name
+        self._ends = ExitStack()
+
+    def __enter__(self) -> Shown:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.close()
+
+    def begin(self, trials: int, todo: int, epochs: int, jobs: int) -> None:
+        """Say what there is to do, and show progress from now on.
+
+        Args:
+            trials: all that were asked for.
+            todo: those that are going to be run.
+            epochs: of these.
+            jobs: how many run side by side.
+        """
+        together = f", {jobs} side by side" if todo else ""
+        self._console.print(f"{self._name}: {trials} trials, {trials - todo} finished, {todo} to run{together}")
+        self._show = self._ends.enter_context(progress(self._console, self._name, epochs))
+
+    def progress(self, standing: Standing) -> None:
+        """Show how far the run is.
+
+        Args:
+            standing: epochs, and trials that are running, done and failed.
+        """
+        trials = f"trials: {standing.running} running, {standing.done} done, {standing.failed} failed"
+        self._show(standing.epochs, trials)
+
+    def note(self, line: str) -> None:
+        """Print a note.
+
+        Args:
+            line: what people should know.
+        """
+        say(self._console, line, "bold red" if line.startswith("failed: ") else "")
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print text as it is, but for characters that would do something to a terminal.
+
+    Args:
+        console: where to.
+        text: of one line or several.
+        style: see rich.
+    """
+    console.print(Text("\n".join(map(printable, text.splitlines())), style))
+
+
+def readable(console: Console, folder: Path) -> Store:
+    """Return a study's store, to look at: what is damaged in it is left out, and that is said.
+
+    Args:
+        console: where to.
+        folder: of the study.
+    """
+    return Readable(folder, lambda line: say(console, line, "bold red"))
+
+
+def draw(
+    console: Console,
+    study: Study,
+    store: Store,
+    command: str,
+    arms: Sequence[str] | None = None,
+    folder: Path | None = None,
+) -> None:
+    """Print the table of arms, and draw accuracy per epoch.
+
+    Args:
+        console: where to print.
+        study: arms × seeds.
+        store: what is finished.
+        command: that makes the results.
+        arms: names of the arms to draw, in this order; default: all.
+        folder: where the pictures go; default: the study's.
+
+    Raises:
+        ValueError: an arm is unknown, nothing is finished, results come from different data, or the pictures can't
+            be written there.
+    """
+    known = [arm.name for arm in study.arms]
+    for name in arms or ():
+        if name not in known:
+            raise ValueError(f"--arms: expected names among {', '.join(known)}, got {name!r}")
+    analysis = analyse(study, store, command=command)
+    if analysis.mixed:
+        raise ValueError(f"{store.folder}: {analysis.mixed}, and can't be drawn together")
+    results = {result.arm.name: result for result in _finished(analysis, store, command)}
+    shown = [results[name] for name in arms or known if name in results]
+    if not shown:
+        raise ValueError(_nothing(store, command))
+    print_table(console, study.title, *arm_cells(shown))
+    suffix = "" if arms is None else "-" + "-".join(result.arm.name for result in shown)
+    if len(suffix) > LONGEST_SUFFIX:
+        suffix = f"-{len(shown)}-arms-{digest(suffix)}"
+    with _written_to(folder or store.folder) as goal:
+        _draw(console, study, shown, goal / f"accuracy{suffix}")
+
+
+def _draw(console: Console, study: Study, shown: Sequence[ArmResult], stem: Path) -> None:
+    pictures = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    declared = [result.arm.label for result in shown if result.arm.name in study.declared_arms]
+    curves = {result.arm.label: result.accuracy for result in shown}
+    lacking = plot_accuracy(curves, study.title, pictures, declared)
+    say(console, "pictures: " + ", ".join(map(str, pictures)))
+    if lacking:
+        say(console, f"note: the font of these pictures lacks {lacking}: boxes are in their place")
+
+
+def _finished(analysis: Analysis, store: Store, command: str) -> list[ArmResult]:
+    finished = [result for result in analysis.arms if result.seeds]
+    if not finished:
+        raise ValueError(_nothing(store, command))
+    return finished
+
+
+def _nothing(store: Store, command: str) -> str:
+    return f"no finished trials in {store.folder}; expected some: {command} makes them"
+
+
+@contextmanager
+def _written_to(folder: Path) -> Iterator[Path]:
+    try:
+        yield folder
+    except OSError as error:
+        raise ValueError(
+            f"{tell(error)}\nThe results themselves are as they were; `weight-feedback report` and `plot` write to "
+            "another folder with --to DIR"
+        ) from error
+
+
+def present(
+    console: Console, study: Study, store: Store, command: str, folder: Path | None = None, peek: bool = False
+) -> None:
+    """Print a study's tables and verdicts, draw its pictures, and write its report.
+
+    Args:
+        console: where to print.
+        study: arms × seeds.
+        store: what is finished.
+        command: that makes the results of all arms, for the report.
+        folder: where pictures and report go; default: the study's.
+        peek: see `analyse`.
+
+    Raises:
+        ValueError: nothing is finished, or pictures and report can't be written there.
+    """
+    analysis = analyse(study, store, command=command, peek=peek)
+    shown = _finished(analysis, store, command)
+    if len(analysis.arms) < len(study.arms):
+        command += " --arms " + " ".join(result.arm.name for result in analysis.arms)
+    if analysis.extended > study.seeds:
+        command += f" --seeds {analysis.extended}"
+    print_table(console, study.title, *arm_cells(shown, means=not analysis.mixed))
+    if analysis.swaps:
+        print_table(console, "in evaluation alone", *swap_cells(analysis.swaps))
+    for sentence in (*failures(analysis.arms), *mixtures(analysis), *analysis.sentences):
+        say(console, sentence)
+    with _written_to(folder or store.folder) as goal:
+        names = {}
+        if not analysis.mixed:
+            _draw(console, study, shown, goal / "accuracy")
+            names["accuracy"] = "accuracy.png"
+        made = figures(analysis)
+        for figure in made:
+            save(figure, goal / "figures")
+        names |= {figure.name: f"figures/{figure.name}.png" for figure in made}
+        report, html = goal / "report.md", goal / "report.html"
+        write_atomically(report, markdown(analysis, command, names).encode())
+        write_atomically(html, page(analysis, made, command).encode())
+    say(
+        console,
+        f"data:     {study.data}, {trained_on(analysis)}\nreport:   {html}, {report}\ntrials:   {store.trials}",
+    )
+
+
+def print_plan(
+    console: Console,
+    study: Study,
+    arms: Sequence[PlannedArm],
+    shown: Sensitivity | None,
+    sd: float | None,
+    jobs: int,
+) -> None:
+    """Print what a study will take.
+
+    Args:
+        console: where to.
+        study: arms × seeds.
+        arms: of `plan`.
+        shown: of `sensitivity`.
+        sd: standard deviation of the paired differences, if one is known.
+        jobs: trials side by side.
+    """
+    print_table(
+        console,
+        study.title,
+        ("arm", "parameters", "trials", "time of a trial"),
+        [[arm.name, f"{arm.parameters:,}", str(arm.trials), _duration(arm.seconds)] for arm in arms],
+    )
+    trials, seconds = sum(arm.trials for arm in arms), sum(arm.trials * arm.seconds for arm in arms)
+    console.print(f"{trials} trials, about {_duration(seconds / jobs)} with {jobs} side by side")
+    declared = study.declared
+    if declared is None:
+        console.print("Nothing is declared: there will be no contrasts and no verdicts.")
+        return
+    outcome = study_outcome(study)
+    contrasts = ", ".join(f"{a} − {b}" for a, b in declared.primary)
+    console.print(
+        f"Primary contrasts: {contrasts}; {outcome.title}, equivalent within ±{declared.margin:g} {outcome.unit}, "
+        f"confidence {declared.confidence:g}, seeds {ranges(study.seed_numbers())}. "
+        f"Declaration: {study.declaration()}.",
+        markup=False,
+    )
+    if declared.why:
+        say(console, f"That margin because: {declared.why}")
+    if shown is None:
+        console.print("A single seed gives no verdicts.")
+        return
+    scale, unit = (1.0, "standard deviations of the paired differences") if sd is None else (sd, outcome.unit)
+    detects = _can(
+        f"detects a true difference of {scale * shown.family:.2g} {unit} at Holm's strictest level, of "
+        f"{scale * shown.alone:.2g} at its mildest",
+        shown.family,
+        "a difference",
+        shown.least,
+    )
+    shows = _can(
+        f"shows equivalence, of arms that don't differ, within ±{scale * shown.equivalence:.2g}",
+        shown.equivalence,
+        "equivalence",
+        shown.least_equivalence,
+    )
+    console.print(f"With {study.seeds} seeds and 80 % power: {detects}; {shows}.", markup=False)
+    if sd is None and not math.isnan(shown.equivalence):
+        most = declared.margin / shown.equivalence
+        console.print(
+            f"So the margin of ±{declared.margin:g} needs a standard deviation of at most {most:.2g} "
+            f"{outcome.unit}; --sd takes the one that you expect."
+        )
+
+
+def _can(words: str, size: float, claim: str, least: int | None) -> str:
+    """Return what can be shown, or how many seeds it would take to show anything of the kind."""
+    if not math.isnan(size):
+        return words
+    return f"can't show {claim} at all, which takes {'more than any number of' if least is None else least} seeds"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def print_table(console: Console, title: str, headings: Sequence[str], body: Sequence[Sequence[str]]) -> None:
+    """Print a table.
+
+    Args:
+        console: where to.
+        title: above the table.
+        headings: of the columns.
+        body: rows of cells.
+    """
+    # As texts, in which rich looks neither for markup nor for names of emoji.
+    table = Table(*headings, title=Text(title, style="table.title"))
+    for row in body:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def print_available(console: Console, data_dir: Path | None) -> None:
+    """Print which data sets are here.
+
+    Args:
+        console: where to.
+        data_dir: where to look; see `datasets.load`.
+    """
+    table = Table("data set", "images", "found")
+    for row in datasets.available(data_dir):
+        where = row.where if row.found and row.where else "no: weight-feedback data fetch " + row.name
+        table.add_row(row.name, f"{row.images:,}", escape(where))
+    console.print(table)
+
+
+def print_verification(console: Console, name: str, data_dir: Path | None) -> None:
+    """Check a data set, and print what was seen.
+
+    Args:
+        console: where to.
+        name: of the data set.
+        data_dir: where to look; see `datasets.load`.
+    """
+    seen = datasets.verify(name, data_dir)
+    train, test = (list(images.shape) for images in (seen.dataset.train_images, seen.dataset.test_images))
+    console.print(f"{name}: complete, in {seen.where}; training images {train}, test images {test}", markup=False)
+    console.print(f"  {described(name, seen.dataset.fingerprint)}", markup=False)
+    for check in seen.files:
+        verdict = {True: "as published", False: "not as published", None: "none is published"}[check.matches]
+        console.print(f"  {check.file.name}: MD5 {check.md5}, {verdict}", markup=False)
+    for note in seen.notes:
+        console.print(f"  note: {note}", markup=False)

@@ -1,0 +1,228 @@
+"""Networks trained in random subspaces of several sizes: how many dimensions does a task need?
+
+As Li et al. (2018, arXiv:1804.08838) did it: Adam on the coordinates of `weight_feedback.Subspace`. What comes out
+is kept in a `Store`, like the trials of a study; `dimension` makes an estimate of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.data.datasets import Dataset, normalise
+from weight_feedback.lab.data.published import fingerprints
+from weight_feedback.lab.execution.backends import connected
+from weight_feedback.lab.execution.jobs import Task, run_all
+from weight_feedback.lab.execution.progress import Marks, clear_dead
+from weight_feedback.lab.execution.runner import Watcher, watched
+from weight_feedback.lab.execution.workers import THREADS, counter
+from weight_feedback.lab.store.inventory import refuse_other_data
+from weight_feedback.lab.store.store import Record, Store
+from weight_feedback.lab.study.trials import Measurement
+from weight_feedback.lab.tasks.notebook.evaluation import evaluate
+from weight_feedback.lab.tasks.notebook.networks import count_parameters, initialise
+from weight_feedback.lab.tasks.notebook.subspace import projection
+from weight_feedback.lab.training.trial import (
+    keep_freed_memory,
+    provenance,
+    surroundings,
+    thread_count,
+    weights_digest,
+)
+from weight_feedback.streams import stream
+from weight_feedback.subspace import Subspace
+
+#: Height and width of the images that the networks take, in pixels; they have one channel.
+SIDE = 28
+#: A task whose process dies is tried this many times more.
+RETRIES = 2
+
+
+def build(network: str, seed: int) -> nn.Sequential:
+    """Build one of the paper's networks for digits, with PyTorch's default initialisation.
+
+    Args:
+        network: ``"fc"``, 784-200-200-10, with 199,210 parameters; or ``"lenet"``, with 44,426: convolutions 5×5
+            without padding to 6 and 16 channels, each with 2×2 max-pooling, then 256-120-84-10.
+        seed: of the initial weights.
+
+    Returns:
+        The network: from images, shape ``[n, 1, 28, 28]``, to log-probabilities, shape ``[n, 10]``.
+    """
+    layers: dict[str, nn.Module] = {}
+    widths: tuple[int, ...] = (SIDE * SIDE, 200, 200, 10)
+    if network == "lenet":
+        widths = (256, 120, 84, 10)
+        for i, (inputs, outputs) in enumerate(((1, 6), (6, 16)), start=1):
+            # ReLU after pooling gives the same numbers as before it, on a quarter of the elements.
+            layers |= {
+                f"conv{i}": nn.Conv2d(inputs, outputs, 5),
+                f"pool{i}": nn.MaxPool2d(2),
+                f"relu{i}": nn.ReLU(),
+            }
+    layers["flatten"] = nn.Flatten()
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=1):
+        layers |= {f"fc{i}": nn.Linear(inputs, outputs), f"fc{i}_relu": nn.ReLU()}
+    layers.popitem()  # outputs have no ReLU
+    model = nn.Sequential(OrderedDict(layers, log_softmax=nn.LogSoftmax(dim=1)))
+    initialise(model, seed)
+    return model
+
+
+def check(measurements: Sequence[Measurement], data: Dataset) -> None:
+    """Check that networks, subspaces and data fit together, before any time is spent.
+
+    Args:
+        measurements: what is to be measured.
+        data: the data.
+
+    Raises:
+        ValueError: the images have another shape than the networks take, or a subspace has more dimensions than
+            its network has parameters, or too large a matrix.
+    """
+    shape = tuple(data.train_images.shape[1:])
+    if shape != (1, SIDE, SIDE):
+        raise ValueError(
+            f"--data: expected images of shape {(1, SIDE, SIDE)}, but those of {data.name} are {shape}"
+        )
+    parameters = {network: count_parameters(build(network, 0)) for network in {one.network for one in measurements}}
+    for one in measurements:
+        one.subspace.check_fit(parameters[one.network], "--dimensions")
+
+
+def measure(
+    measurement: Measurement, data: Dataset, on_epoch: Callable[[int], None] | None = None
+) -> dict[str, object]:
+    """Train a network in a random subspace, and evaluate it after each epoch.
+
+    Args:
+        measurement: the settings.
+        data: training and test set.
+        on_epoch: called after each epoch with its number, from 1.
+
+    Returns:
+        The settings; the ``accuracy`` on the test set after each epoch, in percent; how many ``parameters`` the
+        network has; and digests of ``data`` and final ``coordinates``. The same each time, bit for bit, on one
+        kind of machine and thread count, and one version of PyTorch.
+    """
+    # Runs that shared starts or signs over dimensions would not be the independent ones that the estimate takes
+    # them for.
+    drawn = stream(measurement.seed, "intrinsic dimension", measurement.subspace.dimensions)
+    seed = int(torch.randint(2**62, (), generator=drawn, device="cpu"))
+    network = build(measurement.network, seed)
+    parameters = count_parameters(network)
+    small = Subspace(network, projection(measurement.subspace, seed))
+    optimiser = torch.optim.Adam([small.coordinates], lr=measurement.lr, fused=True)
+    accuracy = []
+    for epoch in range(1, measurement.epochs + 1):
+        order = torch.randperm(len(data.train_labels), generator=stream(seed, "data order", epoch), device="cpu")
+        for batch in order.split(measurement.batch_size):
+            optimiser.zero_grad()
+            output = small(normalise(data.train_images[batch], data.mean, data.std))
+            F.nll_loss(output, data.train_labels[batch]).backward()
+            optimiser.step()
+        accuracy.append(evaluate(small.bake(), data).accuracy)
+        if on_epoch:
+            on_epoch(epoch)
+    return {
+        "measurement": measurement.settings(),
+        "data": data.fingerprint,
+        "parameters": parameters,
+        "accuracy": accuracy,
+        "coordinates": weights_digest({"coordinates": small.coordinates.detach()}),
+    }
+
+
+def run(
+    measurements: Sequence[Measurement],
+    store: Store,
+    *,
+    jobs: int | None = None,
+    data_dir: Path | None = None,
+    watcher: Watcher | None = None,
+) -> None:
+    """Make those of some measurements that are missing, side by side; each is kept the moment it is finished.
+
+    Args:
+        measurements: of one data set.
+        store: where results are and go; damaged ones are set aside and made again.
+        jobs: how many side by side, with one thread each; default: one a core.
+        data_dir: where data files are looked for; see `datasets.load`.
+        watcher: told how it goes.
+
+    Raises:
+        DataError: the data are missing or damaged.
+        ValueError: see `check`; or there are no jobs.
+        StoreError: results can't be kept, or other ones of the same settings or of other data are known.
+        ChildProcessError: processes die, again and again.
+    """
+    backend = connected(jobs=jobs)
+    data = datasets.load(measurements[0].data, data_dir)
+    check(measurements, data)
+    todo = [one for one in measurements if not store.finished(one)]
+    if todo:
+        known = [record.result for one in measurements if one not in todo and (record := store.read(one))]
+        refuse_other_data(fingerprints(known), measurements[0].data, data.fingerprint, store.folder)
+    store.probe()
+    progress = store.folder / "progress"
+    clear_dead(progress)
+    with backend as pool:
+        if watcher:
+            watcher.begin(len(measurements), len(todo), sum(one.epochs for one in todo), pool.jobs)
+        with watched(progress, watcher) as (marks, tally):
+            worker = Worker(store, marks, data_dir)
+            tasks = [
+                Task(one.key(), one.file_name, partial(worker.run, one), partial(_give_up, one), 1, one.epochs)
+                for one in todo
+            ]
+            run_all(tasks, pool, RETRIES, marks, tally)
+
+
+def _give_up(measurement: Measurement, reason: str) -> None:
+    raise ChildProcessError(f"{measurement.file_name}: {reason}")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What every process needs to make any measurement, and to keep it; picklable.
+
+    Args:
+        store: where results go.
+        marks: of the run.
+        data_dir: where data files are looked for; see `datasets.load`.
+        driver: the process that all others work for.
+    """
+
+    store: Store
+    marks: Marks
+    data_dir: Path | None
+    driver: int = field(default_factory=os.getpid)
+
+    def run(self, measurement: Measurement) -> None:
+        """Make a measurement, unless another run has made it by now.
+
+        Args:
+            measurement: the settings.
+        """
+        if self.store.finished(measurement):
+            return
+        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+        keep_freed_memory()
+        with thread_count(THREADS):
+            data = datasets.load(measurement.data, self.data_dir)
+            result = measure(measurement, data, counter(self.marks, measurement.key(), self.driver))
+            about = provenance(surroundings(torch.device("cpu")))
+        seconds = round(time.perf_counter() - clock, 3)
+        self.store.write(measurement, Record(result, {"started": started, "seconds": seconds, **about}))

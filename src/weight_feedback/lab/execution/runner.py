@@ -1,0 +1,246 @@
+"""Running a study: many trials side by side, one process a core and one thread each."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from weight_feedback.lab.data import datasets
+from weight_feedback.lab.execution.backends import Backend, Processes, connected
+from weight_feedback.lab.execution.cluster import Site, agree, shared_paths
+from weight_feedback.lab.execution.jobs import Task, run_all
+from weight_feedback.lab.execution.progress import Marks, clear_dead, marks
+from weight_feedback.lab.execution.standing import Standing, Tally
+from weight_feedback.lab.execution.trackers import Tracker
+from weight_feedback.lab.execution.workers import THREADS, Worker
+from weight_feedback.lab.statistics.gate import admit
+from weight_feedback.lab.store.inventory import Survey, clean, refuse_other_data, refuse_to_mix, room, survey
+from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.shards import Shard
+from weight_feedback.lab.study.study import Arm, Study
+from weight_feedback.lab.study.trials import Swap, Trial
+from weight_feedback.lab.training.interventions import possible
+from weight_feedback.lab.training.trial import check_fit, choose_device, surroundings
+
+
+class Watcher(Protocol):
+    """Told how a run goes, from several threads."""
+
+    def begin(self, trials: int, todo: int, epochs: int, jobs: int) -> None:
+        """Hear what there is to do, once, before anything is trained.
+
+        Args:
+            trials: all that were asked for.
+            todo: those of them that are going to be run.
+            epochs: of these, all together.
+            jobs: how many run side by side.
+        """
+
+    def progress(self, standing: Standing) -> None:
+        """Hear how far the run is, about twice a second, and when it ends.
+
+        Args:
+            standing: epochs, and trials that are running, done and failed.
+        """
+
+    def note(self, line: str) -> None:
+        """Hear what people should know: what failed, was damaged, or is tried again.
+
+        Args:
+            line: a sentence or two.
+        """
+
+
+def missing(
+    study: Study, store: Store, arms: Sequence[str] | None = None, seeds: int | None = None
+) -> list[tuple[Arm, Trial]]:
+    """Return the trials of a study that have yet to be run, each with its arm.
+
+    Args:
+        study: arms × seeds.
+        store: what is finished.
+        arms: see `Study.trials`.
+        seeds: see `Study.trials`.
+
+    Raises:
+        StoreError: a finished trial is of another format.
+        ValueError: there is no such arm, or no seed.
+    """
+    return [(arm, trial) for arm, trial in study.trials(arms, seeds) if not store.finished(trial)]
+
+
+def run(
+    study: Study,
+    store: Store,
+    *,
+    arms: Sequence[str] | None = None,
+    seeds: int | None = None,
+    jobs: int | None = None,
+    backend: AbstractContextManager[Backend] | None = None,
+    shard: Shard | None = None,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    tracker: Tracker | None = None,
+    retries: int = 2,
+    mixed: bool = False,
+    checkpoint_seconds: float = 60.0,
+    watcher: Watcher | None = None,
+) -> int:
+    """Run the missing trials of a study, then its missing swaps; each is kept the moment it finishes.
+
+    A trial that raises an error is noted as failed, and the others go on; the next run tries it again. So is one
+    whose process dies, or whose memory runs out, once that has happened while it ran alone, ``retries`` times and
+    once more. Damaged results are set aside and made again. Several runs of one study at once do no harm.
+
+    Args:
+        study: arms × seeds.
+        store: what is finished, and where to keep what is run.
+        arms: names of the arms to run; default: all.
+        seeds: run more or fewer seeds than the study has.
+        jobs: trials side by side, in processes of this machine; default: one for each core.
+        backend: where trials run, in place of these; see `backends.connected`. It is entered if there is anything
+            to run.
+        shard: which part of the trials to run; swaps are left until all of the study's trials are finished.
+        data_dir: where data files are looked for.
+        device: see `choose_device`.
+        tracker: told of each trial that finishes.
+        retries: see above.
+        mixed: whether trials may be added to an arm whose finished ones come from another machine, device or
+            software, where equal settings needn't give equal bits.
+        checkpoint_seconds: see `run_trial`.
+        watcher: told how it goes; default: its notes become warnings when the run ends.
+
+    Returns:
+        How many trials were run.
+
+    Raises:
+        DataError: the data are missing or damaged; this and what follows is said before anything is trained.
+        ValueError: an arm can't be run on these data, there is none of that name, a number is too small, or there
+            is nothing to connect to.
+        StoreError: results can't be kept, come from another version, other surroundings or other data, the study
+            was declared otherwise, after its first trial, or with seeds that were used before, or a worker of a
+            cluster can't work for it. While it runs: a trial gave another result than the known one, or a failure
+            can't be noted.
+        ChildProcessError: worker processes die before they begin a trial.
+    """
+    _check(jobs=(jobs, 1), retries=(retries, 0), checkpoint_seconds=(checkpoint_seconds, 0))
+    asked = (shard or Shard(1, 1)).of(study.trials(arms, seeds))
+    where = choose_device(device)
+    data = datasets.load(study.data, data_dir)
+    _check_arms(study, data)
+    found = survey(study, store, seeds)
+    todo = [(arm, trial) for arm, trial in asked if trial not in found.whole]
+    admit(study, store, itertools.chain.from_iterable(found.provenances.values()), trains=bool(todo))
+    refuse_other_data(found.data, study.data, data.fingerprint, store.folder)
+    idle = not todo and not any(possible(swap, store) for swap in found.swaps)
+    with nullcontext(Processes(1)) if idle else backend or connected(jobs=jobs) as pool:
+        if pool.remote:
+            store, data_dir = shared_paths(store, data_dir)
+        elif not mixed:
+            refuse_to_mix(found, [arm for arm, _ in todo], surroundings(where) | {"threads": THREADS})
+        if todo or found.damaged:
+            store.probe(room([trial for _, trial in todo], len(data.train_labels)))
+        store.declare(study)
+        clean(found, store, watcher.note if watcher else warnings.warn)
+        clear_dead(store.folder / "progress")
+        if watcher:
+            watcher.begin(len(asked), len(todo), len(todo) * study.training.epochs, pool.jobs)
+        if idle:
+            return 0
+        with watched(store.folder / "progress", watcher) as (shared, tally):
+            worker = Worker(study, store, shared, data_dir, device, tracker, checkpoint_seconds)
+            if pool.remote:
+                worker = _sent(worker, pool, data.fingerprint, None if mixed else (found, [arm for arm, _ in todo]))
+            run_all(_trials(worker, todo), pool, retries, shared, tally)
+            if shard is None or not missing(study, store, arms, seeds):
+                run_all(_swaps(worker, found.swaps), pool, retries, shared, tally)
+    return len(todo)
+
+
+def _check(**numbers: tuple[float | None, float]) -> None:
+    for name, (value, least) in numbers.items():
+        if value is not None and not value >= least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def _check_arms(study: Study, data: datasets.Dataset) -> None:
+    for arm in study.arms:
+        check_fit(study.trial(arm, study.first_seed), data)
+
+
+def _sent(worker: Worker, pool: Backend, fingerprint: str, unmixed: tuple[Survey, Sequence[Arm]] | None) -> Worker:
+    """Return what works on a cluster, all of whose workers can run these trials, and are alike unless mixed."""
+    data, device = worker.study.data, worker.device
+    site = Site(worker.store.folder, worker.marks, data, worker.data_dir, fingerprint, device, THREADS)
+    here = agree(pool, site, mixed=unmixed is None)
+    if unmixed is None:
+        return replace(worker, site=site)
+    refuse_to_mix(*unmixed, here)
+    return replace(worker, site=site, expected=here)
+
+
+def _trials(worker: Worker, todo: Sequence[tuple[Arm, Trial]]) -> list[Task]:
+    """Return one task a cohort, for those of its trials that are to be run; most are a cohort of their own."""
+    cohorts: dict[Trial, tuple[Arm, list[Trial]]] = {}
+    for arm, trial in todo:
+        cohorts.setdefault(trial.cohort()[0], (arm, []))[1].append(trial)
+    return [
+        Task(
+            trials[0].key(),
+            trials[0].file_name,
+            partial(worker.run_cohort, arm, trials),
+            partial(worker.fail, trials),
+            len(trials),
+            sum(trial.training.epochs for trial in trials),
+        )
+        for arm, trials in cohorts.values()
+    ]
+
+
+def _swaps(worker: Worker, swaps: Sequence[Swap]) -> list[Task]:
+    return [
+        Task(swap.key(), swap.file_name, partial(worker.run_swap, swap), partial(worker.fail_swap, swap))
+        for swap in swaps
+        if possible(swap, worker.store)
+    ]
+
+
+@contextmanager
+def watched(progress: Path, watcher: Watcher | None) -> Iterator[tuple[Marks, Tally]]:
+    """Make a folder for marks and a tally of what ends, and watch them meanwhile.
+
+    Args:
+        progress: holds one folder a run.
+        watcher: told what is in them; without one, notes are warnings.
+    """
+    with marks(progress) as shared:
+        stop, tally = threading.Event(), Tally(shared)
+        thread = threading.Thread(target=_watch, args=(shared, tally, watcher, stop), daemon=True)
+        if watcher:
+            thread.start()
+        try:
+            yield shared, tally
+        finally:
+            stop.set()
+            if watcher:
+                thread.join()
+            else:
+                for line in shared.notes(0)[0]:
+                    warnings.warn(line, stacklevel=3)
+
+
+def _watch(shared: Marks, tally: Tally, watcher: Watcher, stop: threading.Event) -> None:
+    said, last = 0, False
+    while not last:
+        last = stop.wait(0.5)
+        lines, said = shared.notes(said)
+        for line in lines:
+            watcher.note(line)
+        watcher.progress(tally.standing())

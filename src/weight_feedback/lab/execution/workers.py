@@ -1,0 +1,255 @@
+"""What a process does for a run: train the missing trials of a cohort, or evaluate a swap, and keep the result."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weight_feedback.files import remove, tell
+from weight_feedback.lab.execution.cluster import Site, check_site
+from weight_feedback.lab.execution.progress import Marks
+from weight_feedback.lab.execution.trackers import Tracker
+from weight_feedback.lab.store.store import Record, Store, StoreError
+from weight_feedback.lab.study.study import Arm, Study
+from weight_feedback.lab.study.trials import Swap, Trial
+from weight_feedback.lab.training.interventions import run_swap
+from weight_feedback.lab.training.trial import run_cohort, thread_count
+
+#: Of PyTorch in each trial and swap.
+THREADS = 1
+_BUSY = threading.Lock()
+
+
+class RunOverError(Exception):
+    """The run that a trial is for has ended, or been killed, so that nobody waits for it."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What every process needs to run any trial or swap of a study, and to keep it; picklable.
+
+    Args:
+        study: whose trials they are.
+        store: where results go.
+        marks: of the run.
+        data_dir: where data files are looked for; see `datasets.load`.
+        device: see `choose_device`.
+        tracker: told of each trial that is finished.
+        checkpoint_seconds: see `run_trial`.
+        site: what every worker of a cluster must see; None on this machine.
+        expected: surroundings that workers of a cluster must have; None: whatever they are.
+    """
+
+    study: Study
+    store: Store
+    marks: Marks
+    data_dir: Path | None
+    device: str
+    tracker: Tracker | None
+    checkpoint_seconds: float
+    site: Site | None = None
+    expected: Mapping[str, Any] | None = None
+    driver: int = field(default_factory=os.getpid)
+    """The process that all others work for."""
+
+    def run_cohort(self, arm: Arm, missing: Sequence[Trial]) -> str | None:
+        """Run the missing trials of one cohort, with the finished ones: only as a whole it gives the same bits.
+
+        An error is noted in the store as the trials' failure.
+
+        Args:
+            arm: of the trials.
+            missing: those to keep.
+
+        Returns:
+            None, or, if memory ran out, a reason to try again.
+
+        Raises:
+            StoreError: another result of the same settings is known, a failure can't be noted, or this process
+                isn't fit to run trials.
+            RunOverError: see there.
+        """
+        with self._alone():
+            return self._run_cohort(arm, missing)
+
+    def _run_cohort(self, arm: Arm, missing: Sequence[Trial]) -> str | None:
+        trials, key = missing[0].cohort(), missing[0].key()
+        # Another run may have finished some of them by now.
+        left = [trial for trial in missing if not self.store.finished(trial)]
+        try:
+            if left:
+                driver = self.driver if self.site is None else None
+                self._train(arm, trials, left, counter(self.marks, key, driver, len(missing)))
+        except (StoreError, RunOverError):
+            raise
+        except Exception as error:  # whatever it is, the other trials go on
+            if out_of_memory(error):
+                return describe(error)
+            self.fail(left, describe(error))
+        else:
+            remove(self.store.checkpoint(trials[0]))
+        return None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """See, on a cluster, that a worker may run trials, and that this one runs no other now."""
+        if self.site is None:
+            yield
+            return
+        check_site(self.site, self.expected)
+        if not _BUSY.acquire(blocking=False):
+            raise StoreError(
+                f"{socket.gethostname()}, process {os.getpid()}: expected one trial at a time in a worker, as "
+                "equal bits need, got several; give workers one thread each"
+            )
+        try:
+            yield
+        finally:
+            _BUSY.release()
+
+    def _train(self, arm: Arm, trials: Sequence[Trial], left: Sequence[Trial], count: Callable[..., None]) -> None:
+        records = run_cohort(
+            trials,
+            data_dir=self.data_dir,
+            device=self.device,
+            threads=THREADS,
+            weights={trial: self.store.weights(trial) for trial in left if trial.keeps_weights},
+            on_epoch=count,
+            checkpoint=self.store.checkpoint(trials[0]),
+            checkpoint_seconds=self.checkpoint_seconds,
+            on_note=self.marks.note,
+        )
+        declaration = self.study.declaration() if self.study.declared else ""
+        for trial, made in zip(trials, records, strict=True):
+            if trial in left:
+                # Says that it came after the declaration, whatever the clocks of several machines say.
+                record = Record(made.result, {**made.provenance, "declaration": declaration})
+                self.store.write(trial, record)
+                self._track(arm, trial, record)
+
+    def fail(self, trials: Sequence[Trial], reason: str) -> None:
+        """Note that trials failed, in the store and for people.
+
+        Args:
+            trials: those of them that are finished aren't noted.
+            reason: its first line is shown.
+
+        Raises:
+            StoreError: that can't be noted.
+        """
+        first = reason.partition("\n")[0]
+        for trial in trials:
+            if self.store.finished(trial):
+                continue
+            try:
+                self.store.fail(trial, reason)
+            except OSError as error:
+                raise StoreError(
+                    f"{trial.file_name} failed ({first}), and that can't be noted: {tell(error)}"
+                ) from None
+            self.marks.fail(trial.file_name)
+            self.marks.note(f"failed: {trial.file_name}: {first}")
+
+    def _track(self, arm: Arm, trial: Trial, record: Record) -> None:
+        if self.tracker:
+            try:
+                self.tracker.log(self.study, arm, trial, record)
+            except Exception as error:  # the trial is kept; a tracker that is down must not stop the study
+                self.marks.note(f"{trial.file_name}: the tracker failed: {error}")
+
+    def run_swap(self, swap: Swap) -> str | None:
+        """Run a swap.
+
+        Args:
+            swap: the settings.
+
+        Returns:
+            None, or, if memory ran out, a reason to try again.
+
+        Raises:
+            StoreError: weights are damaged, another result of the same settings is known, or this process isn't
+                fit to run swaps.
+        """
+        with self._alone():
+            return self._run_swap(swap)
+
+    def _run_swap(self, swap: Swap) -> str | None:
+        try:
+            if self.store.read(swap) is None:
+                with thread_count(THREADS):
+                    self.store.write(swap, run_swap(swap, self.store, data_dir=self.data_dir, device=self.device))
+        except StoreError:
+            raise
+        except Exception as error:  # whatever it is, the other swaps go on
+            if out_of_memory(error):
+                return describe(error)
+            self.fail_swap(swap, describe(error))
+        return None
+
+    def fail_swap(self, swap: Swap, reason: str) -> None:
+        """Say that a swap failed; the next run tries it again.
+
+        Args:
+            swap: the settings.
+            reason: its first line is shown.
+        """
+        first = reason.partition("\n")[0]
+        self.marks.note(f"failed: {swap.file_name}: {first}")
+
+
+def counter(marks: Marks, key: str, driver: int | None, trials: int = 1) -> Callable[..., None]:
+    """Return what is to be called after each epoch, with its number: it says how far a task is.
+
+    It ends the task when the run is dead, so that nobody waits for it any more: by an error where a process is a
+    cluster's, and stays, else with the process.
+
+    Args:
+        marks: of the run.
+        key: of the task.
+        driver: the process that all others work for; None on a cluster.
+        trials: of the task, trained together.
+    """
+    parent = os.getppid()
+
+    def count(epoch: int, *_: object) -> None:
+        marks.count(key, epoch * trials)
+        if driver is None:
+            if not marks.alive:
+                raise RunOverError(f"{marks.folder}: the run that this trial was for has ended")
+        elif os.getpid() != driver and os.getppid() != parent:
+            os._exit(1)
+
+    return count
+
+
+def describe(error: Exception) -> str:
+    """Return the type and message of an error on one line, and its traceback on those that follow.
+
+    Args:
+        error: that was raised.
+    """
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}\n{''.join(traceback.format_exception(error))}"
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Say whether an error is for want of memory, so that trying again may help.
+
+    Args:
+        error: that was raised.
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # PyTorch has a type for it on GPUs alone; on a CPU its message has the system's own words.
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )

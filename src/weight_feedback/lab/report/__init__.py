@@ -1,0 +1,1 @@
+"""What a study found, as pages, pictures and tables, without torch."""

@@ -1,0 +1,240 @@
+"""Pictures with one row a name: contrasts as intervals and as dots, and swaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from weight_feedback.lab.report.figures.base import (
+    MOST_ROWS,
+    Figure,
+    Spec,
+    base_spec,
+    beyond,
+    ends,
+    lines,
+    tooltips,
+    x_channel,
+)
+from weight_feedback.lab.report.markdown import contrast_cells, interval, number, swap_cells
+from weight_feedback.lab.statistics.analysis import HEARD, Analysis
+from weight_feedback.lab.statistics.contrasts import Compared
+
+QUARTILES = (0, 25, 50, 75, 100)
+_GREEN, _BLUE, _ORANGE, _GREY = "#009E73", "#0072B2", "#D55E00", "#888888"
+
+
+def forest(analysis: Analysis) -> Iterator[Figure]:
+    """Make the forest plot of all contrasts.
+
+    Args:
+        analysis: of a study that declares something; otherwise there is none.
+    """
+    if not analysis.contrasts:
+        return
+    outcome, declared = analysis.outcome, analysis.study.declared
+    assert declared is not None
+    data = [
+        {"contrast": _line(_name(row)), "declared": row.primary, "n": row.estimate.n, **ends(row.estimate.t)}
+        for row in analysis.contrasts[:MOST_ROWS]
+    ]
+    count = len(analysis.contrasts)
+    primary = "; ".join(f"{_name(row)} {interval(row.estimate.t, 3)}" for row in analysis.contrasts if row.primary)
+    headings, rows = contrast_cells(analysis.contrasts, outcome.unit)
+    yield Figure(
+        name="forest",
+        title=f"Differences of {outcome.title}",
+        caption=f"Mean differences, paired by seed, with {100 * declared.confidence:g} % Student's t intervals, "
+        "each by itself. Those declared before the run are blue diamonds. Shaded: differences within the margin of "
+        f"equivalence, ±{declared.margin:g} {outcome.unit}." + beyond(count, len(data), "contrasts"),
+        alt=f"Forest plot of {count} contrasts of {outcome.title} in {outcome.unit}. Declared: {primary}.",
+        spec=_spec(
+            data,
+            count,
+            [
+                *_margin(declared.margin),
+                {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": _interval_channels(_declared_colour())},
+                {
+                    "mark": {"type": "point", "filled": True, "opacity": 1},
+                    "encoding": {
+                        "x": x_channel("mean"),
+                        "color": _declared_colour(),
+                        "shape": {"condition": {"test": "datum.declared", "value": "diamond"}, "value": "circle"},
+                        "size": {"condition": {"test": "datum.declared", "value": 150}, "value": 70},
+                        "tooltip": tooltips(outcome.unit),
+                    },
+                },
+            ],
+            "contrast",
+            f"difference of {outcome.title}, {outcome.unit}",
+        ),
+        headings=headings,
+        rows=rows,
+        columns=[
+            "a", "b", "declared", "n", "missing", "mean", "low", "high",
+            "flip_p", "d_z", "superiority", "tost_p", "detectable",
+            "verdict", "adjusted_flip_p", "adjusted_tost_p",
+        ],
+        values=[
+            [
+                row.a, row.b, row.primary, e.n, e.missing, e.mean, e.t.low, e.t.high,
+                e.flip_p, e.d_z, e.superiority, e.tost_p, e.detectable,
+                row.kind, *((row.judged.flip_p, row.judged.tost_p) if row.judged else (None, None)),
+            ]
+            for row in analysis.contrasts
+            for e in [row.estimate]
+        ],
+    )  # fmt: skip
+
+
+def differences(analysis: Analysis) -> Iterator[Figure]:
+    """Make the picture of paired differences, a dot a seed.
+
+    Args:
+        analysis: of a study that declares something; otherwise there is none.
+    """
+    if not analysis.contrasts:
+        return
+    outcome, declared = analysis.outcome, analysis.study.declared
+    assert declared is not None
+    dots = {_name(row): row.differences for row in analysis.contrasts}
+    spread = [
+        [name, str(len(values)), *(number(float(q), 3) for q in np.percentile(list(values.values()), QUARTILES))]
+        for name, values in dots.items()
+        if values
+    ]
+    yield Figure(
+        name="differences",
+        title="Paired differences, a dot a seed",
+        caption=f"Each dot is one seed's difference of {outcome.title}; the bar is their mean. Shaded: within "
+        f"±{declared.margin:g} {outcome.unit}. Dots are spread in height to be told apart."
+        + beyond(len(dots), MOST_ROWS, "contrasts"),
+        alt=f"Dots of the paired differences in {len(dots)} contrasts, in {outcome.unit}; the table has their "
+        "quartiles.",
+        spec=_dots(dots, f"difference of {outcome.title}, {outcome.unit}", _margin(declared.margin)),
+        headings=["contrast", "pairs", "least", "first quartile", "median", "third quartile", "most"],
+        rows=spread,
+        columns=["a", "b", "seed", "difference"],
+        values=[
+            [row.a, row.b, seed, value] for row in analysis.contrasts for seed, value in row.differences.items()
+        ],
+    )
+
+
+def swaps(analysis: Analysis) -> Iterator[Figure]:
+    """Make the picture of swaps, a dot a seed.
+
+    Args:
+        analysis: with swaps; otherwise there is none.
+    """
+    if not analysis.swaps:
+        return
+    dots = {f"{swap.arm}: {HEARD[swap.heard]}": swap.changes for swap in analysis.swaps}
+    headings, rows = swap_cells(analysis.swaps)
+    more = f"; {len(rows) - MOST_ROWS:,} more are in the table" if len(rows) > MOST_ROWS else ""
+    said = "; ".join(f"{row[0]} hears {row[1]}: {row[4]}" for row in rows[:MOST_ROWS]) + more
+    yield Figure(
+        name="swaps",
+        title="What the signal is worth in evaluation",
+        caption="Each dot is a trained network that hears, in evaluation alone, something else than its "
+        "own weights; the bar is the mean change of final accuracy. A fall says that the network relies on what it "
+        "heard, not that hearing it helped." + beyond(len(dots), MOST_ROWS, "rows"),
+        alt=f"Changes of accuracy in points: {said}.",
+        spec=_dots(dots, "change of final accuracy, points", [_zero()]),
+        headings=headings,
+        rows=rows,
+        columns=["arm", "heard", "seed", "change"],
+        values=[[s.arm, s.heard, seed, change] for s in analysis.swaps for seed, change in s.changes.items()],
+    )
+
+
+def _dots(dots: Mapping[str, Mapping[int, float]], axis: str, behind: Sequence[Spec]) -> Spec:
+    """Return a picture of one dot a seed, in one row a name, with a bar at the mean."""
+    data = [
+        {"name": _line(name), "seed": seed, "value": value, "jitter": _jitter(seed)}
+        for name, values in [*dots.items()][:MOST_ROWS]
+        for seed, value in values.items()
+    ]
+    offset = {"field": "jitter", "type": "quantitative", "scale": {"domain": [0, 1]}}
+    tips = [
+        {"field": "name", "type": "nominal"},
+        {"field": "seed", "type": "nominal"},
+        {"field": "value", "type": "quantitative", "format": "+.3f"},
+    ]
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "point", "filled": True, "size": 24, "opacity": 0.55, "color": _BLUE},
+            "encoding": {"x": x_channel("value"), "yOffset": offset, "tooltip": tips},
+        },
+        {
+            "mark": {"type": "tick", "thickness": 3, "size": 18, "color": _ORANGE},
+            "encoding": {"x": {"aggregate": "mean", "field": "value", "type": "quantitative"}},
+        },
+    ]
+    return _spec(data, len(dots), [*behind, *layers], "name", axis, step=28)
+
+
+def _spec(
+    data: Sequence[Mapping[str, Any]], rows: int, layers: Sequence[Spec], row: str, axis: str, step: int = 24
+) -> Spec:
+    """Return a picture with one row a name; of names in several lines, with room for these."""
+    names: Spec = {"title": None, "ticks": False}
+    title: str | list[str] = axis
+    if (most := max(one[row].count("\n") for one in data)) > 0:
+        parts = r"split(datum.label, '\n')"
+        # Vega has the first line, not the middle of all, at the middle of the row.
+        names |= {"labelExpr": parts, "labelOffset": {"expr": f"-7 * (length({parts}) - 1)"}}
+    if rows > MOST_ROWS:
+        title = [axis, f"{rows - MOST_ROWS:,} more rows are in the report's table"]
+    y = {"field": row, "type": "nominal", "sort": None, "axis": names}
+    return {
+        **base_spec(data),
+        "height": (step + 14 * most) * min(rows, MOST_ROWS),
+        "layer": [
+            layer if "data" in layer else {**layer, "encoding": {"y": y, **layer["encoding"]}} for layer in layers
+        ],
+        "encoding": {"x": {"axis": {"title": title}}},
+    }
+
+
+def _margin(margin: float) -> list[Spec]:
+    return [
+        {
+            "data": {"values": [{"low": -margin, "high": margin}]},
+            "mark": {"type": "rect", "color": _GREEN, "opacity": 0.14},
+            "encoding": {"x": x_channel("low"), "x2": {"field": "high"}},
+        },
+        _zero(),
+    ]
+
+
+def _zero() -> Spec:
+    return {
+        "data": {"values": [{"x": 0}]},
+        "mark": {"type": "rule", "color": _GREY},
+        "encoding": {"x": x_channel("x")},
+    }
+
+
+def _interval_channels(colour: Spec) -> Spec:
+    return {"x": x_channel("low"), "x2": {"field": "high"}, "color": colour}
+
+
+def _declared_colour() -> Spec:
+    return {"condition": {"test": "datum.declared", "value": _BLUE}, "value": _GREY}
+
+
+def _line(name: str) -> str:
+    """Return what a row is called, with the ends of its lines in it."""
+    return "\n".join(lines(name))
+
+
+def _name(row: Compared) -> str:
+    return f"{row.a} − {row.b}"
+
+
+def _jitter(seed: int) -> float:
+    # Multiples of the golden ratio spread evenly, whatever the number of seeds.
+    return 0.1 + 0.8 * (seed * 0.618034 % 1)

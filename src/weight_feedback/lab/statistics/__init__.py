@@ -1,0 +1,1 @@
+"""From results to estimates to verdicts, without torch."""

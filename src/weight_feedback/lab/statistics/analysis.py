@@ -1,0 +1,239 @@
+"""What a study found: its finished trials as arrays, its contrasts and their verdicts; without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from weight_feedback.lab.data.published import fingerprints, mixed_data
+from weight_feedback.lab.statistics.contrasts import Compared, compare
+from weight_feedback.lab.statistics.estimates import Interval, mean_interval
+from weight_feedback.lab.statistics.gate import Passed, look, read_peeks, record_peek
+from weight_feedback.lab.statistics.outcomes import ArmResult, Outcome, study_outcome
+from weight_feedback.lab.store.store import Record, Store
+from weight_feedback.lab.study.study import SEEDS_END, Arm, Study
+from weight_feedback.lab.study.trials import Swap
+
+HEARD = {
+    "zeros": "z = 0",
+    "initial": "its initial z",
+    "other": "another seed's final z",
+}
+"""What each swap lets a network hear."""
+
+
+class Swapped(NamedTuple):
+    """What became of an arm's trained networks when they heard something else in evaluation.
+
+    Attributes:
+        arm: name of the arm.
+        heard: what they heard instead, a key of `HEARD`.
+        accuracy: then, percent.
+        change: of accuracy by the swap, points, paired by seed.
+        changes: seed to change.
+    """
+
+    arm: str
+    heard: str
+    accuracy: Interval
+    change: Interval
+    changes: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that a report shows.
+
+    Attributes:
+        study: arms × seeds, and what is declared of them.
+        outcome: what the contrasts compare.
+        arms: those with a finished or failed trial, in the study's order.
+        contrasts: the primary ones in the order of their declaration, then every arm against each arm that these
+            compare with; none for a study that declares nothing, or waits.
+        waiting: how many trials of the primary contrasts are neither finished nor failed; until there are none,
+            there are no verdicts, and no contrasts but for those who peek, since looking early and stopping when
+            one likes the outcome would spoil them.
+        swaps: in the order of arms.
+        extended: how many seeds there are, with those beyond the study's own.
+        exploratory: the same contrasts over all these seeds, if there are more than the study's own; no verdicts.
+        provenance: of every finished trial within the study's own seeds.
+        passed: what the gate says of the study.
+        command: that runs what is missing.
+        data: fingerprint to how many results, of trials and swaps, come from such data.
+    """
+
+    study: Study
+    outcome: Outcome
+    arms: Sequence[ArmResult]
+    contrasts: Sequence[Compared]
+    waiting: int
+    swaps: Sequence[Swapped]
+    extended: int
+    exploratory: Sequence[Compared]
+    provenance: Sequence[Mapping[str, Any]]
+    passed: Passed
+    command: str
+    data: Mapping[str, int]
+
+    def made_with(self, name: str) -> list[str]:
+        """Return each value that an entry of the provenance has in any trial.
+
+        Args:
+            name: of the entry.
+        """
+        return sorted({str(provenance[name]) for provenance in self.provenance})
+
+    @property
+    def mixed(self) -> str:
+        """Why nothing is compared: results come from different data; empty if they don't."""
+        return mixed_data(self.study.data, self.data)
+
+    @property
+    def sentences(self) -> list[str]:
+        """One verdict for each primary contrast, or why there is none; then what readers should know of them."""
+        verdicts = [contrast.verdict for contrast in self.contrasts if contrast.verdict]
+        return [*self.reasons, *verdicts, *filter(None, [self.passed.looked])]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why there are no verdicts at all; empty if there are some, or nothing is declared on one data set."""
+        if self.mixed:
+            return [f"No verdicts, no differences and no means: {self.mixed}, and can't be compared."]
+        reasons = [f"No verdicts, and estimates alone: {self.passed.late}."] if self.passed.late else []
+        if self.study.declared is not None and self.waiting:
+            reasons.append(
+                f"No verdicts yet: {self.waiting} trials of the declared contrasts are still to be run, as by "
+                f"{self.command}. Until then no differences are shown, but with --peek, which every later report "
+                "tells of."
+            )
+        return reasons
+
+
+def analyse(study: Study, store: Store, *, command: str = "weight-feedback run", peek: bool = False) -> Analysis:
+    """Read all that is finished of a study, and estimate what it says, as far as the gate lets it through.
+
+    Args:
+        study: arms × seeds, and what is declared of them.
+        store: what is finished.
+        command: that runs what is missing; to be named where something is.
+        peek: whether to estimate contrasts before all of their trials are there. That is kept in the store.
+
+    Raises:
+        StoreError: a finished trial is damaged, the study was declared otherwise, or a peek can't be kept.
+    """
+    extended = extended_seeds(study, store)
+    more = {(arm.name, trial.seed): store.read(trial) for arm, trial in study.trials(seeds=extended)}
+    records = {(name, seed): record for (name, seed), record in more.items() if seed in study.seed_numbers()}
+    failures = {
+        (arm.name, trial.seed): store.failure(trial)
+        for arm, trial in study.trials()
+        if not records[arm.name, trial.seed]
+    }
+    passed = look(study, store, {place: record.provenance for place, record in records.items() if record})
+    waiting = sum(reason is None for (name, _), reason in failures.items() if name in study.declared_arms)
+    passed = _peeked(study, store, passed, failures, waiting, peek)
+    arms = [_arm_result(study, arm, records, failures) for arm in study.arms]
+    wide = [_arm_result(study, arm, more, {}) for arm in study.arms] if extended > study.seeds else []
+    swapped = [(arm, swap, record) for arm, swap in study.swaps() if (record := store.read(swap))]
+    data = fingerprints(one.result for one in (*more.values(), *(record for *_, record in swapped)) if one)
+    shown = (peek or not waiting) and len(data) < 2
+    return Analysis(
+        study=study,
+        outcome=study_outcome(study),
+        arms=[arm for arm in arms if arm.seeds or arm.failed],
+        contrasts=compare(study, arms, study.seeds, passed, judge=not waiting) if shown else [],
+        waiting=waiting,
+        swaps=list(_swapped(swapped, arms)) if len(data) < 2 else [],
+        extended=extended,
+        exploratory=compare(study, wide, extended, passed, judge=False) if shown else [],
+        provenance=[record.provenance for record in records.values() if record],
+        passed=passed,
+        command=command,
+        data=data,
+    )
+
+
+def _peeked(
+    study: Study,
+    store: Store,
+    passed: Passed,
+    failures: Mapping[tuple[str, int], str | None],
+    waiting: int,
+    peek: bool,
+) -> Passed:
+    """Keep a look at a study that isn't finished, and return what the gate says with the looks that there were.
+
+    With a failed trial it isn't finished either, as the next run tries it again.
+    """
+    trials = len(study.declared_arms) * study.seeds
+    finished = trials - sum(name in study.declared_arms for name, _ in failures)
+    peeks = passed.peeks
+    if finished < trials and (peek or not waiting) and finished not in [known.finished for known in peeks]:
+        record_peek(store, finished, trials)
+        peeks = read_peeks(store.folder)
+    return replace(passed, peeks=[one for one in peeks if waiting or one.finished != finished])
+
+
+def _arm_result(
+    study: Study,
+    arm: Arm,
+    records: Mapping[tuple[str, int], Record | None],
+    failures: Mapping[tuple[str, int], str | None],
+) -> ArmResult:
+    found = {seed: record for (name, seed), record in records.items() if record and name == arm.name}
+    results, epochs = [record.result for record in found.values()], study.training.epochs
+    accuracy, loss = np.empty((len(results), epochs)), np.empty((len(results), epochs))
+    for row, result in enumerate(results):
+        done = result["epochs"]
+        accuracy[row], loss[row] = 100 / result["classes"], math.log(result["classes"])
+        accuracy[row, : len(done)] = [epoch["accuracy"] for epoch in done]
+        loss[row, : len(done)] = [epoch["loss"] for epoch in done]
+    hearings = {name: np.full((len(results), epochs + 1), np.nan) for name in ("norm", "drift", "share")}
+    for name, values in hearings.items():
+        for row, result in enumerate(results):
+            values[row, : len(result["hearings"])] = [hearing[name] for hearing in result["hearings"]]
+    return ArmResult(
+        arm=arm,
+        parameters=results[0]["parameters"] if results else 0,
+        seeds=tuple(found),
+        accuracy=accuracy,
+        loss=loss,
+        hearings=hearings if any(result["hearings"] for result in results) else {},
+        seconds=np.array([record.provenance["seconds"] for record in found.values()]),
+        diverged={seed: r.result["diverged"] for seed, r in found.items() if r.result["diverged"] is not None},
+        failed={seed: reason for (name, seed), reason in failures.items() if reason and name == arm.name},
+    )
+
+
+def _swapped(swaps: Sequence[tuple[Arm, Swap, Record]], arms: Sequence[ArmResult]) -> Iterator[Swapped]:
+    trained = {
+        (result.arm.name, seed): float(accuracy)
+        for result in arms
+        for seed, accuracy in zip(result.seeds, result.accuracy[:, -1:].ravel(), strict=True)
+    }
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for arm, swap, record in swaps:
+        if (arm.name, swap.trial.seed) in trained:
+            found.setdefault((arm.name, swap.heard), {})[swap.trial.seed] = record.result["accuracy"]
+    for (name, heard), accuracy in found.items():
+        changes = {seed: value - trained[name, seed] for seed, value in accuracy.items()}
+        yield Swapped(
+            name, heard, mean_interval(list(accuracy.values())), mean_interval(list(changes.values())), changes
+        )
+
+
+def extended_seeds(study: Study, store: Store) -> int:
+    """Return how many seeds there are: the study's own, and those that follow without a gap in any arm.
+
+    Args:
+        study: arms × seeds.
+        store: what is finished.
+    """
+    following = study.seed_numbers().stop
+    while following < SEEDS_END and any(store.read(study.trial(arm, following)) for arm in study.arms):
+        following += 1
+    return following - study.first_seed

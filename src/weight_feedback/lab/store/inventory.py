@@ -1,0 +1,173 @@
+"""What a store holds before a run: what is whole, what is damaged, where it comes from, how much is to come."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weight_feedback.files import remove
+from weight_feedback.lab.data.published import described, fingerprints, listed
+from weight_feedback.lab.store.provenance import differences
+from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError
+from weight_feedback.lab.study.study import SEEDS_END, Arm, Study
+from weight_feedback.lab.study.trials import Swap, Trial
+from weight_feedback.lab.tasks.notebook.networks import build, count_parameters
+from weight_feedback.lab.training.trial import read_weights
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found.
+
+    Attributes:
+        whole: finished trials, with their weights if these are kept, all undamaged.
+        damaged: file to what is wrong with it.
+        provenances: arm to those of its finished trials.
+        swaps: those that aren't finished, whether they are possible or not.
+        data: fingerprint to how many results, of trials and swaps, come from such data.
+    """
+
+    whole: set[Trial] = field(default_factory=set)
+    damaged: dict[Path, str] = field(default_factory=dict)
+    provenances: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+    swaps: list[Swap] = field(default_factory=list)
+    data: Counter[str] = field(default_factory=Counter)
+
+
+def survey(study: Study, store: Store, seeds: int | None = None) -> Survey:
+    """Read all that is finished of a study, once.
+
+    Args:
+        study: arms × seeds.
+        store: what is finished.
+        seeds: look at this many, if they are more than the study's own.
+
+    Raises:
+        StoreError: a file is of another format.
+    """
+    found, seeds = Survey(), max(study.seeds, seeds or 0)
+    for arm, trial in study.trials(seeds=seeds):
+        record = _read(found, store, trial)
+        if record is not None:
+            found.provenances.setdefault(arm.name, []).append(record.provenance)
+            if not trial.keeps_weights or _weights_are_whole(found, store, trial, record):
+                found.whole.add(trial)
+    found.swaps.extend(swap for _, swap in study.swaps() if _read(found, store, swap) is None)
+    for trial in _following(study, store, seeds):
+        with suppress(Damaged):
+            _count(found, store.read(trial))
+    return found
+
+
+def _following(study: Study, store: Store, seeds: int) -> Iterator[Trial]:
+    """Yield the trials of exploratory seeds beyond a number of seeds, as far as they follow without a gap."""
+    for seed in range(study.first_seed + seeds, SEEDS_END):
+        trials = [study.trial(arm, seed) for arm in study.arms]
+        there = [trial for trial in trials if store.path(trial).exists()]
+        if not there:
+            return
+        yield from there
+
+
+def _count(found: Survey, record: Record | None) -> None:
+    if record is not None:
+        found.data.update(fingerprints([record.result]))
+
+
+def _read(found: Survey, store: Store, trial: Trial | Swap) -> Record | None:
+    try:
+        record = store.read(trial)
+    except Damaged as error:
+        found.damaged[store.path(trial)] = str(error)
+        return None
+    _count(found, record)
+    return record
+
+
+def _weights_are_whole(found: Survey, store: Store, trial: Trial, record: Record) -> bool:
+    path = store.weights(trial)
+    try:
+        read_weights(path, record)
+    except FileNotFoundError:
+        return False
+    except StoreError as error:
+        found.damaged[path] = str(error)
+        return False
+    return True
+
+
+def clean(found: Survey, store: Store, note: Callable[[str], None]) -> None:
+    """Set damaged files aside, and remove checkpoints that are needed no more.
+
+    Args:
+        found: in the store.
+        store: where it is.
+        note: told of each damaged file.
+    """
+    for path, reason in found.damaged.items():
+        note(f"{reason}; it is now {store.set_aside(path, reason)}")
+    for trial in found.whole:
+        path = store.checkpoint(trial)
+        # Left by a run that was killed after it had kept the results.
+        if path.exists() and all(one in found.whole for one in trial.cohort()):
+            remove(path)
+
+
+def refuse_to_mix(found: Survey, arms: Sequence[Arm], here: Mapping[str, Any]) -> None:
+    """Refuse to add trials to an arm whose finished ones come from other surroundings.
+
+    Args:
+        found: in the store.
+        arms: that are to be run.
+        here: the surroundings, as in a provenance.
+
+    Raises:
+        StoreError: they differ.
+    """
+    for arm in arms:
+        finished = found.provenances.get(arm.name, [])
+        if phrases := differences(here, finished):
+            raise StoreError(
+                f"arm {arm.name}: its {len(finished)} finished trials come from other surroundings ("
+                f"{'; '.join(phrases)}), in which equal settings needn't give equal bits. Run it where they were "
+                "run, or all of it in another folder (--out), or mix them with --mixed, and the report says so"
+            )
+
+
+def refuse_other_data(found: Mapping[str, int], name: str, fingerprint: str, folder: Path) -> None:
+    """Refuse to add results to those of other data.
+
+    Args:
+        found: fingerprint to how many finished results come from such data.
+        name: of the data set.
+        fingerprint: of the data that are going to be used.
+        folder: of the results.
+
+    Raises:
+        StoreError: they differ.
+    """
+    if set(found) - {fingerprint}:
+        raise StoreError(
+            f"{folder}: expected the data under the name {name} that its results come from "
+            f"({listed(name, found)}), found others ({described(name, fingerprint)}), whose results can't be "
+            "compared with those. Point --data-dir to the files that were used, or run all of it in another folder "
+            "(--out)"
+        )
+
+
+def room(todo: Sequence[Trial], images: int) -> int:
+    """Return about how many bytes trials are going to take, at the least.
+
+    Args:
+        todo: the trials.
+        images: in the training set.
+    """
+    # Of each step a record has a loss, of about 20 digits and signs.
+    records = sum(2_000 + 20 * trial.training.epochs * trial.training.epoch_steps(images) for trial in todo)
+    keeping = [trial.model for trial in todo if trial.keeps_weights]
+    weights = {model: 4 * count_parameters(build(model, 0)) for model in set(keeping)}
+    return records + sum(weights[model] for model in keeping)

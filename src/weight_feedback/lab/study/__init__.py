@@ -1,0 +1,1 @@
+"""What is to be done: studies, arms, trials and their keys."""

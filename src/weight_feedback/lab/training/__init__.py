@@ -1,0 +1,1 @@
+"""One trial: train it, keep how far it is, and say where it was run."""
