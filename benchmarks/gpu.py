@@ -16,8 +16,9 @@ import torch
 from timing import machine, show
 from training import PROTOCOL, STEPS, TEST_IMAGES, made_up
 from weight_feedback.lab.data.datasets import Dataset
-from weight_feedback.lab.study.trials import Sketched, Training, Trial
+from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.networks import find_network
+from weight_feedback.lab.tasks.notebook.settings import Sketched, Training
 from weight_feedback.lab.training.plan import time_trial
 
 NETWORKS = ("mnist-plain", "cifar10-plain")

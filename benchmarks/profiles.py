@@ -10,8 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from timing import machine
 from training import COHORT, STEPS, made_up
-from weight_feedback.lab.study.trials import Training
 from weight_feedback.lab.tasks.notebook.networks import build, find_network
+from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training.loop import train_cohort
 from weight_feedback.lab.training.trial import keep_freed_memory, thread_count
 

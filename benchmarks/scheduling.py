@@ -24,7 +24,8 @@ from weight_feedback.lab.execution.jobs import Task, run_all
 from weight_feedback.lab.execution.runner import watched
 from weight_feedback.lab.store.inventory import survey
 from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.study import Study, load_study
+from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.study.toml import load_study
 
 
 def empty(study: Study) -> None:

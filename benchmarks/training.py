@@ -19,9 +19,10 @@ from timing import Target, finish, interleaved, show
 from weight_feedback.attach import advance
 from weight_feedback.lab.data.datasets import Dataset, normalise
 from weight_feedback.lab.execution.backends import cores
-from weight_feedback.lab.study.trials import Sketched, Training, Trial
+from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.networks import ConvNet, find_network
+from weight_feedback.lab.tasks.notebook.settings import Sketched, Training
 from weight_feedback.lab.training.plan import time_trial
 from weight_feedback.lab.training.trial import keep_freed_memory, thread_count
 

@@ -21,9 +21,9 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from timing import estimate, finish, in_turns, show
 from training import SIZES, hearing, made_up
 from weight_feedback.lab.data.datasets import Dataset, normalise
-from weight_feedback.lab.study.trials import Training
 from weight_feedback.lab.tasks.notebook.lockstep import Learner
 from weight_feedback.lab.tasks.notebook.networks import ConvNet
+from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training.trial import keep_freed_memory, thread_count
 
 SETTINGS = Training()

@@ -13,7 +13,7 @@ import torch
 import weight_feedback as wf
 from weight_feedback.lab.execution import runner
 from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.study import load_study
+from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
 from weight_feedback.lab.training.checkpoints import Header, encode
 from weight_feedback.lab.training.loop import History

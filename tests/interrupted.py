@@ -10,8 +10,9 @@ import pytest
 
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.store.store import Record
-from weight_feedback.lab.study.trials import Projected, Training, Trial
+from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
+from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 from weight_feedback.lab.training.loop import Lockstep
 from weight_feedback.lab.training.trial import run_cohort
 

@@ -9,7 +9,8 @@ import numpy as np
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.store.store import DECLARATION, Record, Store
 from weight_feedback.lab.study.study import Arm, Declared, Study
-from weight_feedback.lab.study.trials import Projected, Training, Trial
+from weight_feedback.lab.study.trials import Trial
+from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 
 SIGNALS = ("none", "constant", "yoked", "own")
 SEEDS = 8

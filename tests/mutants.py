@@ -92,7 +92,7 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
         "left = (self.running())",
     ): "no two files of a folder have one name, and whoever asks goes over them once",
     (
-        "lab/study/study:_read_study",
+        "lab/study/toml:_read_study",
         "content = file.read(LONGEST_FILE + 1)",
         "content = file.read(LONGEST_FILE + 2)",
     ): "one byte more than the longest file is enough to see that it is longer, and two are as well",

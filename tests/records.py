@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from weight_feedback.lab.store.store import Record
-from weight_feedback.lab.study.trials import Projected, Swap, Training, Trial
+from weight_feedback.lab.study.trials import Swap, Trial
+from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 
 TRIAL = Trial(data="generated", training=Training(epochs=1, batch_size=125), model="mnist-plain", seed=0)
 OWN = TRIAL.model_copy(update={"signal": "own", "summary": Projected(k=2)})

@@ -28,7 +28,7 @@ from tomls import BASE, document
 from weight_feedback.lab.data import parsers
 from weight_feedback.lab.data.reading import DataError
 from weight_feedback.lab.store.store import Store, StoreError, read_record
-from weight_feedback.lab.study.study import SpecError, load_study
+from weight_feedback.lab.study.toml import SpecError, load_study
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
 from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
 from weight_feedback.lab.training.loop import History

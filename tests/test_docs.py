@@ -24,7 +24,7 @@ import torch
 
 import weight_feedback as wf
 from weight_feedback.lab.statistics.verdicts import Verdict, estimate, verdicts
-from weight_feedback.lab.study.study import load_study
+from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.tasks.notebook.networks import NETWORKS
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,8 @@ from saved import CONFIG, WEIGHTS
 from weight_feedback.lab.execution import runner
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.store.store import Store, StoreError, read_record
-from weight_feedback.lab.study.study import Study, load_study
+from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
 from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
 from weight_feedback.lab.training.loop import History

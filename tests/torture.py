@@ -44,7 +44,7 @@ from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import Store, read_declaration, read_record
 from weight_feedback.lab.study.study import Arm, Declared, Study
-from weight_feedback.lab.study.trials import Projected, Training
+from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 from weight_feedback.lab.training.trial import weights_digest
 
 CONSOLE = Console(soft_wrap=True)

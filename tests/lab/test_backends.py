@@ -32,7 +32,7 @@ from weight_feedback.lab.execution.progress import marks
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Store, StoreError
 from weight_feedback.lab.study.study import Arm, Declared, Study
-from weight_feedback.lab.study.trials import Projected, Training
+from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc, and kills"),

@@ -12,7 +12,7 @@ from weight_feedback.lab.data.catalogue import ENVIRONMENT
 from weight_feedback.lab.execution import workers
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.study import load_study
+from weight_feedback.lab.study.toml import load_study
 
 STUDY = """
 name = "tiny"

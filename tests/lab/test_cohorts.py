@@ -18,12 +18,13 @@ from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution import runner, workers
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Arm, Study
-from weight_feedback.lab.study.trials import Projected, Training, Trial
+from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook import evaluation, lockstep
 from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.cohorts import Cohort
 from weight_feedback.lab.tasks.notebook.evaluation import evaluate, evaluate_all
 from weight_feedback.lab.tasks.notebook.networks import ConvNet, build
+from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 from weight_feedback.lab.training.loop import Donor, train, train_cohort
 from weight_feedback.lab.training.trial import build_networks, run_cohort, run_trial
 from weight_feedback.streams import stream

@@ -13,10 +13,12 @@ import weight_feedback as wf
 from interrupted import STEPS, TRAINING, few_images, make
 from tomls import BASE
 from weight_feedback.lab.data import datasets
-from weight_feedback.lab.study.study import Study, explain, load_study
-from weight_feedback.lab.study.trials import Subspace
+from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.study.toml import load_study
+from weight_feedback.lab.tasks.base import explain
 from weight_feedback.lab.tasks.notebook import arms
 from weight_feedback.lab.tasks.notebook.networks import ConvNet
+from weight_feedback.lab.tasks.notebook.settings import Subspace
 from weight_feedback.lab.tasks.notebook.subspace import Confined, projection
 from weight_feedback.lab.training.loop import Lockstep
 from weight_feedback.lab.training.trial import build_cohort, check_fit, run_trial

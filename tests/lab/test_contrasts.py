@@ -11,7 +11,7 @@ from weight_feedback.lab.statistics.contrasts import Compared, compare
 from weight_feedback.lab.statistics.gate import Passed
 from weight_feedback.lab.statistics.outcomes import ArmResult
 from weight_feedback.lab.study.study import Arm, Declared, Study
-from weight_feedback.lab.study.trials import Projected, Training
+from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 
 EPOCHS = 3
 ARMS = (

@@ -10,10 +10,12 @@ import torch
 
 import weight_feedback as wf
 from weight_feedback.lab.data import datasets
-from weight_feedback.lab.study.study import Arm, SpecError, Study, load_study
-from weight_feedback.lab.study.trials import Pooled, Projected, SignalName, Training, Trial
+from weight_feedback.lab.study.study import Arm, Study
+from weight_feedback.lab.study.toml import SpecError, load_study
+from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook import arms
 from weight_feedback.lab.tasks.notebook.networks import build, count_parameters
+from weight_feedback.lab.tasks.notebook.settings import Pooled, Projected, SignalName, Training
 from weight_feedback.lab.training.loop import Donor, train
 from weight_feedback.lab.training.trial import run_trial
 

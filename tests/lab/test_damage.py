@@ -18,7 +18,8 @@ from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.store.readable import Readable
 from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.study import Study, load_study
+from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.training.trial import run_cohort
 
 pytestmark = may_fork

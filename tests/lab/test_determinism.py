@@ -18,8 +18,9 @@ import pytest
 import torch
 
 import weight_feedback
-from weight_feedback.lab.study.trials import Pooled, Projected, Training, Trial
+from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
+from weight_feedback.lab.tasks.notebook.settings import Pooled, Projected, Training
 from weight_feedback.lab.training import trial
 from weight_feedback.lab.training.trial import run_cohort
 

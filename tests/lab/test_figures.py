@@ -20,7 +20,7 @@ from weight_feedback.lab.report.figures import Figure, figures, save
 from weight_feedback.lab.statistics.analysis import Analysis, analyse
 from weight_feedback.lab.store.store import Record, Store
 from weight_feedback.lab.study.study import Arm, Declared
-from weight_feedback.lab.study.trials import Training
+from weight_feedback.lab.tasks.notebook.settings import Training
 
 DOTS, HEARD = [["name", "seed", "value"]], [["arm", "epoch", "value"]]
 TOOLTIPS = {

@@ -31,8 +31,9 @@ from weight_feedback.lab.statistics.gate import PEEKS, ranges, read_peeks
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import DECLARATION, Damaged, Record, Store, StoreError
 from weight_feedback.lab.study.shards import Shard
-from weight_feedback.lab.study.study import Declared, SpecError, Study, builtin_studies, load_study
-from weight_feedback.lab.study.trials import Training
+from weight_feedback.lab.study.study import Declared, Study
+from weight_feedback.lab.study.toml import SpecError, builtin_studies, load_study
+from weight_feedback.lab.tasks.notebook.settings import Training
 
 pytestmark = may_fork
 BEFORE, AFTER = "2026-11-24T07:00:00+00:00", "2026-11-24T10:00:00+00:00"

@@ -11,10 +11,11 @@ import torch
 from interrupted import STEPS, TRAINING, bits, few_images, make
 from tapes import HostWorkError, Tapes
 from weight_feedback.lab.data.datasets import normalise
-from weight_feedback.lab.study.trials import Pooled, Sketched, Subspace, Trial
+from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook import graphs
 from weight_feedback.lab.tasks.notebook import lockstep as lockstep_module
 from weight_feedback.lab.tasks.notebook.graphs import CudaGraphs, Replayed, recorder_for
+from weight_feedback.lab.tasks.notebook.settings import Pooled, Sketched, Subspace
 from weight_feedback.lab.training.loop import Lockstep
 from weight_feedback.lab.training.trial import build_cohort
 

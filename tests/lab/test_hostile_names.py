@@ -29,8 +29,10 @@ from weight_feedback.lab.report.page import page
 from weight_feedback.lab.report.plots import plot_accuracy
 from weight_feedback.lab.statistics.analysis import Analysis, analyse
 from weight_feedback.lab.store.store import Record, Store
-from weight_feedback.lab.study.study import SpecError, Study, load_study
-from weight_feedback.lab.study.trials import Projected, Swap, Training, Trial
+from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.study.toml import SpecError, load_study
+from weight_feedback.lab.study.trials import Swap, Trial
+from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 
 HARMLESS = [
     "<script>window.canary=1</script><img src=x onerror=window.canary=1>",

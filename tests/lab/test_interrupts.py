@@ -19,7 +19,7 @@ from weight_feedback.lab.execution import jobs, workers
 from weight_feedback.lab.execution.interrupts import Interrupted, interruptible
 from weight_feedback.lab.execution.runner import missing
 from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.study import load_study
+from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.training.trial import run_cohort
 
 pytestmark = [

@@ -24,7 +24,8 @@ from weight_feedback.lab.execution.progress import Marks
 from weight_feedback.lab.execution.standing import Standing
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import Store, StoreError
-from weight_feedback.lab.study.trials import Measurement, Subspace
+from weight_feedback.lab.tasks.intrinsic.settings import Measurement
+from weight_feedback.lab.tasks.notebook.settings import Subspace
 from weight_feedback.lab.tasks.notebook.subspace import projection
 from weight_feedback.streams import stream
 

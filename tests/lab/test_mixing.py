@@ -12,7 +12,7 @@ from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.store.provenance import DECIDING, differences, mixed_surroundings
 from weight_feedback.lab.store.store import Record, Store, StoreError
 from weight_feedback.lab.study.study import Arm, Study
-from weight_feedback.lab.study.trials import Training
+from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training.trial import surroundings
 
 TEXT = """

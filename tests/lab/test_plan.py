@@ -9,10 +9,12 @@ from statsmodels.stats.power import TTestPower
 
 from tapes import Tapes
 from weight_feedback.lab.data import datasets
-from weight_feedback.lab.study.study import Declared, load_study
-from weight_feedback.lab.study.trials import Training, Trial
+from weight_feedback.lab.study.study import Declared
+from weight_feedback.lab.study.toml import load_study
+from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.networks import count_parameters
+from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training import plan as planning
 from weight_feedback.lab.training.plan import plan, sensitivity, time_trial
 

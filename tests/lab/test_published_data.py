@@ -20,7 +20,8 @@ from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.statistics.calibration import Calibration
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import Record, Store, StoreError
-from weight_feedback.lab.study.trials import Measurement, Subspace
+from weight_feedback.lab.tasks.intrinsic.settings import Measurement
+from weight_feedback.lab.tasks.notebook.settings import Subspace
 
 OTHER = "1" * 64
 

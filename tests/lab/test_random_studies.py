@@ -13,7 +13,8 @@ from weight_feedback.lab.execution import runner
 from weight_feedback.lab.report.markdown import markdown
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.study import SpecError, Study, load_study
+from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.study.toml import SpecError, load_study
 
 SIGNALS = ["none", "zeros", "constant", "noise", "clock", "stale", "permuted", "yoked", "own", "own-gradient"]
 SCALES = ["isometry", "xavier", "adjoint-isometry", "calibrated"]

@@ -14,9 +14,9 @@ import torch
 
 from interrupted import STEPS, TRAINING, Cut, bits, cut, few_images, make, results, run
 from weight_feedback.lab.data import datasets
-from weight_feedback.lab.study.trials import Pooled, SignalName, Sketched, Subspace
 from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
+from weight_feedback.lab.tasks.notebook.settings import Pooled, SignalName, Sketched, Subspace
 from weight_feedback.lab.training import checkpoints, trial
 from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
 from weight_feedback.lab.training.loop import Lockstep

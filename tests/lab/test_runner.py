@@ -13,7 +13,7 @@ from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.execution.standing import Standing
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Arm, Study
-from weight_feedback.lab.study.trials import Training
+from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training.trial import run_cohort, run_trial
 
 STUDY = Study(

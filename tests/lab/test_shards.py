@@ -16,8 +16,9 @@ from weight_feedback.lab.commands import cli
 from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.shards import Shard, parse_shard
-from weight_feedback.lab.study.study import Arm, Study, load_study
-from weight_feedback.lab.study.trials import Training
+from weight_feedback.lab.study.study import Arm, Study
+from weight_feedback.lab.study.toml import load_study
+from weight_feedback.lab.tasks.notebook.settings import Training
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm_array.sh"
 NAMES = ("plain", "pooled", "sketched")

@@ -7,9 +7,11 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from weight_feedback.lab.study.study import SpecError, builtin_studies, load_study
-from weight_feedback.lab.study.trials import Measurement, Subspace, Swap, Training, Trial
+from weight_feedback.lab.study.toml import SpecError, builtin_studies, load_study
+from weight_feedback.lab.study.trials import Swap, Trial
+from weight_feedback.lab.tasks.intrinsic.settings import Measurement
 from weight_feedback.lab.tasks.notebook.networks import NETWORKS
+from weight_feedback.lab.tasks.notebook.settings import Subspace, Training
 
 STUDY = """
 name = "tiny"

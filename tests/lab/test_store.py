@@ -16,7 +16,8 @@ from weight_feedback.files import write_atomically
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import FOLDERS, Damaged, Record, Store, StoreError
 from weight_feedback.lab.study.study import Arm, Declared, Study
-from weight_feedback.lab.study.trials import Projected, Swap, Training, Trial
+from weight_feedback.lab.study.trials import Swap, Trial
+from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from weight_feedback.lab.commands.presenting import Shown
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.execution.standing import Standing
 from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.study import load_study
+from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.training import checkpoints
 
 posix = pytest.mark.skipif(os.name != "posix", reason="closes streams, and sets a POSIX locale")

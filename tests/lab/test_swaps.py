@@ -12,8 +12,9 @@ from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Store, StoreError
 from weight_feedback.lab.study.study import Arm, Declared, Study
-from weight_feedback.lab.study.trials import Projected, Swap, Training
+from weight_feedback.lab.study.trials import Swap
 from weight_feedback.lab.tasks.notebook.arms import build_arm
+from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 from weight_feedback.lab.training.interventions import possible, run_swap
 
 STUDY = Study(

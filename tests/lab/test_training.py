@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 import weight_feedback as wf
 from weight_feedback.lab.data import datasets
-from weight_feedback.lab.study.trials import Training
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, evaluate
 from weight_feedback.lab.tasks.notebook.networks import build
+from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training import loop
 from weight_feedback.lab.training.loop import Progress, train
 

@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 
 import weight_feedback
 from weight_feedback.lab.data import datasets
-from weight_feedback.lab.study.trials import Training, Trial
+from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.evaluation import evaluate
 from weight_feedback.lab.tasks.notebook.networks import build
+from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training.trial import choose_device, run_trial, thread_count, weights_digest
 
 

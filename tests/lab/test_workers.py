@@ -15,7 +15,7 @@ from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.store.store import Store, StoreError
 from weight_feedback.lab.study.study import Arm, Declared, Study
-from weight_feedback.lab.study.trials import Projected, Training
+from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 from weight_feedback.lab.training.trial import run_cohort
 
 pytestmark = [

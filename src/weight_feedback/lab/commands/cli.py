@@ -24,7 +24,7 @@ from weight_feedback.lab.commands.presenting import say
 from weight_feedback.lab.commands.statistics import Calibrate
 from weight_feedback.lab.commands.studies import Export, Merge, Plan, Plot, Report, Run
 from weight_feedback.lab.execution.interrupts import Interrupted, interruptible
-from weight_feedback.lab.study.study import explain
+from weight_feedback.lab.tasks.base import explain
 
 Command = (
     Annotated[Train, subcommand("train", prefix_name=False)]

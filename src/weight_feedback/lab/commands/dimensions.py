@@ -19,7 +19,8 @@ from weight_feedback.lab.report.plots import plot_dimension
 from weight_feedback.lab.statistics.dimension import estimate
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import MOST_TRIALS
-from weight_feedback.lab.study.trials import Measurement, Subspace
+from weight_feedback.lab.tasks.intrinsic.settings import Measurement
+from weight_feedback.lab.tasks.notebook.settings import Subspace
 
 
 class Network(NamedTuple):

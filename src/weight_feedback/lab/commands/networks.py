@@ -10,9 +10,10 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from weight_feedback.lab.commands.options import NUMBER, PAIR, WHOLE, Command, Cuda, DataDir, Device, choose
-from weight_feedback.lab.study.trials import Training, Trial
+from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
 from weight_feedback.lab.tasks.notebook.networks import NETWORKS, find_network
+from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training.loop import Progress as Step
 from weight_feedback.lab.training.trial import MOST_THREADS, run_trial
 from weight_feedback.summaries import match_dimensions

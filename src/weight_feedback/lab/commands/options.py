@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError
 from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from weight_feedback.lab.study.study import builtin_studies, explain
-from weight_feedback.lab.study.trials import Frozen
+from weight_feedback.lab.study.toml import builtin_studies
+from weight_feedback.lab.tasks.base import Frozen, explain
 
 
 class Refused(Exception):  # noqa: N818 - tyro would show a ValueError in words of its own

@@ -28,7 +28,7 @@ from weight_feedback.lab.statistics.outcomes import ArmResult, study_outcome
 from weight_feedback.lab.store.readable import Readable
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
-from weight_feedback.lab.study.trials import digest
+from weight_feedback.lab.tasks.base import digest
 from weight_feedback.lab.training.plan import PlannedArm, Sensitivity
 from weight_feedback.texts import printable
 

@@ -24,7 +24,8 @@ from weight_feedback.lab.statistics.calibration import (
 )
 from weight_feedback.lab.statistics.estimates import Interval
 from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.study import Study, load_study
+from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.study.toml import load_study
 
 HEADINGS = (
     "seeds",

@@ -34,7 +34,7 @@ from weight_feedback.lab.report.export import export
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.shards import Shard, parse_shard
-from weight_feedback.lab.study.study import load_study
+from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.training.plan import plan, sensitivity
 
 

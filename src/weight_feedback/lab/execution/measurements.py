@@ -30,7 +30,7 @@ from weight_feedback.lab.execution.runner import Watcher, watched
 from weight_feedback.lab.execution.workers import THREADS, counter
 from weight_feedback.lab.store.inventory import refuse_other_data
 from weight_feedback.lab.store.store import Record, Store
-from weight_feedback.lab.study.trials import Measurement
+from weight_feedback.lab.tasks.intrinsic.settings import Measurement
 from weight_feedback.lab.tasks.notebook.evaluation import evaluate
 from weight_feedback.lab.tasks.notebook.networks import count_parameters, initialise
 from weight_feedback.lab.tasks.notebook.subspace import projection

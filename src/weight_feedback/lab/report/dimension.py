@@ -9,7 +9,7 @@ from weight_feedback.lab.report.markdown import code, escape, interval, made_wit
 from weight_feedback.lab.statistics.dimension import Measured
 from weight_feedback.lab.statistics.estimates import mean_interval
 from weight_feedback.lab.store.provenance import mixed_surroundings
-from weight_feedback.lab.study.trials import Measurement
+from weight_feedback.lab.tasks.intrinsic.settings import Measurement
 from weight_feedback.texts import printable
 
 

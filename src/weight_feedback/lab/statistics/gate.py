@@ -28,7 +28,7 @@ from weight_feedback.lab.store.store import (
     read_record,
 )
 from weight_feedback.lab.study.study import SEEDS_END, Study
-from weight_feedback.lab.study.trials import Frozen
+from weight_feedback.lab.tasks.base import Frozen
 from weight_feedback.texts import printable
 
 #: The file of a study's folder that says who looked at what before the study was finished.

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from weight_feedback import failpoints
 from weight_feedback.files import prepare, remove, tell, write_atomically
 from weight_feedback.lab.study.study import Study
-from weight_feedback.lab.study.trials import Kept, Measurement, Swap, Trial
+from weight_feedback.lab.study.trials import Kept, Swap, Trial
+from weight_feedback.lab.tasks.intrinsic.settings import Measurement
 
 FORMAT = 1
 _AGAIN = "the next run sets it aside and runs the trial again"

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from weight_feedback.lab.data.reading import open_plain, shown
-from weight_feedback.lab.study.trials import (
-    ONE_LINE,
-    Frozen,
-    Name,
-    SignalName,
-    SubspaceSignal,
-    Summarised,
-    Swap,
-    Training,
-    Trial,
-    digest,
-)
-from weight_feedback.texts import printable
+from weight_feedback.lab.study.trials import Swap, Trial
+from weight_feedback.lab.tasks.base import MOST_WRONG, ONE_LINE, Frozen, Name, digest
+from weight_feedback.lab.tasks.notebook.settings import SignalName, SubspaceSignal, Summarised, Training
 
 #: Trials of a study; their list alone takes 100 MB.
 MOST_TRIALS = 100_000
 #: Seeds are below this.
 SEEDS_END = 2**31
-#: Bytes of a study file, and characters of one of its lines: Python's parser takes minutes over keys of many parts.
-LONGEST_FILE, LONGEST_LINE = 100_000, 1000
-#: Wrong fields that a message lists.
-MOST_WRONG = 20
-
-
-class SpecError(ValueError):
-    """A study file that can't be used; the message names file, field, what was expected and what came."""
 
 
 class Arm(Frozen):
@@ -310,116 +288,3 @@ class Study(Frozen):
             salt=salt,
             seed=seed,
         )
-
-
-def builtin_studies() -> list[str]:
-    """Return the names of the studies that come with the package."""
-    folder = resources.files("weight_feedback.lab.study") / "builtin"
-    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
-
-
-def load_study(name_or_path: str) -> Study:
-    """Read a study from a TOML file, or a built-in one by its name.
-
-    Args:
-        name_or_path: a path, or the name of a built-in study.
-
-    Returns:
-        The study, fully checked.
-
-    Raises:
-        SpecError: there is no such study, it isn't TOML, or a field is wrong.
-    """
-    where = printable(name_or_path)
-    try:
-        text = _read_study(name_or_path)
-        return Study.model_validate(tomllib.loads(text))
-    except ValidationError as error:
-        raise SpecError(f"{where}: {explain(error)}") from None
-    except OSError as error:
-        raise SpecError(f"{where} can't be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{where} isn't valid TOML: it must be UTF-8, but isn't at byte {error.start}") from None
-    except RecursionError:
-        raise SpecError(f"{where}: expected tables within tables, found brackets nested too deeply") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{where} isn't valid TOML: {error}") from None
-
-
-def _read_study(name_or_path: str) -> str:
-    """Return the text of a study, with bounds that keep its parsing short."""
-    path, where = Path(name_or_path), printable(name_or_path)
-    if path.is_file() or (path.exists() and name_or_path not in builtin_studies()):
-        with open_plain(path) as file:
-            content = file.read(LONGEST_FILE + 1)
-    elif name_or_path in builtin_studies():
-        content = (resources.files("weight_feedback.lab.study") / "builtin" / f"{name_or_path}.toml").read_bytes()
-    else:
-        raise SpecError(
-            f"no study {shown(name_or_path)}: expected the path of a TOML file, or one of the built-in studies: "
-            f"{', '.join(builtin_studies())}"
-        )
-    if len(content) > LONGEST_FILE:
-        raise SpecError(f"{where}: expected a study file of at most {LONGEST_FILE} bytes, found more")
-    # Some editors put a mark of the byte order in front, and carriage returns at the ends of lines.
-    text = content.decode("utf-8-sig").replace("\r\n", "\n")
-    for number, line in enumerate(text.split("\n"), start=1):
-        if len(line) > LONGEST_LINE:
-            raise SpecError(
-                f"{where}, line {number}: expected at most {LONGEST_LINE} characters, found {len(line)}; lists can "
-                "go over several lines"
-            )
-    return text
-
-
-def explain(error: ValidationError) -> str:
-    """Return one line a wrong field: where it is, what was expected, what came.
-
-    Args:
-        error: what pydantic raised.
-    """
-    lines, places = [], [item["loc"] for item in error.errors()]
-    for item in error.errors():
-        size = len(item["loc"])
-        if item["type"] == "too_short" and any(place[:size] == item["loc"] != place for place in places):
-            continue  # it is short only of what is wrong itself
-        where = ".".join(str(part) for part in item["loc"] if part not in ("projected", "sketched", "pooled"))
-        came = "" if item["type"] in ("missing", "value_error") else f", got {shown(item['input'])}"
-        message = _expected(item["type"], item.get("ctx", {})) or item["msg"].removeprefix("Value error, ")
-        message += came
-        lines.append(printable(f"{where}: {message}" if where else message))
-    more = len(lines) - MOST_WRONG
-    return "\n".join([*lines[:MOST_WRONG], *([f"and {more} more"] if more > 0 else [])])
-
-
-#: What was expected, by pydantic's types of errors; its own messages speak of its own ways.
-_EXPECTED = {
-    "extra_forbidden": "there is no such field",
-    "finite_number": "expected a finite number",
-    "float_type": "expected a number",
-    "greater_than": "expected more than {gt}",
-    "greater_than_equal": "expected at least {ge}",
-    "int_type": "expected a whole number",
-    "less_than": "expected less than {lt}",
-    "less_than_equal": "expected at most {le}",
-    "literal_error": "expected {expected}",
-    "missing": "needed, but missing",
-    "model_type": "expected a table",
-    # Names alone have a pattern.
-    "string_pattern_mismatch": "expected at most 64 lower-case letters, digits, dots and dashes, beginning with a "
-    "letter or digit",
-    "string_too_long": "expected at most {max_length} characters",
-    "string_too_short": "expected at least {min_length} characters",
-    "string_type": "expected a text",
-    "too_long": "expected at most {max_length} items",
-    "too_short": "expected at least {min_length} items",
-    "tuple_type": "expected a list",
-    "union_tag_invalid": "expected a table",
-}
-
-
-def _expected(kind: str, context: Mapping[str, Any]) -> str:
-    """Return in words what was expected; nothing for an error of another kind."""
-    values = {name: f"{value:g}" if isinstance(value, float) else value for name, value in context.items()}
-    words = _EXPECTED.get(kind, "").format(**values)
-    return words.removesuffix("s") if 1 in (context.get("min_length"), context.get("max_length")) else words

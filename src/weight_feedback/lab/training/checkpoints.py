@@ -26,8 +26,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from weight_feedback.files import write_atomically
-from weight_feedback.lab.study.study import explain
-from weight_feedback.lab.study.trials import Frozen
+from weight_feedback.lab.tasks.base import Frozen, explain
 from weight_feedback.lab.training.loop import History, Lockstep
 
 FORMAT: Literal[1] = 1

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from weight_feedback.lab.data.datasets import Dataset
-from weight_feedback.lab.study.trials import Training
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing, evaluate_all, hear, heard
 from weight_feedback.lab.tasks.notebook.graphs import Recorder, Replayed, recorder_for
 from weight_feedback.lab.tasks.notebook.lockstep import Learner
 from weight_feedback.lab.tasks.notebook.networks import ConvNet
+from weight_feedback.lab.tasks.notebook.settings import Training
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from weight_feedback.lab.statistics.power import (
 )
 from weight_feedback.lab.statistics.verdicts import level
 from weight_feedback.lab.study.study import Declared, Study
-from weight_feedback.lab.study.trials import Training, Trial
+from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.cohorts import as_one
 from weight_feedback.lab.tasks.notebook.evaluation import evaluate_all, hear, heard
 from weight_feedback.lab.tasks.notebook.graphs import recorder_for
 from weight_feedback.lab.tasks.notebook.networks import count_parameters
+from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training.loop import History, Lockstep
 from weight_feedback.lab.training.trial import (
     build_cohort,

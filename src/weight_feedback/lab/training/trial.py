@@ -27,11 +27,13 @@ import weight_feedback
 from weight_feedback.files import prepare, write_atomically
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.store.store import Record, StoreError
-from weight_feedback.lab.study.trials import Pooled, Subspace, Summarised, Trial, digest
+from weight_feedback.lab.study.trials import Trial
+from weight_feedback.lab.tasks.base import digest
 from weight_feedback.lab.tasks.notebook.arms import build_arm, build_donor, reads, summary, tell
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
 from weight_feedback.lab.tasks.notebook.graphs import recorder_for
 from weight_feedback.lab.tasks.notebook.networks import ConvNet, Network, count_parameters, find_network
+from weight_feedback.lab.tasks.notebook.settings import Pooled, Subspace, Summarised
 from weight_feedback.lab.training.checkpoints import Checkpointer
 from weight_feedback.lab.training.loop import Donor, History, Lockstep, Progress
 from weight_feedback.signals import OwnWeights

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 
 from weight_feedback.attach import attach
-from weight_feedback.lab.study.trials import Pooled, SignalName, Sketched, Summarised, Trial
 from weight_feedback.lab.tasks.notebook.networks import ConvNet, build, initial_values
+from weight_feedback.lab.tasks.notebook.settings import Pooled, Settings, SignalName, Sketched, Summarised
 from weight_feedback.signals import (
     Clock,
     Constant,
@@ -89,42 +89,42 @@ def make_signal(name: SignalName, model: ConvNet, settings: Summarised, seed: in
     return made[name]()
 
 
-def build_arm(trial: Trial, epoch_steps: int) -> ConvNet:
-    """Build the counted network of a trial.
+def build_arm(settings: Settings, epoch_steps: int) -> ConvNet:
+    """Build the counted network of some settings.
 
     Args:
-        trial: the settings.
+        settings: of the network.
         epoch_steps: optimiser steps in an epoch.
 
     Returns:
-        The network, on the CPU, in float32; for a ``yoked`` trial it has yet to be told anything.
+        The network, on the CPU, in float32; for the signal ``yoked`` it has yet to be told anything.
 
     Raises:
         ValueError: there is no such network, or it has feedback of its own.
     """
-    model = build(trial.model, trial.seed)
-    if trial.signal is None:
+    model = build(settings.model, settings.seed)
+    if settings.signal is None:
         return model
     # W, b and the data order are those of the seed alone.
-    seed = trial.seed + SALTS * trial.salt
-    if trial.training.subspace:  # before its subspace is drawn: V moves in it too
-        k = trial.training.subspace.dimensions
-        signal: Signal = Zeros(k) if trial.signal == "zeros" else Received(k)
+    seed = settings.seed + SALTS * settings.salt
+    if settings.training.subspace:  # before its subspace is drawn: V moves in it too
+        k = settings.training.subspace.dimensions
+        signal: Signal = Zeros(k) if settings.signal == "zeros" else Received(k)
     else:
-        assert trial.summary is not None
-        signal = make_signal(trial.signal, model, trial.summary, seed, epoch_steps)
-    attach(model, "fc1", signal=signal, conditioning=trial.conditioning)
+        assert settings.summary is not None
+        signal = make_signal(settings.signal, model, settings.summary, seed, epoch_steps)
+    attach(model, "fc1", signal=signal, conditioning=settings.conditioning)
     with torch.no_grad():
         v = model.get_parameter("fc1.feedback_weight")
         v.copy_(initial_values("fc1.feedback_weight", v.shape, model.fc1.in_features + v.shape[1], seed))
     return model
 
 
-def build_donor(trial: Trial, model: ConvNet, epoch_steps: int) -> tuple[ConvNet, int, Summary | None]:
+def build_donor(settings: Settings, model: ConvNet, epoch_steps: int) -> tuple[ConvNet, int, Summary | None]:
     """Build the donor of a yoked trial: a network that hears its own weights, of a seed that nobody counts.
 
     Args:
-        trial: the yoked trial.
+        settings: of the counted network, which is yoked.
         model: its counted network, with its initial weights.
         epoch_steps: optimiser steps in an epoch.
 
@@ -132,11 +132,11 @@ def build_donor(trial: Trial, model: ConvNet, epoch_steps: int) -> tuple[ConvNet
         The donor, its seed, and the summary by which ``model`` hears it: that which ``model`` would have of its
         own weights, calibrated on them; all on the CPU. In a subspace there is no summary.
     """
-    seed = DONOR_SEEDS + trial.seed
-    donor = build_arm(trial.model_copy(update={"seed": seed, "signal": "own"}), epoch_steps)
-    if trial.summary is None:
+    seed = DONOR_SEEDS + settings.seed
+    donor = build_arm(settings.model_copy(update={"seed": seed, "signal": "own"}), epoch_steps)
+    if settings.summary is None:
         return donor, seed, None
-    listener = summary(trial.summary, trial.seed + SALTS * trial.salt)
+    listener = summary(settings.summary, settings.seed + SALTS * settings.salt)
     return donor, seed, OwnWeights(reads(model), listener).summary
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from weight_feedback.attach import advance, foresee
 from weight_feedback.lab.data.datasets import Dataset, normalise
-from weight_feedback.lab.study.trials import Training
 from weight_feedback.lab.tasks.notebook.cohorts import Cohort, as_one
 from weight_feedback.lab.tasks.notebook.evaluation import classify
 from weight_feedback.lab.tasks.notebook.networks import ConvNet
+from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.tasks.notebook.subspace import Confined
 from weight_feedback.streams import stream
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from weight_feedback.lab.study.trials import Subspace
 from weight_feedback.lab.tasks.notebook.networks import ConvNet
+from weight_feedback.lab.tasks.notebook.settings import Subspace
 from weight_feedback.signals import Received
 from weight_feedback.summaries import CountSketch, DenseProjection, KroneckerProjection, Projection
 
