@@ -21,7 +21,7 @@ from projections import state_bytes
 from timing import interleaved, machine, show
 from training import ours, stepper
 from weight_feedback.lab.execution.backends import cores
-from weight_feedback.lab.training.trial import keep_freed_memory, thread_count
+from weight_feedback.lab.training.environment import keep_freed_memory, thread_count
 
 #: The largest matrix that is stored, in numbers: 2 GB.
 STORED = 500_000_000

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import versions
 import weight_feedback as wf
 from timing import Target, estimate, finish, in_turns, show
-from weight_feedback.lab.training.trial import keep_freed_memory
+from weight_feedback.lab.training.environment import keep_freed_memory
 
 try:
     import timm

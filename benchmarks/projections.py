@@ -15,7 +15,7 @@ from sklearn.random_projection import GaussianRandomProjection, SparseRandomProj
 
 import weight_feedback as wf
 from timing import Target, finish, interleaved, show
-from weight_feedback.lab.training.trial import keep_freed_memory
+from weight_feedback.lab.training.environment import keep_freed_memory
 
 #: What the notebook's CIFAR-10 network reads, about, and hears.
 SIZE, K = 860_000, 460

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weight_feedback.lab.training.trial import processor
+from weight_feedback.lab.training.environment import processor
 
 
 def machine() -> str:

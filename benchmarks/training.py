@@ -23,8 +23,8 @@ from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.networks import ConvNet, find_network
 from weight_feedback.lab.tasks.notebook.settings import Sketched, Training
+from weight_feedback.lab.training.environment import keep_freed_memory, thread_count
 from weight_feedback.lab.training.plan import time_trial
-from weight_feedback.lab.training.trial import keep_freed_memory, thread_count
 
 STEPS = 60
 #: Data set to the size of the notebook's z.

@@ -24,7 +24,7 @@ from weight_feedback.lab.data.datasets import Dataset, normalise
 from weight_feedback.lab.tasks.notebook.lockstep import Learner
 from weight_feedback.lab.tasks.notebook.networks import ConvNet
 from weight_feedback.lab.tasks.notebook.settings import Training
-from weight_feedback.lab.training.trial import keep_freed_memory, thread_count
+from weight_feedback.lab.training.environment import keep_freed_memory, thread_count
 
 SETTINGS = Training()
 #: Takes indices of images, shape ``[networks, batch]``; returns losses, shape ``[networks]``.

@@ -15,8 +15,8 @@ from weight_feedback.lab.execution import runner
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
+from weight_feedback.lab.tasks.notebook.history import History
 from weight_feedback.lab.training.checkpoints import Header, encode
-from weight_feedback.lab.training.loop import History
 from weight_feedback.pretrained import save_pretrained
 
 STUDY = """name = "frozen"

@@ -12,9 +12,9 @@ from weight_feedback.lab.data import datasets
 from weight_feedback.lab.store.store import Record
 from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
+from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
 from weight_feedback.lab.tasks.notebook.settings import Projected, Training
-from weight_feedback.lab.training.loop import Lockstep
-from weight_feedback.lab.training.trial import run_cohort
+from weight_feedback.lab.training.run import Options, run_cohort
 
 TRAINING = Training(epochs=3, batch_size=32, lr=0.05)
 STEPS = 3
@@ -50,7 +50,7 @@ def make(signal: str | None = "own", *, training: dict | None = None, **changes)
 
 
 def run(one: Trial, path: Path | None = None, **options) -> list[Record]:
-    return run_cohort(one.cohort(), checkpoint=path, **({"checkpoint_seconds": 0, "threads": 1} | options))
+    return run_cohort(one.cohort(), Options(checkpoint=path, **({"checkpoint_seconds": 0, "threads": 1} | options)))
 
 
 def results(records: list[Record]) -> list[dict]:

@@ -87,7 +87,7 @@ EQUIVALENT: dict[tuple[str, ...], str] = {
         "flip_rejections=_share(int(((flips_p <= 0.05)).sum()), studies),",
     ): "0.05 is no whole number of 2ⁿ⁻¹ths, nor of 10,001sts",
     (
-        "lab/execution/progress:Marks.take_left",
+        "lab/execution/progress:ProgressFiles.take_unfinished",
         "left = set(self.running())",
         "left = (self.running())",
     ): "no two files of a folder have one name, and whoever asks goes over them once",

@@ -30,8 +30,8 @@ from weight_feedback.lab.data.reading import DataError
 from weight_feedback.lab.store.store import Store, StoreError, read_record
 from weight_feedback.lab.study.toml import SpecError, load_study
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
+from weight_feedback.lab.tasks.notebook.history import History
 from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
-from weight_feedback.lab.training.loop import History
 from weight_feedback.pretrained import PretrainedError, load_pretrained, save_pretrained
 
 _JSON = [b"NaN", b"1e999", b"9" * 5000, b"[" * 100_000, b"{}", b"[]", b"null", b"true", b'"\\ud800"', b"-0.0", b"2"]

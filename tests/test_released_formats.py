@@ -19,12 +19,12 @@ from saved import CONFIG, WEIGHTS
 from weight_feedback.lab.execution import runner
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.store.store import Store, StoreError, read_record
+from weight_feedback.lab.store.weights import read_weights
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
+from weight_feedback.lab.tasks.notebook.history import History
 from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
-from weight_feedback.lab.training.loop import History
-from weight_feedback.lab.training.trial import read_weights
 from weight_feedback.pretrained import PretrainedError, load_pretrained
 
 FIRST = Path(__file__).parent / "fixtures" / "format-1"

@@ -35,7 +35,7 @@ import tyro
 import vl_convert
 from matplotlib.figure import Figure
 from rich.console import Console
-from safetensors.torch import load
+from safetensors.numpy import load
 
 from killing import Work, adopt, alone, complete, finish, fork, kill_at, points, require
 from weight_feedback.lab.commands.presenting import present
@@ -43,9 +43,9 @@ from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import Store, read_declaration, read_record
+from weight_feedback.lab.store.weights import weights_digest
 from weight_feedback.lab.study.study import Arm, Declared, Study
 from weight_feedback.lab.tasks.notebook.settings import Projected, Training
-from weight_feedback.lab.training.trial import weights_digest
 
 CONSOLE = Console(soft_wrap=True)
 #: After so many kills, on average, a study is let go on to its end.

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from weight_feedback.lab.execution.standing import Standing
+from weight_feedback.lab.execution.progress import Progress
 
 
 class Watched:
     def __init__(self) -> None:
         self.begun: list[tuple[int, int, int, int]] = []
         self.seen: list[int] = []
-        self.standings: list[Standing] = []
+        self.standings: list[Progress] = []
         self.notes: list[str] = []
 
     def begin(self, trials: int, todo: int, epochs: int, jobs: int) -> None:
         self.begun.append((trials, todo, epochs, jobs))
 
-    def progress(self, standing: Standing) -> None:
+    def progress(self, standing: Progress) -> None:
         self.seen.append(standing.epochs)
         self.standings.append(standing)
 

@@ -28,7 +28,7 @@ from weight_feedback.lab.commands import cli
 from weight_feedback.lab.data.datasets import DataError
 from weight_feedback.lab.execution import backends, cluster, runner, workers
 from weight_feedback.lab.execution.backends import connected
-from weight_feedback.lab.execution.progress import marks
+from weight_feedback.lab.execution.progress import progress_files
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Store, StoreError
 from weight_feedback.lab.study.study import Arm, Declared, Study
@@ -361,7 +361,7 @@ def test_an_arm_from_elsewhere_is_refused(tmp_path, here) -> None:
 
 
 def test_versions_and_data_must_be_the_same(tmp_path) -> None:
-    with marks(tmp_path / "progress") as shared:
+    with progress_files(tmp_path / "progress") as shared:
         site = cluster.Site(tmp_path, shared, "generated", None, "another", "cpu", 1)
         with pytest.raises(StoreError, match="generated: expected the data with fingerprint another, found "):
             cluster.inspect(site)

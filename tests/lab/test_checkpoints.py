@@ -17,10 +17,12 @@ from weight_feedback.lab.data import datasets
 from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
+from weight_feedback.lab.tasks.notebook.history import History
+from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
+from weight_feedback.lab.tasks.notebook.task import build_cohort
 from weight_feedback.lab.training import checkpoints
 from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
-from weight_feedback.lab.training.loop import History, Lockstep
-from weight_feedback.lab.training.trial import build_cohort
+from weight_feedback.lab.training.loop import train
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +147,7 @@ def yoked_pair() -> Lockstep:
     """Two yoked networks after two epochs."""
     one = make("yoked", training={"cohort": 2, "epochs": 2})
     lockstep = fresh_pair(one)
-    lockstep.train()
+    train(lockstep)
     return lockstep
 
 
@@ -225,7 +227,7 @@ def test_histories_that_cannot_be_are_refused(field, value, found) -> None:
 def test_nan_is_possible_where_training_has_diverged(data) -> None:
     settings = TRAINING.model_copy(update={"lr": 1e30})
     diverged, again = (Lockstep([build_arm(make(), STEPS)], data, settings, [2]) for _ in range(2))
-    diverged.train()
+    train(diverged)
     assert diverged.tensors()["network.0.fc1.weight"].isnan().any()
     again.restore(diverged.epoch, diverged.histories, diverged.tensors())
     assert bits(again) == bits(diverged)

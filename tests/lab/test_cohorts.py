@@ -13,6 +13,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 import weight_feedback as wf
 from interrupted import few_images
+from lockstep_training import train, train_cohort
 from watched import Watched
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution import runner, workers
@@ -23,10 +24,11 @@ from weight_feedback.lab.tasks.notebook import evaluation, lockstep
 from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.cohorts import Cohort
 from weight_feedback.lab.tasks.notebook.evaluation import evaluate, evaluate_all
+from weight_feedback.lab.tasks.notebook.lockstep import Donor
 from weight_feedback.lab.tasks.notebook.networks import ConvNet, build
 from weight_feedback.lab.tasks.notebook.settings import Projected, Training
-from weight_feedback.lab.training.loop import Donor, train, train_cohort
-from weight_feedback.lab.training.trial import build_networks, run_cohort, run_trial
+from weight_feedback.lab.tasks.notebook.task import build_networks
+from weight_feedback.lab.training.run import Options, run_cohort, run_trial
 from weight_feedback.streams import stream
 
 # With larger steps, rounding that swaps the maximum of a pool grows past any bound: on some processors it did.
@@ -165,7 +167,7 @@ def test_yoked_networks_hear_donors_of_their_own(data) -> None:
     assert all(isinstance(donor, Donor) for donor in donors)
     histories = train_cohort(models, data, SETTINGS, range(N), donors=donors)
     for trial, history in zip(trials, histories, strict=True):
-        result = run_trial(trial, threads=1).result
+        result = run_trial(trial, Options(threads=1)).result
         assert history.step_losses == pytest.approx(result["step_losses"], rel=1e-4)
         assert [h.norm for h in history.hearings] == pytest.approx(
             [h["norm"] for h in result["hearings"]], rel=1e-4
@@ -245,7 +247,7 @@ def test_a_study_of_cohorts_gives_the_same_bits_in_any_order(tmp_path) -> None:
     times = {file: file.stat().st_mtime_ns for file in store.trials.iterdir()}
     store.path(lost).unlink()
     assert runner.run(STUDY, store, jobs=1) == 1
-    assert store.read(lost).result == results[0][lost.key()].result == run_trial(lost, threads=1).result
+    assert store.read(lost).result == results[0][lost.key()].result == run_trial(lost, Options(threads=1)).result
     assert all(file.stat().st_mtime_ns == times[file] for file in times if file != store.path(lost))
     assert store.weights(lost).is_file()
 
@@ -253,11 +255,11 @@ def test_a_study_of_cohorts_gives_the_same_bits_in_any_order(tmp_path) -> None:
 def test_weights_and_failures_are_kept_for_each_network(tmp_path, monkeypatch) -> None:
     trials = make(seed=2, cohort=2).cohort()
     files = {trial: tmp_path / f"{trial.seed}.safetensors" for trial in trials}
-    records = run_cohort(trials, threads=1, weights=files)
+    records = run_cohort(trials, Options(threads=1, weights=files))
     for trial, record in zip(trials, records, strict=True):
         assert record.result["trial"]["seed"] == trial.seed
         assert files[trial].is_file()
-        assert record.result["weights"] == run_trial(trial, threads=1).result["weights"]
+        assert record.result["weights"] == run_trial(trial, Options(threads=1)).result["weights"]
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no luck")

@@ -17,11 +17,13 @@ from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.tasks.base import explain
 from weight_feedback.lab.tasks.notebook import arms
+from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
 from weight_feedback.lab.tasks.notebook.networks import ConvNet
 from weight_feedback.lab.tasks.notebook.settings import Subspace
 from weight_feedback.lab.tasks.notebook.subspace import Confined, projection
-from weight_feedback.lab.training.loop import Lockstep
-from weight_feedback.lab.training.trial import build_cohort, check_fit, run_trial
+from weight_feedback.lab.tasks.notebook.task import build_cohort, check_fit
+from weight_feedback.lab.training.loop import train
+from weight_feedback.lab.training.run import Options, run_trial
 
 SUBSPACE = Subspace(dimensions=7)
 
@@ -71,7 +73,7 @@ def test_training_is_that_of_the_librarys_subspace(kind: str) -> None:
 def test_weights_are_where_the_coordinates_say(signal: str) -> None:
     model, learning = lockstep(signal)
     start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    learning.train()
+    train(learning)
     v = learning.tensors()["network.0.coordinates"]
     assert v.abs().min() > 0
     moved = projection(SUBSPACE, seed=trial(signal).seed).bind(start).adjoint(v)
@@ -82,10 +84,10 @@ def test_weights_are_where_the_coordinates_say(signal: str) -> None:
 def test_own_hears_its_coordinates_and_zeros_nothing() -> None:
     model, learning = lockstep("own")
     assert not heard(model).any()
-    learning.train()
+    train(learning)
     assert torch.equal(heard(model), learning.tensors()["network.0.coordinates"])
     silent, quiet = lockstep("zeros")
-    quiet.train()
+    train(quiet)
     assert not heard(silent).any()
     assert learning.histories[0].step_losses[0] == quiet.histories[0].step_losses[0]
     assert learning.histories[0].step_losses[2] != quiet.histories[0].step_losses[2]
@@ -95,7 +97,7 @@ def test_yoked_hears_the_coordinates_of_a_donor_that_hears_its_own(monkeypatch) 
     data = few_images()
     monkeypatch.setattr(datasets, "load", lambda *_: data)
     model, learning = lockstep("yoked")
-    learning.train()
+    train(learning)
     told = heard(model)
     assert torch.equal(told, learning.tensors()["donor.0.coordinates"])
     assert not torch.equal(told, learning.tensors()["network.0.coordinates"])
@@ -103,14 +105,14 @@ def test_yoked_hears_the_coordinates_of_a_donor_that_hears_its_own(monkeypatch) 
     alone = trial("own").model_copy(update={"seed": arms.DONOR_SEEDS + trial("own").seed})
     networks, _ = build_cohort([alone], STEPS, torch.device("cpu"))
     own = Lockstep(networks, data, alone.training, [alone.seed])
-    own.train()
+    train(own)
     assert torch.equal(told, own.tensors()["network.0.coordinates"])
 
 
 def test_what_is_recorded(monkeypatch) -> None:
     data = few_images()
     monkeypatch.setattr(datasets, "load", lambda *_: data)
-    result = run_trial(trial("own"), threads=1).result
+    result = run_trial(trial("own"), Options(threads=1)).result
     assert result["parameters"] == 7
     assert result["trial"]["training"]["subspace"] == {"dimensions": 7, "projection": "count"}
     first, last = result["hearings"][0], result["hearings"][-1]

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 import weight_feedback as wf
+from lockstep_training import train
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.toml import SpecError, load_study
 from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook import arms
+from weight_feedback.lab.tasks.notebook.lockstep import Donor
 from weight_feedback.lab.tasks.notebook.networks import build, count_parameters
 from weight_feedback.lab.tasks.notebook.settings import Pooled, Projected, SignalName, Training
-from weight_feedback.lab.training.loop import Donor, train
-from weight_feedback.lab.training.trial import run_trial
+from weight_feedback.lab.training.run import Options, run_trial
 
 SUMMARY = Projected(k=8)
 SETTINGS = Training(epochs=2, batch_size=125)
@@ -102,7 +103,7 @@ def test_what_the_arms_hear_after_two_epochs() -> None:
 
 
 def test_zeros_equals_none_bit_for_bit() -> None:
-    zeros, none = (run_trial(make(signal), threads=1).result for signal in ("zeros", None))
+    zeros, none = (run_trial(make(signal), Options(threads=1)).result for signal in ("zeros", None))
     for part in ("step_losses", "epochs"):
         assert zeros[part] == none[part]
 
@@ -156,9 +157,9 @@ def test_a_yoked_network_hears_its_donor_before_each_step_by_its_own_projection(
 
 
 def test_trials_of_all_arms_run_and_differ() -> None:
-    results = {signal: run_trial(make(signal), threads=1).result for signal in SIGNALS}
+    results = {signal: run_trial(make(signal), Options(threads=1)).result for signal in SIGNALS}
     assert len({str(result["step_losses"]) for result in results.values()}) == len(SIGNALS)
-    assert run_trial(make("yoked"), threads=1).result == results["yoked"]
+    assert run_trial(make("yoked"), Options(threads=1)).result == results["yoked"]
 
 
 @pytest.mark.parametrize("signal", ["own", "yoked"])
@@ -166,8 +167,8 @@ def test_film_arms(signal) -> None:
     trial = make(signal, conditioning="film")
     model = arms.build_arm(trial, EPOCH_STEPS)
     assert count_parameters(model) == 9950 + 2 * 8 * 50
-    result = run_trial(trial, threads=1).result
-    assert result["step_losses"] != run_trial(make(signal), threads=1).result["step_losses"]
+    result = run_trial(trial, Options(threads=1)).result
+    assert result["step_losses"] != run_trial(make(signal), Options(threads=1)).result["step_losses"]
     donor, *_ = arms.build_donor(make("yoked", conditioning="film"), model, EPOCH_STEPS)
     assert donor.fc1.conditioning == "film"
 

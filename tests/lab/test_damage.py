@@ -20,7 +20,7 @@ from weight_feedback.lab.store.readable import Readable
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.study.toml import load_study
-from weight_feedback.lab.training.trial import run_cohort
+from weight_feedback.lab.training.run import run_cohort
 
 pytestmark = may_fork
 forks = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and drops capabilities")
@@ -195,8 +195,8 @@ def test_a_full_disk_is_said_before_training(path, store) -> None:
 def test_a_disk_that_fills_up_loses_no_result(path, study, store, monkeypatch, size) -> None:
     """While notes of failures can be written, the run goes on; then it ends, and says why."""
 
-    def filled(trials, **options):
-        records = run_cohort(trials, **options)
+    def filled(trials, options):
+        records = run_cohort(trials, options)
         limit(size)
         return records
 

@@ -21,8 +21,8 @@ import weight_feedback
 from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
 from weight_feedback.lab.tasks.notebook.settings import Pooled, Projected, Training
-from weight_feedback.lab.training import trial
-from weight_feedback.lab.training.trial import run_cohort
+from weight_feedback.lab.training import run as training_run
+from weight_feedback.lab.training.run import Options, run_cohort
 
 SETTINGS = {"data": "generated", "seed": 1}
 TRAINING = Training(epochs=2, batch_size=250, lr=0.05)
@@ -47,7 +47,7 @@ class Cut(Exception):  # noqa: N818 - an interruption, not an error
 
 def results(names: list[str], **options) -> dict[str, list[dict]]:
     return {
-        name: [record.result for record in run_cohort(TRIALS[name].cohort(), threads=1, **options)]
+        name: [record.result for record in run_cohort(TRIALS[name].cohort(), Options(threads=1, **options))]
         for name in names
     }
 
@@ -59,13 +59,13 @@ def expected() -> dict[str, list[dict]]:
 
 def test_neither_order_nor_global_state_matters(expected, monkeypatch) -> None:
     threads, seen = torch.get_num_threads(), []
-    build = trial.build_cohort
+    build = training_run.build_cohort
 
     def watched(*args):
         seen.append(torch.get_num_threads())
         return build(*args)
 
-    monkeypatch.setattr(trial, "build_cohort", watched)
+    monkeypatch.setattr(training_run, "build_cohort", watched)
     torch.set_num_threads(threads + 1)
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002 - the global state is what this is about
@@ -84,13 +84,13 @@ import json, random, sys
 import numpy, torch
 from pathlib import Path
 from weight_feedback.lab.study.trials import Trial
-from weight_feedback.lab.training.trial import run_cohort
+from weight_feedback.lab.training.run import Options, run_cohort
 seed, folder, trials = json.loads(sys.argv[1])
 random.seed(seed); numpy.random.seed(seed); torch.manual_seed(seed)
 found, resumed = {}, []
 for name, settings in trials:
     cohort = Trial.model_validate_json(settings).cohort()
-    records = run_cohort(cohort, threads=1, checkpoint=Path(folder) / name)
+    records = run_cohort(cohort, Options(threads=1, checkpoint=Path(folder) / name))
     found[name] = [record.result for record in records]
     resumed.append(records[0].provenance["resumed"])
 print(json.dumps([found, resumed]))

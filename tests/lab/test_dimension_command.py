@@ -7,9 +7,9 @@ import pytest
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.commands.dimensions import NETWORKS, IntrinsicDimension
 from weight_feedback.lab.execution import measurements
-from weight_feedback.lab.execution.measurements import build
 from weight_feedback.lab.report.dimension import markdown, sentence
 from weight_feedback.lab.statistics.dimension import estimate
+from weight_feedback.lab.tasks.intrinsic.task import build
 from weight_feedback.lab.tasks.notebook.networks import count_parameters
 
 SMALL = ["intrinsic-dimension", "lenet", "--data", "generated", "--epochs", "1", "--threshold", "50"]

@@ -27,8 +27,9 @@ from weight_feedback.lab.report.figures import figures, save
 from weight_feedback.lab.report.markdown import markdown
 from weight_feedback.lab.report.page import page
 from weight_feedback.lab.statistics.analysis import Analysis, analyse
-from weight_feedback.lab.statistics.gate import PEEKS, ranges, read_peeks
+from weight_feedback.lab.statistics.gate import ranges
 from weight_feedback.lab.store.merge import merge
+from weight_feedback.lab.store.peeks import PEEKS, read_peeks
 from weight_feedback.lab.store.store import DECLARATION, Damaged, Record, Store, StoreError
 from weight_feedback.lab.study.shards import Shard
 from weight_feedback.lab.study.study import Declared, Study

@@ -9,15 +9,18 @@ import pytest
 import torch
 
 from interrupted import STEPS, TRAINING, bits, few_images, make
+from lockstep_training import trained
 from tapes import HostWorkError, Tapes
 from weight_feedback.lab.data.datasets import normalise
 from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook import graphs
 from weight_feedback.lab.tasks.notebook import lockstep as lockstep_module
 from weight_feedback.lab.tasks.notebook.graphs import CudaGraphs, Replayed, recorder_for
+from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
+from weight_feedback.lab.tasks.notebook.networks import Classifier
 from weight_feedback.lab.tasks.notebook.settings import Pooled, Sketched, Subspace
-from weight_feedback.lab.training.loop import Lockstep
-from weight_feedback.lab.training.trial import build_cohort
+from weight_feedback.lab.tasks.notebook.task import build_cohort
+from weight_feedback.lab.training.loop import train
 
 POOLED = Pooled(k=32, kernels=((25, 16), (2, 25)))
 SIGNALS = (None, "zeros", "constant", "noise", "clock", "stale", "permuted", "yoked", "own")
@@ -52,14 +55,14 @@ def lockstep(trial: Trial, recorder: Tapes | None = None, device: str = "cpu") -
 
 def add_to_step(monkeypatch, work: Callable[[torch.Tensor], object]) -> None:
     """Do something more with the losses, in each training step."""
-    classify = lockstep_module.classify
+    classify = Classifier.classify
 
     def with_work(model, x, labels, reduction):
         output, losses = classify(model, x, labels, reduction)
         work(losses)
         return output, losses
 
-    monkeypatch.setattr(lockstep_module, "classify", with_work)
+    monkeypatch.setattr(Classifier, "classify", with_work)
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +75,7 @@ def constants() -> None:
 @pytest.mark.parametrize("name", TRIALS)
 def test_replayed_training_has_the_bits_of_the_plain_loop_and_asks_nothing_of_the_host(name: str) -> None:
     plain, replayed = lockstep(TRIALS[name]), lockstep(TRIALS[name], tapes := Tapes())
-    assert plain.train() == replayed.train()
+    assert trained(plain) == trained(replayed)
     assert bits(plain) == bits(replayed)
     # An epoch is two batches of 32 and one of 16, which is no part of this.
     assert tapes.events == [*["warm up"] * 3, "record", *["replay"] * (2 * TRAINING.epochs - 3)]
@@ -99,20 +102,20 @@ def test_replayed_training_has_the_bits_of_the_plain_loop_and_asks_nothing_of_th
 def test_work_of_the_host_in_a_step_is_noticed(monkeypatch, work: Callable, noticed: str) -> None:
     add_to_step(monkeypatch, work)
     with pytest.raises(HostWorkError, match=f"^{noticed}$"):
-        lockstep(make(None), Tapes()).train()
+        train(lockstep(make(None), Tapes()))
 
 
 def test_a_tensor_made_in_a_step_on_another_device_is_noticed(monkeypatch) -> None:
     add_to_step(monkeypatch, lambda x: x + torch.ones(1))
     with pytest.raises(RuntimeError, match="Tensor on device meta is not on the expected device cpu"):
-        lockstep(make(None), Tapes()).train()
+        train(lockstep(make(None), Tapes()))
 
 
 @pytest.mark.parametrize("signal", ["noise", "clock"])
 def test_what_is_not_foreseen_is_work_of_the_host(monkeypatch, signal: str) -> None:
     monkeypatch.setattr(lockstep_module, "foresee", lambda *_: None)
     with pytest.raises(HostWorkError, match=r"^__int__$"):
-        lockstep(make(signal), Tapes()).train()
+        train(lockstep(make(signal), Tapes()))
 
 
 def test_after_training_time_goes_on_by_itself() -> None:
@@ -120,7 +123,7 @@ def test_after_training_time_goes_on_by_itself() -> None:
     plain, replayed = lockstep(trial), lockstep(trial, Tapes())
     heard = []
     for learning in (plain, replayed):
-        learning.train()
+        train(learning)
         (network,) = learning._learners["network"].networks
         network.fc1.signal.advance()
         heard.append(network.fc1.signal().clone())
@@ -177,8 +180,8 @@ def test_a_graph_is_recorded_after_work_on_a_stream_of_its_own(monkeypatch) -> N
 @pytest.mark.parametrize("name", TRIALS)
 def test_on_a_gpu(name: str) -> None:
     trial = TRIALS[name]
-    here = lockstep(trial).train()
+    here = trained(lockstep(trial))
     device = torch.device("cuda")
     for recorder in (None, recorder_for(device)):
-        for history, expected in zip(lockstep(trial, recorder, "cuda").train(), here, strict=True):
+        for history, expected in zip(trained(lockstep(trial, recorder, "cuda")), here, strict=True):
             assert history.step_losses == pytest.approx(expected.step_losses, rel=1e-3)

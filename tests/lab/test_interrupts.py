@@ -20,7 +20,7 @@ from weight_feedback.lab.execution.interrupts import Interrupted, interruptible
 from weight_feedback.lab.execution.runner import missing
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.toml import load_study
-from weight_feedback.lab.training.trial import run_cohort
+from weight_feedback.lab.training.run import run_cohort
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sends signals, and looks at /proc"),
@@ -48,10 +48,10 @@ def study(tmp_path):
 
 
 def hold_all_but_the_first(monkeypatch) -> None:
-    def held(trials, **options):
+    def held(trials, options):
         if (trials[0].model, trials[0].seed) != ("mnist-plain", 0):
             threading.Event().wait()
-        return run_cohort(trials, **options)
+        return run_cohort(trials, options)
 
     monkeypatch.setattr(workers, "run_cohort", held)
 
@@ -108,7 +108,7 @@ def test_one_that_comes_between_the_results_of_workers_leaves_none(tmp_path, mon
         yield
         raise Interrupted(signal.SIGINT)
 
-    monkeypatch.setattr(jobs, "deafening", interrupted)
+    monkeypatch.setattr(jobs, "interrupts_blocked", interrupted)
     child = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"])
     code, out = child.end()
     assert code == 130
@@ -119,9 +119,9 @@ def test_one_that_comes_between_the_results_of_workers_leaves_none(tmp_path, mon
 STARTS_WORKERS = """
 import signal
 from joblib import Parallel, delayed
-from weight_feedback.lab.execution.interrupts import deafening
+from weight_feedback.lab.execution.interrupts import interrupts_blocked
 
-with deafening():
+with interrupts_blocked():
     print(Parallel(n_jobs=2)([delayed(signal.pthread_sigmask)(signal.SIG_BLOCK, []) for _ in range(2)]))
 print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
 """

@@ -19,12 +19,13 @@ from watched import Watched
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.data.datasets import normalise
 from weight_feedback.lab.execution import measurements
-from weight_feedback.lab.execution.measurements import build, check, measure, run
-from weight_feedback.lab.execution.progress import Marks
-from weight_feedback.lab.execution.standing import Standing
+from weight_feedback.lab.execution.measurements import run
+from weight_feedback.lab.execution.progress import Progress, ProgressFiles
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import Store, StoreError
+from weight_feedback.lab.tasks.intrinsic import task
 from weight_feedback.lab.tasks.intrinsic.settings import Measurement
+from weight_feedback.lab.tasks.intrinsic.task import build, check, measure
 from weight_feedback.lab.tasks.notebook.settings import Subspace
 from weight_feedback.lab.tasks.notebook.subspace import projection
 from weight_feedback.streams import stream
@@ -94,7 +95,7 @@ def test_training_is_adam_on_coordinates_as_written_out(one, monkeypatch) -> Non
             v = v - 0.1 * (m / (1 - 0.9**t)) / ((s / (1 - 0.999**t)).sqrt() + 1e-8)
         right = output(v, DATA.test_images).argmax(1) == DATA.test_labels
         accuracy.append(100 * right.float().mean().item())
-    monkeypatch.setattr(measurements, "weights_digest", lambda state: state["coordinates"])
+    monkeypatch.setattr(task, "digest_coordinates", lambda coordinates: coordinates.detach())
     found = measure(one, DATA)
     assert v.abs().max() > 0.3
     torch.testing.assert_close(found["coordinates"], v, rtol=1e-3, atol=1e-3)
@@ -137,7 +138,7 @@ def test_what_is_finished_is_kept_and_only_the_rest_is_run(tmp_path, monkeypatch
     kept = store.path(asked[0]).read_bytes()
     run(asked, store, jobs=1, watcher=watcher)
     assert watcher.begun == [(3, 3, 3, 1), (3, 2, 2, 1)]
-    assert watcher.standings[-1] == Standing(epochs=2, running=0, done=2, failed=0)
+    assert watcher.standings[-1] == Progress(epochs=2, running=0, done=2, failed=0)
     assert store.path(asked[0]).read_bytes() == kept
     for one in asked:
         record = store.read(one)
@@ -164,7 +165,7 @@ def test_what_another_run_has_finished_is_not_made_again(tmp_path, monkeypatch) 
     run([one], store, jobs=1)
     written = store.path(one).read_bytes()
     monkeypatch.setattr(measurements, "measure", lambda *_: pytest.fail("measured again"))
-    measurements.Worker(store, Marks(tmp_path), None).run(one)
+    measurements.Worker(store, ProgressFiles(tmp_path), None).run(one)
     assert store.path(one).read_bytes() == written
 
 
@@ -208,7 +209,7 @@ def test_other_projections(kind) -> None:
 
 
 def test_tasks_can_go_to_other_processes() -> None:
-    worker = measurements.Worker(Store(Path("a")), Marks(Path("b")), None)
+    worker = measurements.Worker(Store(Path("a")), ProgressFiles(Path("b")), None)
     copied = pickle.loads(pickle.dumps(partial(worker.run, ONE)))
     assert copied.args == (ONE,)
     assert (copied.func.__self__.marks, copied.func.__self__.driver) == (worker.marks, os.getpid())

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
-from safetensors.torch import save
+from safetensors.numpy import save
 
 from madeup import STUDY, fill, record
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.store.merge import Merged, merge
 from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError
-from weight_feedback.lab.training.trial import weights_digest
+from weight_feedback.lab.store.weights import weights_digest
 
 TRIALS = {(arm.name, trial.seed): trial for arm, trial in STUDY.trials()}
-STATE = {"w": torch.arange(3.0)}
+STATE = {"w": np.arange(3, dtype=np.float32)}
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_weights_are_copied_if_they_are_the_trials(source, tmp_path) -> None:
     assert merge(tmp_path / "target", [source.folder]).weights == 1
     assert Store(tmp_path / "target").finished(trial)
 
-    write_atomically(source.weights(trial), save({"w": torch.zeros(3)}))
+    write_atomically(source.weights(trial), save({"w": np.zeros(3, dtype=np.float32)}))
     with pytest.raises(StoreError, match="not the weights of"):
         merge(tmp_path / "another", [source.folder])
 

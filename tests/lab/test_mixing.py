@@ -13,7 +13,7 @@ from weight_feedback.lab.store.provenance import DECIDING, differences, mixed_su
 from weight_feedback.lab.store.store import Record, Store, StoreError
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.tasks.notebook.settings import Training
-from weight_feedback.lab.training.trial import surroundings
+from weight_feedback.lab.training.environment import surroundings
 
 TEXT = """
 name = "tiny"

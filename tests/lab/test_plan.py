@@ -9,6 +9,7 @@ from statsmodels.stats.power import TTestPower
 
 from tapes import Tapes
 from weight_feedback.lab.data import datasets
+from weight_feedback.lab.statistics.sensitivity import sensitivity
 from weight_feedback.lab.study.study import Declared
 from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.study.trials import Trial
@@ -16,7 +17,7 @@ from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.networks import count_parameters
 from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training import plan as planning
-from weight_feedback.lab.training.plan import plan, sensitivity, time_trial
+from weight_feedback.lab.training.plan import plan, time_trial
 
 STUDY = load_study("controls-mnist-5k").model_copy(update={"data": "generated", "seeds": 5})
 

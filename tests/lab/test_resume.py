@@ -16,11 +16,13 @@ from interrupted import STEPS, TRAINING, Cut, bits, cut, few_images, make, resul
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
+from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
 from weight_feedback.lab.tasks.notebook.settings import Pooled, SignalName, Sketched, Subspace
-from weight_feedback.lab.training import checkpoints, trial
+from weight_feedback.lab.training import checkpoints
+from weight_feedback.lab.training import run as training_run
 from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
-from weight_feedback.lab.training.loop import Lockstep
-from weight_feedback.lab.training.trial import run_trial
+from weight_feedback.lab.training.loop import train
+from weight_feedback.lab.training.run import Options, run_trial
 
 SIGNALS = [name for name in get_args(SignalName) if name != "none"]
 
@@ -82,14 +84,14 @@ def test_a_cohort_of_which_one_has_diverged_goes_on_to_the_same_bits(data) -> No
 
     written = []
     whole = lockstep()
-    whole.train(keep=lambda: written.append(encode(header_of(whole), whole.tensors())))
+    train(whole, keep=lambda: written.append(encode(header_of(whole), whole.tensors())))
     assert [history.diverged for history in whole.histories] == [None, 1, None]
     for content in written:
         header, tensors = decode(content)
         resumed = lockstep()
         resumed.restore(header.epoch, header.histories, tensors)
         seen: list[int] = []
-        resumed.train(on_epoch=lambda epoch, _: seen.append(epoch))  # noqa: B023 - called at once
+        train(resumed, on_epoch=lambda epoch, _: seen.append(epoch))  # noqa: B023 - called at once
         assert seen == list(range(header.epoch + 1, 4))
         assert (resumed.histories, bits(resumed)) == (whole.histories, bits(whole))
 
@@ -123,7 +125,7 @@ def test_a_checkpoint_is_written_when_a_minute_has_passed_since_the_last(tmp_pat
         clock.tick()
         seen.append(clock.writes)
 
-    record = run_trial(make(training={"epochs": 6}), checkpoint=tmp_path / "checkpoint", on_epoch=tick)
+    record = run_trial(make(training={"epochs": 6}), Options(checkpoint=tmp_path / "checkpoint", on_epoch=tick))
     # 60 seconds have passed after the third epoch, and again after the fifth.
     assert seen == [0, 0, 1, 1, 2, 2]
     assert record.provenance["seconds"] == 180
@@ -151,12 +153,12 @@ def test_times_are_those_of_all_parts_without_what_lay_between(tmp_path, monkeyp
 
 
 def test_a_short_trial_writes_no_checkpoint(tmp_path) -> None:
-    run_trial(make(), threads=1, checkpoint=tmp_path / "checkpoint")
+    run_trial(make(), Options(threads=1, checkpoint=tmp_path / "checkpoint"))
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="checkpoint_seconds: expected at least 0, got -1"):
-        run_trial(make(), checkpoint_seconds=-1)
+        run_trial(make(), Options(checkpoint_seconds=-1))
     with pytest.raises(ValueError, match="checkpoint_seconds: expected at least 0, got nan"):
-        run_trial(make(), checkpoint_seconds=float("nan"))
+        run_trial(make(), Options(checkpoint_seconds=float("nan")))
 
 
 def test_a_checkpoint_that_cannot_be_written_is_noted_and_training_goes_on(tmp_path, monkeypatch) -> None:
@@ -183,17 +185,21 @@ def test_a_place_where_a_checkpoint_cannot_go_is_refused_before_training(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("place", ["weights", "checkpoint"])
-def test_a_read_only_folder_is_noticed_before_training(tmp_path, monkeypatch, place) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [lambda file: {"weights": {make(): file}}, lambda file: {"checkpoint": file}],
+    ids=["weights", "checkpoint"],
+)
+def test_a_read_only_folder_is_noticed_before_training(tmp_path, monkeypatch, options) -> None:
     def prepare(folder: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(folder))
 
     def trained(*_: object) -> None:
         raise AssertionError("training began")
 
-    monkeypatch.setattr(trial, "prepare", prepare)
+    monkeypatch.setattr(training_run, "prepare", prepare)
     with pytest.raises(OSError, match=f"Read-only file system: '{re.escape(str(tmp_path / 'file'))}'"):
-        run_trial(make(), on_log=trained, **{place: tmp_path / "file"})
+        run_trial(make(), Options(on_log=trained, **options(tmp_path / "file")))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +208,7 @@ def test_a_read_only_folder_is_noticed_before_training(tmp_path, monkeypatch, pl
 )
 def test_a_checkpoint_of_another_trial_or_kind_of_machine_is_moved_aside(tmp_path, monkeypatch, data, name) -> None:
     path, notes, one, threads = tmp_path / "checkpoint", [], make(), 1
-    surroundings = trial.surroundings
+    surroundings = training_run.surroundings
     with monkeypatch.context() as patched:
         if name == "settings":
             one = make(seed=3)
@@ -211,7 +217,7 @@ def test_a_checkpoint_of_another_trial_or_kind_of_machine_is_moved_aside(tmp_pat
         elif name == "threads":
             threads = 2
         else:
-            patched.setattr(trial, "surroundings", lambda device: surroundings(device) | {name: "other"})
+            patched.setattr(training_run, "surroundings", lambda device: surroundings(device) | {name: "other"})
         cut(one, path, threads=threads)
     content = path.read_bytes()
     records = run(make(), path, on_note=notes.append)
@@ -229,7 +235,7 @@ def test_a_checkpoint_of_another_trial_or_kind_of_machine_is_moved_aside(tmp_pat
 
 def test_surroundings_are_part_of_the_provenance() -> None:
     (record,) = run(make(None))
-    assert record.provenance.items() >= trial.surroundings(torch.device("cpu")).items()
+    assert record.provenance.items() >= training_run.surroundings(torch.device("cpu")).items()
     assert all(record.provenance[name] for name in ("processor", "cpu", "machine"))
 
 
@@ -264,7 +270,7 @@ def test_a_checkpoint_of_other_networks_is_moved_aside(tmp_path) -> None:
     cut(make(), path)
     header, tensors = decode(path.read_bytes())
     path.write_bytes(encode(header, tensors | {"more": torch.zeros(1)}))
-    record = run_trial(make(), threads=1, checkpoint=path, on_note=notes.append)
+    record = run_trial(make(), Options(threads=1, checkpoint=path, on_note=notes.append))
     assert [record.result] == results(run(make()))
     assert [note.split(": ", 1)[1].split(";")[0] for note in notes] == [
         "more: expected nothing, found torch.float32 [1]"

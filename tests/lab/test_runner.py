@@ -9,12 +9,12 @@ from watched import Watched
 from weight_feedback.lab.data.catalogue import ENVIRONMENT
 from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.backends import cores
+from weight_feedback.lab.execution.progress import Progress
 from weight_feedback.lab.execution.runner import missing, run
-from weight_feedback.lab.execution.standing import Standing
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.tasks.notebook.settings import Training
-from weight_feedback.lab.training.trial import run_cohort, run_trial
+from weight_feedback.lab.training.run import Options, run_cohort, run_trial
 
 STUDY = Study(
     name="tiny",
@@ -44,7 +44,7 @@ def test_results_do_not_depend_on_workers_nor_on_their_deaths(tmp_path) -> None:
     assert results[0] == results[1]
     # Alone is the same as among others.
     _, *_, (_, last) = STUDY.trials()
-    assert results[0]["pooled", 1] == run_trial(last, threads=1).result
+    assert results[0]["pooled", 1] == run_trial(last, Options(threads=1)).result
 
 
 def test_only_what_is_missing_is_run(tmp_path) -> None:
@@ -82,11 +82,11 @@ def test_some_arms_or_more_seeds_can_be_run(tmp_path) -> None:
 def test_a_trial_that_fails_is_noted_and_the_others_go_on(tmp_path, monkeypatch) -> None:
     tried = []
 
-    def failing(trials, **kwargs):
+    def failing(trials, options):
         if (trials[0].model, trials[0].seed) == ("mnist-pooled", 0):
             tried.append(trials[0])
             raise RuntimeError("no luck\nat all")
-        return run_cohort(trials, **kwargs)
+        return run_cohort(trials, options)
 
     store, watcher = Store(tmp_path), Watched()
     monkeypatch.setattr(workers, "run_cohort", failing)
@@ -95,7 +95,7 @@ def test_a_trial_that_fails_is_noted_and_the_others_go_on(tmp_path, monkeypatch)
     assert (arm.name, trial.seed) == ("pooled", 0)
     assert tried == [trial]  # what would fail again isn't tried again
     assert watcher.notes == [f"failed: {trial.file_name}: RuntimeError: no luck at all"]
-    assert watcher.standings[-1] == Standing(epochs=8, running=0, done=3, failed=1)
+    assert watcher.standings[-1] == Progress(epochs=8, running=0, done=3, failed=1)
     assert store.failure(trial).splitlines()[0] == "RuntimeError: no luck at all"
     assert "Traceback" in store.failure(trial)
     with pytest.warns(UserWarning, match=f"^failed: {trial.file_name}: RuntimeError"):

@@ -18,8 +18,8 @@ from children import stand_ins
 from limits import SECONDS
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.commands.presenting import Shown
+from weight_feedback.lab.execution.progress import Progress
 from weight_feedback.lab.execution.runner import run
-from weight_feedback.lab.execution.standing import Standing
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.training import checkpoints
@@ -203,7 +203,7 @@ def test_a_terminal_gets_a_bar() -> None:
     file = io.StringIO()
     with Shown(Console(file=file, force_terminal=True, width=100), "tiny") as shown:
         shown.begin(4, 3, 6, 2)
-        shown.progress(Standing(epochs=4, running=1, done=2, failed=0))
+        shown.progress(Progress(epochs=4, running=1, done=2, failed=0))
         shown.note("failed: [bold]x\x1b[2J")
     printed = file.getvalue()
     assert "4/6 epochs; trials: 1 running, 2 done, 0 failed" in printed

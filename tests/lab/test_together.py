@@ -12,12 +12,13 @@ import pytest
 
 from children import fork, living, may_fork, wait_until
 from watched import Watched
-from weight_feedback.lab.execution import progress, workers
+from weight_feedback.lab.execution import workers
+from weight_feedback.lab.execution.progress import clear_dead, progress_files
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Arm, Declared, Study
 from weight_feedback.lab.tasks.notebook.settings import Projected, Training
-from weight_feedback.lab.training.trial import run_cohort
+from weight_feedback.lab.training.run import run_cohort
 
 pytestmark = may_fork
 
@@ -78,12 +79,12 @@ def test_many_starts_of_which_some_are_killed(tmp_path, alone) -> None:
 def test_what_another_run_finishes_meanwhile_is_not_trained_again(tmp_path, monkeypatch, alone) -> None:
     store, trained, under_way = Store(tmp_path / "tiny"), [], []
 
-    def counted(trials, **options):
+    def counted(trials, options):
         trained.append(trials[0])
         if len(trained) == 1:  # the whole study is run by another while this one is at its first trial
             assert run(STUDY, store, jobs=1) == 6
             under_way.extend(store.folder.glob("progress/*/under-way/*"))
-        return run_cohort(trials, **options)
+        return run_cohort(trials, options)
 
     monkeypatch.setattr(workers, "run_cohort", counted)
     watcher = Watched()
@@ -109,7 +110,7 @@ def test_a_folder_that_is_still_being_made_is_whole_or_gone(tmp_path, monkeypatc
         rmtree(folder, **options)
 
     monkeypatch.setattr(shutil, "rmtree", while_its_run_goes_on_making_it)
-    progress.clear_dead(half_made.parent)
+    clear_dead(half_made.parent)
     assert len(removed) == 1
     assert not half_made.parent.exists()
 
@@ -121,11 +122,11 @@ def test_marks_of_dead_runs_go_and_those_of_living_ones_stay(tmp_path) -> None:
     for folder in (unfinished / "epochs", dead.parent / "under-way"):
         folder.mkdir(parents=True)
     dead.touch()
-    with progress.marks(progress) as living_one:
-        progress.clear_dead(progress)
+    with progress_files(progress) as living_one:
+        clear_dead(progress)
         assert list(progress.iterdir()) == [living_one.folder]
     assert not progress.exists()
-    progress.clear_dead(progress)  # where there is nothing, nothing happens
+    clear_dead(progress)  # where there is nothing, nothing happens
 
 
 @pytest.mark.parametrize("moment", ["made", "locked"])
@@ -136,7 +137,7 @@ def test_a_run_that_is_taken_for_a_dead_one_begins_anew(tmp_path, monkeypatch, m
     def clear(now: str) -> None:
         if now == moment and not cleared:
             cleared.append(now)
-            progress.clear_dead(progress)
+            clear_dead(progress)
 
     def made(self: Path, *mode: int, **options: bool) -> None:
         mkdir(self, *mode, **options)
@@ -148,7 +149,7 @@ def test_a_run_that_is_taken_for_a_dead_one_begins_anew(tmp_path, monkeypatch, m
 
     monkeypatch.setattr(Path, "mkdir", made)
     monkeypatch.setattr(fcntl, "flock", locked)
-    with progress.marks(progress) as own:
+    with progress_files(progress) as own:
         assert cleared == [moment]
         own.count("key", 1)
         assert own.epochs() == 1
@@ -160,14 +161,14 @@ def test_marks_work_without_locks(tmp_path, monkeypatch) -> None:
         raise OSError("no locks available")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with progress.marks(tmp_path / "progress") as own, progress.marks(tmp_path / "progress"):
-        progress.clear_dead(tmp_path / "progress")  # whether they live can't be known: they stay
+    with progress_files(tmp_path / "progress") as own, progress_files(tmp_path / "progress"):
+        clear_dead(tmp_path / "progress")  # whether they live can't be known: they stay
         own.count("key", 3)
         assert own.epochs() == 3
 
 
 def test_notes_are_whole_lines(tmp_path) -> None:
-    with progress.marks(tmp_path) as own:
+    with progress_files(tmp_path) as own:
         assert own.notes(0) == ([], 0)
         own.note("one\ntwo \udcff é")
         lines, end = own.notes(0)

@@ -14,7 +14,7 @@ from weight_feedback.files import write_atomically
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError
 from weight_feedback.lab.study.study import Arm, Study
-from weight_feedback.lab.training.trial import run_trial
+from weight_feedback.lab.training.run import Options, run_trial
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_what_another_process_has_set_aside_is_no_error(store) -> None:
 
 @pytest.fixture(scope="module")
 def real() -> Record:
-    return run_trial(TRIAL, threads=1)
+    return run_trial(TRIAL, Options(threads=1))
 
 
 def test_every_truncation_is_seen(store, real) -> None:

@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 
 import weight_feedback as wf
+from lockstep_training import train
 from weight_feedback.lab.data import datasets
+from weight_feedback.lab.tasks.intrinsic.task import FeedForward
+from weight_feedback.lab.tasks.notebook import lockstep
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, evaluate
+from weight_feedback.lab.tasks.notebook.lockstep import LoggedStep
 from weight_feedback.lab.tasks.notebook.networks import build
 from weight_feedback.lab.tasks.notebook.settings import Training
-from weight_feedback.lab.training import loop
-from weight_feedback.lab.training.loop import Progress, train
 
 SETTINGS = Training(epochs=2, batch_size=96, test_batch_size=32, lr=0.05, momentum=0.5, log_interval=2)
 
@@ -60,7 +62,7 @@ def test_training_is_the_plain_loop(data, network) -> None:
 
 
 def test_callbacks_see_every_interval_and_epoch(data) -> None:
-    steps: list[Progress] = []
+    steps: list[LoggedStep] = []
     epochs: list[tuple[int, Evaluation]] = []
     history = train(build("mnist-plain", 0), data, SETTINGS, 0, steps.append, lambda *seen: epochs.append(seen))
     assert [(step.epoch, step.seen, step.images) for step in steps] == [
@@ -99,7 +101,7 @@ def test_evaluation_leaves_the_model_as_it_was(data) -> None:
 
 
 def test_evaluation_is_without_dropout(data) -> None:
-    model = torch.nn.Sequential(build("mnist-plain", 0), torch.nn.Dropout(0.9))
+    model = FeedForward(build("mnist-plain", 0), torch.nn.Dropout(0.9))
     assert evaluate(model, data) == evaluate(model[0], data)
 
 
@@ -134,14 +136,14 @@ def test_what_is_heard_is_measured_before_the_first_step_and_after_each_epoch(da
 
 def test_measuring_what_is_heard_changes_nothing(data, monkeypatch) -> None:
     seen = train(build("mnist-pooled", 4), data, SETTINGS, seed=4)
-    monkeypatch.setattr(loop, "hear", lambda *_: [])
+    monkeypatch.setattr(lockstep, "hear", lambda *_: [])
     unseen = train(build("mnist-pooled", 4), data, SETTINGS, seed=4)
     assert (seen.step_losses, seen.epochs) == (unseen.step_losses, unseen.epochs)
 
 
 def test_a_diverged_training_stops_at_the_end_of_its_epoch_and_says_at_which_step(data) -> None:
     model = build("mnist-plain", 0)
-    steps: list[Progress] = []
+    steps: list[LoggedStep] = []
     epochs: list[object] = []
     settings = SETTINGS.model_copy(update={"lr": 1e30, "epochs": 3})
     history = train(model, data, settings, 0, steps.append, lambda *seen: epochs.append(seen))
@@ -164,7 +166,7 @@ def test_a_signal_too_large_to_be_measured_counts_as_diverged(data) -> None:
     wf.attach(model, "fc1", signal=wf.Received(4))
     model.fc1.feedback_weight.requires_grad_(False)  # V stays 0: the loss doesn't notice
 
-    def shout(step: Progress) -> None:
+    def shout(step: LoggedStep) -> None:
         if step.epoch == 2:
             model.fc1.signal.receive(torch.full((4,), 1e30))
 

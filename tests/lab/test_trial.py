@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import numpy, safe_open
 from safetensors.torch import load_file
 
 import weight_feedback
 from weight_feedback.lab.data import datasets
+from weight_feedback.lab.store.weights import weights_digest
 from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.evaluation import evaluate
 from weight_feedback.lab.tasks.notebook.networks import build
 from weight_feedback.lab.tasks.notebook.settings import Training
-from weight_feedback.lab.training.trial import choose_device, run_trial, thread_count, weights_digest
+from weight_feedback.lab.training.environment import choose_device, thread_count
+from weight_feedback.lab.training.run import Options, run_trial
 
 
 def make(**changes) -> Trial:
@@ -23,7 +25,7 @@ def make(**changes) -> Trial:
 
 def test_a_record_says_what_came_out_and_where(tmp_path) -> None:
     file = tmp_path / "deep" / "weights.safetensors"
-    record = run_trial(make(), threads=1, weights=file)
+    record = run_trial(make(), Options(threads=1, weights={make(): file}))
     assert record.result["trial"] == make().settings()
     assert record.result["data"] == datasets.load("generated").fingerprint
     assert record.result["parameters"] == 11_250
@@ -61,7 +63,7 @@ def test_a_place_where_weights_cannot_go_is_refused_before_training(tmp_path) ->
         raise AssertionError("training began")
 
     with pytest.raises(OSError, match="directory"):
-        run_trial(make(), weights=tmp_path, on_log=trained)
+        run_trial(make(), Options(weights={make(): tmp_path}, on_log=trained))
 
 
 def test_devices() -> None:
@@ -82,19 +84,19 @@ def test_thread_count_is_put_back() -> None:
 @pytest.mark.parametrize("threads", [0, -1, 1025])
 def test_threads_have_bounds(threads) -> None:
     with pytest.raises(ValueError, match=f"threads: expected 1 to 1024, got {threads}"):
-        run_trial(make(), threads=threads)
+        run_trial(make(), Options(threads=threads))
 
 
 def test_the_digest_of_the_weights_is_part_of_the_result(tmp_path) -> None:
     first, again, other = (
-        run_trial(make(seed=seed), threads=1, weights=tmp_path / name).result["weights"]
+        run_trial(make(seed=seed), Options(threads=1, weights={make(seed=seed): tmp_path / name})).result["weights"]
         for seed, name in ((2, "a"), (2, "b"), (3, "c"))
     )
     assert first == again != other
-    assert weights_digest(load_file(tmp_path / "a")) == first
+    assert weights_digest(numpy.load_file(tmp_path / "a")) == first
 
 
 def test_a_diverged_trial_is_a_result(tmp_path) -> None:
-    result = run_trial(make(training=Training(epochs=2, lr=1e30)), threads=1).result
+    result = run_trial(make(training=Training(epochs=2, lr=1e30)), Options(threads=1)).result
     assert result["diverged"] == 2
     assert result["epochs"] == []

@@ -16,7 +16,7 @@ from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.store.store import Store, StoreError
 from weight_feedback.lab.study.study import Arm, Declared, Study
 from weight_feedback.lab.tasks.notebook.settings import Projected, Training
-from weight_feedback.lab.training.trial import run_cohort
+from weight_feedback.lab.training.run import run_cohort
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="forks"),
@@ -61,12 +61,12 @@ def no_memory_in_torch() -> None:
 def disturb(monkeypatch, tmp_path, troubles, times=10**9) -> None:
     """Let trials get into trouble when they are run, so many times; each time that one is run is written down."""
 
-    def disturbed(trials, **options):
+    def disturbed(trials, options):
         with (tmp_path / "tried").open("a") as file:
             file.write(f"{trials[0].file_name}\n")
         if trials[0] in troubles and tried(tmp_path, trials[0]) <= times:
             troubles[trials[0]]()
-        return run_cohort(trials, **options)
+        return run_cohort(trials, options)
 
     monkeypatch.setattr(workers, "run_cohort", disturbed)
 
@@ -191,8 +191,8 @@ def test_another_result_of_the_same_settings_ends_the_run(tmp_path, monkeypatch)
     """Two runs of one trial that disagree are an error, whoever comes first."""
     store = Store(tmp_path / "out")
 
-    def raced(trials, **options):
-        records = run_cohort(trials, **options)
+    def raced(trials, options):
+        records = run_cohort(trials, options)
         if trials[0] == LAST:
             other = records[0].result | {"parameters": 1}
             Store(tmp_path / "out").write(LAST, type(records[0])(other, records[0].provenance))

@@ -12,10 +12,11 @@ from tyro.conf import Positional, arg
 from weight_feedback.lab.commands.options import NUMBER, PAIR, WHOLE, Command, Cuda, DataDir, Device, choose
 from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
+from weight_feedback.lab.tasks.notebook.lockstep import LoggedStep
 from weight_feedback.lab.tasks.notebook.networks import NETWORKS, find_network
 from weight_feedback.lab.tasks.notebook.settings import Training
-from weight_feedback.lab.training.loop import Progress as Step
-from weight_feedback.lab.training.trial import MOST_THREADS, run_trial
+from weight_feedback.lab.training.environment import MOST_THREADS
+from weight_feedback.lab.training.run import Options, run_trial
 from weight_feedback.summaries import match_dimensions
 
 Range = tuple[int, int]
@@ -57,7 +58,7 @@ class Train(Command):
         epochs = self.epochs if self.epochs is not None else 20 if data == "cifar10" else 6
         trial = Trial(data=data, training=Training(epochs=epochs, **settings), model=self.network, seed=self.seed)
 
-        def log(step: Step) -> None:
+        def log(step: LoggedStep) -> None:
             share = 100 * step.seen / step.images
             console.print(f"epoch {step.epoch} [{step.seen}/{step.images} ({share:.0f}%)]  loss {step.loss:.6f}")
 
@@ -67,15 +68,15 @@ class Train(Command):
                 f"{result.correct} correct[/bold]"
             )
 
-        record = run_trial(
-            trial,
+        options = Options(
             data_dir=self.data_dir,
             device=choose(self.device, self.cuda),
             threads=self.threads,
-            weights=self.save_weights,
+            weights={trial: self.save_weights} if self.save_weights else {},
             on_log=log,
             on_epoch=report,
         )
+        record = run_trial(trial, options)
         console.print(f"{record.result['parameters']:,} parameters, {record.provenance['seconds']:.1f} s")
         if self.save_weights is not None:
             console.print(f"weights: {self.save_weights}")

@@ -17,7 +17,7 @@ from rich.text import Text
 from weight_feedback.files import tell, write_atomically
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.data.published import described
-from weight_feedback.lab.execution.standing import Standing
+from weight_feedback.lab.execution.progress import Progress as RunProgress
 from weight_feedback.lab.report.figures import figures, save
 from weight_feedback.lab.report.markdown import arm_cells, failures, markdown, mixtures, swap_cells, trained_on
 from weight_feedback.lab.report.page import page
@@ -25,11 +25,12 @@ from weight_feedback.lab.report.plots import plot_accuracy
 from weight_feedback.lab.statistics.analysis import Analysis, analyse
 from weight_feedback.lab.statistics.gate import ranges
 from weight_feedback.lab.statistics.outcomes import ArmResult, study_outcome
+from weight_feedback.lab.statistics.sensitivity import Sensitivity
 from weight_feedback.lab.store.readable import Readable
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.tasks.base import digest
-from weight_feedback.lab.training.plan import PlannedArm, Sensitivity
+from weight_feedback.lab.training.plan import PlannedArm
 from weight_feedback.texts import printable
 
 #: Characters of the names of arms in the names of pictures; file systems take 255 in all.
@@ -104,7 +105,7 @@ class Shown:
         self._console.print(f"{self._name}: {trials} trials, {trials - todo} finished, {todo} to run{together}")
         self._show = self._ends.enter_context(progress(self._console, self._name, epochs))
 
-    def progress(self, standing: Standing) -> None:
+    def progress(self, standing: RunProgress) -> None:
         """Show how far the run is.
 
         Args:

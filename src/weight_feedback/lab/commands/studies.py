@@ -31,11 +31,12 @@ from weight_feedback.lab.execution.backends import BackendName, connected, cores
 from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.execution.trackers import TrackerName, make_tracker
 from weight_feedback.lab.report.export import export
+from weight_feedback.lab.statistics.sensitivity import sensitivity
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.shards import Shard, parse_shard
 from weight_feedback.lab.study.toml import load_study
-from weight_feedback.lab.training.plan import plan, sensitivity
+from weight_feedback.lab.training.plan import plan
 
 
 class Plan(Command):

@@ -1,8 +1,8 @@
 """Where trials run: processes of this machine, or the workers of a Dask or Ray cluster.
 
 joblib has adapters for both engines, and their results are right; what they lack is what a long study needs. With
-Dask's (joblib 1.6) a task whose worker died for good is waited for for ever. Ray's is a pool of actors that can't
-tell which of its tasks died, nor return results as they come. So tasks go through the engines' own futures, a few
+Dask's (joblib 1.6) a job whose worker died for good is waited for for ever. Ray's is a pool of actors that can't
+tell which of its jobs died, nor return results as they come. So jobs go through the engines' own futures, a few
 at a time, and each engine tries those of a dead worker again elsewhere, as it does by default.
 """
 
@@ -23,10 +23,10 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from joblib import Parallel, delayed
 
-from weight_feedback.lab.execution.interrupts import deafening
+from weight_feedback.lab.execution.interrupts import interrupts_blocked
 
 BackendName = Literal["loky", "dask", "ray"]
-#: Key of a task, and None when it is done, or why it must be tried again.
+#: Key of a job, and None when it is done, or why it must be tried again.
 Outcome = tuple[str, str | None]
 Call = Callable[[], Outcome]
 #: That are waited for a cluster to answer, as long as Dask's own clients do.
@@ -87,7 +87,7 @@ class Processes:
         Args:
             calls: by key.
         """
-        # Batches of several tasks would be lost together.
+        # Batches of several jobs would be lost together.
         pool = Parallel(n_jobs=self.jobs, batch_size=1, return_as="generator_unordered")
         outcomes: Generator[Outcome] = pool([delayed(operator.call)(call) for call in calls.values()])
         return outcomes
@@ -277,7 +277,7 @@ def _import(name: str) -> Any:
 
 @contextmanager
 def _dask(distributed: Any, where: str, address: str | None, jobs: int | None) -> Iterator[Backend]:
-    with deafening():  # the processes of a cluster on this machine
+    with interrupts_blocked():  # the processes of a cluster on this machine
         try:
             cluster: Any = address or distributed.LocalCluster(
                 n_workers=jobs or cores(),

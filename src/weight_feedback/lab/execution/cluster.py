@@ -14,10 +14,10 @@ import weight_feedback
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.data.catalogue import ENVIRONMENT
 from weight_feedback.lab.execution.backends import Backend
-from weight_feedback.lab.execution.progress import Marks
+from weight_feedback.lab.execution.progress import ProgressFiles
 from weight_feedback.lab.store.provenance import differences
 from weight_feedback.lab.store.store import Store, StoreError
-from weight_feedback.lab.training.trial import choose_device, surroundings
+from weight_feedback.lab.training.environment import choose_device, surroundings
 
 _ALTERNATIVE = (
     "or run the study in shards, `weight-feedback run STUDY --shard 1/N` to N/N, and `weight-feedback merge` them"
@@ -40,7 +40,7 @@ class Site:
     """
 
     folder: Path
-    marks: Marks
+    marks: ProgressFiles
     data: str
     data_dir: Path | None
     fingerprint: str

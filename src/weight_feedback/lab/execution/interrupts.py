@@ -53,7 +53,7 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def deafening() -> Iterator[None]:
+def interrupts_blocked() -> Iterator[None]:
     """Keep SIGINT from the processes that are started meanwhile.
 
     A terminal sends Ctrl-C to all processes of a command. Workers are ended by the one that started them, and would

@@ -1,6 +1,6 @@
-"""Tasks side by side in processes that may die: each is done, or given up for a reason of its own.
+"""Jobs side by side in processes that may die: each is done, or given up for a reason of its own.
 
-It rests on a backend's few calls, and on marks in files: a process that dies can't say which task it was at, nor
+It rests on a backend's few calls, and on marks in files: a process that dies can't say which job it was at, nor
 can those that die with it.
 """
 
@@ -12,21 +12,20 @@ from dataclasses import dataclass
 from functools import partial
 
 from weight_feedback.lab.execution.backends import Backend, Outcome
-from weight_feedback.lab.execution.interrupts import deafening
-from weight_feedback.lab.execution.progress import Marks
-from weight_feedback.lab.execution.standing import Tally
+from weight_feedback.lab.execution.interrupts import interrupts_blocked
+from weight_feedback.lab.execution.progress import ProgressFiles, Tally
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """What a process does in one go.
 
     Attributes:
-        key: tells it from other tasks; part of file names.
+        key: tells it from other jobs; part of file names.
         name: for people.
         work: does it, and can be pickled. It returns None when it is done, or why it must be tried again; what it
             raises ends the run.
-        give_up: is told, in the process that runs all tasks, why it will not be tried again.
+        give_up: is told, in the process that runs all jobs, why it will not be tried again.
         trials: that it runs.
         epochs: of these, together.
     """
@@ -40,7 +39,7 @@ class Task:
 
 
 class _StoppedError(Exception):
-    """What a task raised; anything else that comes out of the pool is the pool's own trouble."""
+    """What a job raised; anything else that comes out of the pool is the pool's own trouble."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
@@ -49,35 +48,35 @@ class _StoppedError(Exception):
 
 @dataclass(frozen=True)
 class _Attempt:
-    """What came of some tasks: which are done, which to try again and why, and what broke the pool, if it did."""
+    """What came of some jobs: which are done, which to try again and why, and what broke the pool, if it did."""
 
     done: set[str]
     again: dict[str, str]
     broke: Exception | None
 
 
-def run_all(tasks: Sequence[Task], backend: Backend, retries: int, marks: Marks, tally: Tally) -> None:
-    """Run tasks side by side, and those that had to be broken off again, alone.
+def run_all(jobs: Sequence[Job], backend: Backend, retries: int, marks: ProgressFiles, tally: Tally) -> None:
+    """Run jobs side by side, and those that had to be broken off again, alone.
 
     When a process dies, those beside it die with it, and memory that one takes is missing to others. Whose fault it
-    was shows when each of them is tried again without company. Only what fails alone counts against a task.
+    was shows when each of them is tried again without company. Only what fails alone counts against a job.
 
     Args:
-        tasks: what to do.
+        jobs: what to do.
         backend: runs them.
-        retries: a task that fails alone is tried this many times more, then it is given up.
+        retries: a job that fails alone is tried this many times more, then it is given up.
         marks: of the run.
-        tally: told of each task that ends.
+        tally: told of each job that ends.
 
     Raises:
-        ChildProcessError: the pool breaks before any process begins a task.
-        Exception: what a task raised.
+        ChildProcessError: the pool breaks before any process begins a job.
+        Exception: what a job raised.
     """
-    left = {task.key: task for task in tasks}
+    left = {job.key: job for job in jobs}
     alone: dict[str, None] = {}
     failed: Counter[str] = Counter()
     idle = 0
-    tally.begin({task.key: (task.trials, task.epochs) for task in tasks})
+    tally.begin({job.key: (job.trials, job.epochs) for job in jobs})
     while left:
         batch = [left[key] for key in left if key not in alone] or [left[key] for key in alone if key in left][:1]
         attempt = _attempt(batch, backend, marks, tally)
@@ -100,15 +99,15 @@ def run_all(tasks: Sequence[Task], backend: Backend, retries: int, marks: Marks,
                 marks.note(f"{left[key].name}: {first}; it will be tried again, alone")
 
 
-def _attempt(tasks: Sequence[Task], backend: Backend, marks: Marks, tally: Tally) -> _Attempt:
-    """Run tasks side by side until all are through, or the pool breaks."""
+def _attempt(jobs: Sequence[Job], backend: Backend, marks: ProgressFiles, tally: Tally) -> _Attempt:
+    """Run jobs side by side until all are through, or the pool breaks."""
     done: set[str] = set()
     again: dict[str, str] = {}
     broke: Exception | None = None
     outcomes: Generator[Outcome] | None = None
     try:
-        with deafening():
-            outcomes = backend.outcomes({task.key: partial(_work, task.key, task.work, marks) for task in tasks})
+        with interrupts_blocked():
+            outcomes = backend.outcomes({job.key: partial(_work, job.key, job.work, marks) for job in jobs})
         for key, reason in outcomes:
             if reason is None:
                 done.add(key)
@@ -120,7 +119,7 @@ def _attempt(tasks: Sequence[Task], backend: Backend, marks: Marks, tally: Tally
     except Exception as error:  # each backend has exceptions of its own
         broke = error
         reason = f"its process died, killed from outside or for want of memory\n{type(error).__name__}: {error}"
-        again |= dict.fromkeys(marks.take_left(), reason)
+        again |= dict.fromkeys(marks.take_unfinished(), reason)
     except BaseException as error:
         if outcomes:
             outcomes.throw(error)  # then the backend ends the workers, wherever this came from
@@ -128,7 +127,7 @@ def _attempt(tasks: Sequence[Task], backend: Backend, marks: Marks, tally: Tally
     return _Attempt(done, again, broke)
 
 
-def _work(key: str, work: Callable[[], str | None], marks: Marks) -> Outcome:
+def _work(key: str, work: Callable[[], str | None], marks: ProgressFiles) -> Outcome:
     try:
         with marks.under_way(key):
             return key, work()

@@ -1,4 +1,4 @@
-"""Marks: what the processes of one run tell each other, as files, in a folder that goes when the run ends.
+"""ProgressFiles: what the processes of one run tell each other, as files, in a folder that goes when the run ends.
 
 Nothing that counts is in them: how far a run is, which trials are under way, and lines for people.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ if sys.platform != "win32":
 
 
 @dataclass(frozen=True)
-class Marks:
+class ProgressFiles:
     """The marks of one run; picklable, for workers.
 
     Args:
@@ -30,7 +31,7 @@ class Marks:
     folder: Path
 
     def count(self, key: str, epochs: int) -> None:
-        """Say how far a task is.
+        """Say how far a job is.
 
         Args:
             key: of the task.
@@ -41,7 +42,7 @@ class Marks:
             file.truncate(epochs)  # its size is the count; a file without content takes no room
 
     def epochs(self) -> int:
-        """Return how many epochs are done, of all tasks that aren't forgotten."""
+        """Return how many epochs are done, of all jobs that aren't forgotten."""
         total = 0
         with suppress(FileNotFoundError):
             for mark in os.scandir(self.folder / "epochs"):
@@ -50,7 +51,7 @@ class Marks:
         return total
 
     def forget(self, key: str) -> None:
-        """Forget how far a task is: thousands of marks would take long to read, again and again.
+        """Forget how far a job is: thousands of marks would take long to read, again and again.
 
         Args:
             key: of the task.
@@ -80,7 +81,7 @@ class Marks:
 
     @contextmanager
     def under_way(self, key: str) -> Iterator[None]:
-        """Mark a task as under way; if the process dies, the mark stays.
+        """Mark a job as under way; if the process dies, the mark stays.
 
         Args:
             key: of the task.
@@ -93,13 +94,13 @@ class Marks:
             mark.unlink(missing_ok=True)
 
     def running(self) -> list[str]:
-        """Return the keys of tasks that are under way."""
+        """Return the keys of jobs that are under way."""
         with suppress(FileNotFoundError):
             return [mark.name for mark in (self.folder / "under-way").iterdir()]
         return []
 
-    def take_left(self) -> set[str]:
-        """Return the keys of tasks that are marked as under way, and remove the marks."""
+    def take_unfinished(self) -> set[str]:
+        """Return the keys of jobs that are marked as under way, and remove the marks."""
         left = set(self.running())
         for key in left:
             (self.folder / "under-way" / key).unlink(missing_ok=True)
@@ -134,7 +135,7 @@ class Marks:
 
 
 @contextmanager
-def marks(progress: Path) -> Iterator[Marks]:
+def progress_files(progress: Path) -> Iterator[ProgressFiles]:
     """Make a folder for the marks of a run, and remove it afterwards.
 
     The run holds a lock in it, which goes with the process, however it ends.
@@ -144,7 +145,7 @@ def marks(progress: Path) -> Iterator[Marks]:
     """
     folder, lock = _make(progress)
     try:
-        yield Marks(folder)
+        yield ProgressFiles(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         lock.close()
@@ -189,3 +190,64 @@ def _make(progress: Path) -> tuple[Path, BinaryIO]:
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):  # it is in use, or gone
         folder.rmdir()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        epochs: done, of all trials that are run, together.
+        running: trials under way.
+        done: trials that are finished.
+        failed: trials that have failed.
+    """
+
+    epochs: int
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+
+
+class Tally:
+    """Counts what ends; for several threads.
+
+    Args:
+        marks: of the run.
+    """
+
+    def __init__(self, marks: ProgressFiles) -> None:
+        self._marks = marks
+        self._left: dict[str, tuple[int, int]] = {}
+        self._trials = self._epochs = 0
+        self._lock = threading.Lock()
+
+    def begin(self, jobs: Mapping[str, tuple[int, int]]) -> None:
+        """Hear of jobs.
+
+        Args:
+            jobs: key to how many trials a job runs, and how many epochs these have together.
+        """
+        with self._lock:
+            self._left |= jobs
+
+    def end(self, key: str) -> None:
+        """Hear that a job is through, or given up.
+
+        Args:
+            key: of the task.
+        """
+        with self._lock:
+            trials, epochs = self._left.pop(key)
+            self._trials += trials
+            self._epochs += epochs
+            self._marks.forget(key)
+
+    def progress(self) -> Progress:
+        """Return how far the run is now."""
+        with self._lock:
+            epochs = self._epochs + self._marks.epochs()
+            running = sum(self._left.get(key, (0, 0))[0] for key in self._marks.running())
+            failed = self._marks.failed()
+            # A trial is marked as failed a little before its job ends.
+            return Progress(epochs, running, max(0, self._trials - failed), failed)

@@ -15,19 +15,19 @@ from typing import Protocol
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution.backends import Backend, Processes, connected
 from weight_feedback.lab.execution.cluster import Site, agree, shared_paths
-from weight_feedback.lab.execution.jobs import Task, run_all
-from weight_feedback.lab.execution.progress import Marks, clear_dead, marks
-from weight_feedback.lab.execution.standing import Standing, Tally
+from weight_feedback.lab.execution.jobs import Job, run_all
+from weight_feedback.lab.execution.progress import Progress, ProgressFiles, Tally, clear_dead, progress_files
 from weight_feedback.lab.execution.trackers import Tracker
 from weight_feedback.lab.execution.workers import THREADS, Worker
 from weight_feedback.lab.statistics.gate import admit
-from weight_feedback.lab.store.inventory import Survey, clean, refuse_other_data, refuse_to_mix, room, survey
+from weight_feedback.lab.store.inventory import Survey, clean, refuse_other_data, refuse_to_mix, survey
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.shards import Shard
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.trials import Swap, Trial
+from weight_feedback.lab.tasks.notebook.task import check_fit, room
+from weight_feedback.lab.training.environment import choose_device, surroundings
 from weight_feedback.lab.training.interventions import possible
-from weight_feedback.lab.training.trial import check_fit, choose_device, surroundings
 
 
 class Watcher(Protocol):
@@ -43,7 +43,7 @@ class Watcher(Protocol):
             jobs: how many run side by side.
         """
 
-    def progress(self, standing: Standing) -> None:
+    def progress(self, standing: Progress) -> None:
         """Hear how far the run is, about twice a second, and when it ends.
 
         Args:
@@ -186,13 +186,13 @@ def _sent(worker: Worker, pool: Backend, fingerprint: str, unmixed: tuple[Survey
     return replace(worker, site=site, expected=here)
 
 
-def _trials(worker: Worker, todo: Sequence[tuple[Arm, Trial]]) -> list[Task]:
-    """Return one task a cohort, for those of its trials that are to be run; most are a cohort of their own."""
+def _trials(worker: Worker, todo: Sequence[tuple[Arm, Trial]]) -> list[Job]:
+    """Return one job a cohort, for those of its trials that are to be run; most are a cohort of their own."""
     cohorts: dict[Trial, tuple[Arm, list[Trial]]] = {}
     for arm, trial in todo:
         cohorts.setdefault(trial.cohort()[0], (arm, []))[1].append(trial)
     return [
-        Task(
+        Job(
             trials[0].key(),
             trials[0].file_name,
             partial(worker.run_cohort, arm, trials),
@@ -204,23 +204,23 @@ def _trials(worker: Worker, todo: Sequence[tuple[Arm, Trial]]) -> list[Task]:
     ]
 
 
-def _swaps(worker: Worker, swaps: Sequence[Swap]) -> list[Task]:
+def _swaps(worker: Worker, swaps: Sequence[Swap]) -> list[Job]:
     return [
-        Task(swap.key(), swap.file_name, partial(worker.run_swap, swap), partial(worker.fail_swap, swap))
+        Job(swap.key(), swap.file_name, partial(worker.run_swap, swap), partial(worker.fail_swap, swap))
         for swap in swaps
         if possible(swap, worker.store)
     ]
 
 
 @contextmanager
-def watched(progress: Path, watcher: Watcher | None) -> Iterator[tuple[Marks, Tally]]:
+def watched(progress: Path, watcher: Watcher | None) -> Iterator[tuple[ProgressFiles, Tally]]:
     """Make a folder for marks and a tally of what ends, and watch them meanwhile.
 
     Args:
         progress: holds one folder a run.
         watcher: told what is in them; without one, notes are warnings.
     """
-    with marks(progress) as shared:
+    with progress_files(progress) as shared:
         stop, tally = threading.Event(), Tally(shared)
         thread = threading.Thread(target=_watch, args=(shared, tally, watcher, stop), daemon=True)
         if watcher:
@@ -236,11 +236,11 @@ def watched(progress: Path, watcher: Watcher | None) -> Iterator[tuple[Marks, Ta
                     warnings.warn(line, stacklevel=3)
 
 
-def _watch(shared: Marks, tally: Tally, watcher: Watcher, stop: threading.Event) -> None:
+def _watch(shared: ProgressFiles, tally: Tally, watcher: Watcher, stop: threading.Event) -> None:
     said, last = 0, False
     while not last:
         last = stop.wait(0.5)
         lines, said = shared.notes(said)
         for line in lines:
             watcher.note(line)
-        watcher.progress(tally.standing())
+        watcher.progress(tally.progress())

@@ -15,13 +15,14 @@ from typing import Any
 
 from weight_feedback.files import remove, tell
 from weight_feedback.lab.execution.cluster import Site, check_site
-from weight_feedback.lab.execution.progress import Marks
+from weight_feedback.lab.execution.progress import ProgressFiles
 from weight_feedback.lab.execution.trackers import Tracker
 from weight_feedback.lab.store.store import Record, Store, StoreError
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.trials import Swap, Trial
+from weight_feedback.lab.training.environment import thread_count
 from weight_feedback.lab.training.interventions import run_swap
-from weight_feedback.lab.training.trial import run_cohort, thread_count
+from weight_feedback.lab.training.run import Options, run_cohort
 
 #: Of PyTorch in each trial and swap.
 THREADS = 1
@@ -50,7 +51,7 @@ class Worker:
 
     study: Study
     store: Store
-    marks: Marks
+    marks: ProgressFiles
     data_dir: Path | None
     device: str
     tracker: Tracker | None
@@ -116,8 +117,7 @@ class Worker:
             _BUSY.release()
 
     def _train(self, arm: Arm, trials: Sequence[Trial], left: Sequence[Trial], count: Callable[..., None]) -> None:
-        records = run_cohort(
-            trials,
+        options = Options(
             data_dir=self.data_dir,
             device=self.device,
             threads=THREADS,
@@ -127,6 +127,7 @@ class Worker:
             checkpoint_seconds=self.checkpoint_seconds,
             on_note=self.marks.note,
         )
+        records = run_cohort(trials, options)
         declaration = self.study.declaration() if self.study.declared else ""
         for trial, made in zip(trials, records, strict=True):
             if trial in left:
@@ -205,17 +206,17 @@ class Worker:
         self.marks.note(f"failed: {swap.file_name}: {first}")
 
 
-def counter(marks: Marks, key: str, driver: int | None, trials: int = 1) -> Callable[..., None]:
-    """Return what is to be called after each epoch, with its number: it says how far a task is.
+def counter(marks: ProgressFiles, key: str, driver: int | None, trials: int = 1) -> Callable[..., None]:
+    """Return what is to be called after each epoch, with its number: it says how far a job is.
 
-    It ends the task when the run is dead, so that nobody waits for it any more: by an error where a process is a
+    It ends the job when the run is dead, so that nobody waits for it any more: by an error where a process is a
     cluster's, and stays, else with the process.
 
     Args:
         marks: of the run.
         key: of the task.
         driver: the process that all others work for; None on a cluster.
-        trials: of the task, trained together.
+        trials: of the job, trained together.
     """
     parent = os.getppid()
 

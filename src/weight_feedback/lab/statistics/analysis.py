@@ -12,8 +12,9 @@ import numpy as np
 from weight_feedback.lab.data.published import fingerprints, mixed_data
 from weight_feedback.lab.statistics.contrasts import Compared, compare
 from weight_feedback.lab.statistics.estimates import Interval, mean_interval
-from weight_feedback.lab.statistics.gate import Passed, look, read_peeks, record_peek
+from weight_feedback.lab.statistics.gate import Passed, look
 from weight_feedback.lab.statistics.outcomes import ArmResult, Outcome, study_outcome
+from weight_feedback.lab.store.peeks import read_peeks, record_peek
 from weight_feedback.lab.store.store import Record, Store
 from weight_feedback.lab.study.study import SEEDS_END, Arm, Study
 from weight_feedback.lab.study.trials import Swap

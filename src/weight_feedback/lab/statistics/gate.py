@@ -10,14 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AwareDatetime, Field, ValidationError
-
-from weight_feedback.files import write_atomically
+from weight_feedback.lab.store.peeks import Peek, read_peeks
 from weight_feedback.lab.store.store import (
     DECLARATION,
     Damaged,
@@ -28,30 +25,13 @@ from weight_feedback.lab.store.store import (
     read_record,
 )
 from weight_feedback.lab.study.study import SEEDS_END, Study
-from weight_feedback.lab.tasks.base import Frozen
 from weight_feedback.texts import printable
 
-#: The file of a study's folder that says who looked at what before the study was finished.
-PEEKS = "peeks.json"
 _TRIAL = re.compile(r".*-seed-([0-9]{5,10})-[0-9a-f]{16}\.json")
 
 _CONFIRM = "were known before this study was declared, and a confirmation needs fresh seeds:"
 
 Pair = tuple[str, str]
-
-
-class Peek(Frozen):
-    """A look at the estimates of a study that wasn't finished."""
-
-    time: AwareDatetime
-    """When it was."""
-    finished: Annotated[int, Field(ge=0)]
-    """Trials of the declared contrasts that were finished."""
-    of: Annotated[int, Field(ge=1)]
-    """How many there are."""
-
-    def __str__(self) -> str:
-        return f"{self.time.isoformat(timespec='seconds')}, with {self.finished} of {self.of} trials"
 
 
 @dataclass(frozen=True)
@@ -152,66 +132,6 @@ def came_before(known: Declaration | None, provenance: Mapping[str, Any]) -> boo
     if "declaration" in provenance:
         return bool(provenance["declaration"] != known.declaration)
     return bool(known.time) and _started(provenance) < known.time
-
-
-def record_peek(store: Store, finished: int, of: int) -> None:
-    """Keep that someone looks at estimates before a study is finished.
-
-    Args:
-        store: of the study.
-        finished: trials of the declared contrasts.
-        of: how many there are.
-
-    Raises:
-        StoreError: it can't be kept, or what is kept is damaged.
-    """
-    peek = Peek(time=datetime.now(UTC).replace(microsecond=0), finished=finished, of=of)
-    try:
-        write_peeks(store.folder / PEEKS, [*read_peeks(store.folder), peek])
-    except OSError as error:
-        raise StoreError(
-            f"{error}\nNothing is shown: a look before a study is finished must be kept with its results, so that "
-            "later reports can say so"
-        ) from error
-
-
-def read_peeks(folder: Path) -> tuple[Peek, ...]:
-    """Return the looks that a study's folder keeps, in order.
-
-    Args:
-        folder: of the study.
-
-    Raises:
-        Damaged: the file isn't as it was written.
-    """
-    path = folder / PEEKS
-    try:
-        return _Peeks.model_validate_json(path.read_bytes()).peeks
-    except FileNotFoundError:
-        return ()
-    except ValidationError:
-        raise Damaged(
-            f"{path}: expected a list of looks, each with time, finished and of; the file is damaged: put back a "
-            "copy of it"
-        ) from None
-
-
-def write_peeks(path: Path, peeks: Iterable[Peek]) -> None:
-    """Write looks, each once, in order.
-
-    Args:
-        path: the file.
-        peeks: the looks.
-
-    Raises:
-        OSError: it can't be written.
-    """
-    ordered = sorted(set(peeks), key=lambda peek: (peek.time, peek.finished))
-    write_atomically(path, _Peeks(peeks=tuple(ordered)).model_dump_json().encode())
-
-
-class _Peeks(Frozen):
-    peeks: tuple[Peek, ...]
 
 
 def _started(provenance: Mapping[str, Any]) -> str:

@@ -13,10 +13,9 @@ from weight_feedback.files import remove
 from weight_feedback.lab.data.published import described, fingerprints, listed
 from weight_feedback.lab.store.provenance import differences
 from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError
+from weight_feedback.lab.store.weights import read_weights
 from weight_feedback.lab.study.study import SEEDS_END, Arm, Study
 from weight_feedback.lab.study.trials import Swap, Trial
-from weight_feedback.lab.tasks.notebook.networks import build, count_parameters
-from weight_feedback.lab.training.trial import read_weights
 
 
 @dataclass(frozen=True)
@@ -157,17 +156,3 @@ def refuse_other_data(found: Mapping[str, int], name: str, fingerprint: str, fol
             "compared with those. Point --data-dir to the files that were used, or run all of it in another folder "
             "(--out)"
         )
-
-
-def room(todo: Sequence[Trial], images: int) -> int:
-    """Return about how many bytes trials are going to take, at the least.
-
-    Args:
-        todo: the trials.
-        images: in the training set.
-    """
-    # Of each step a record has a loss, of about 20 digits and signs.
-    records = sum(2_000 + 20 * trial.training.epochs * trial.training.epoch_steps(images) for trial in todo)
-    keeping = [trial.model for trial in todo if trial.keeps_weights]
-    weights = {model: 4 * count_parameters(build(model, 0)) for model in set(keeping)}
-    return records + sum(weights[model] for model in keeping)

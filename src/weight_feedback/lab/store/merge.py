@@ -11,7 +11,7 @@ from typing import Any
 
 from weight_feedback.files import remove, write_atomically
 from weight_feedback.lab.data.published import fingerprints, listed
-from weight_feedback.lab.statistics.gate import PEEKS, read_peeks, write_peeks
+from weight_feedback.lab.store.peeks import PEEKS, read_peeks, write_peeks
 from weight_feedback.lab.store.store import (
     DECLARATION,
     Damaged,
@@ -20,7 +20,7 @@ from weight_feedback.lab.store.store import (
     read_fields,
     read_record,
 )
-from weight_feedback.lab.training.trial import read_weights
+from weight_feedback.lab.store.weights import read_weights
 
 _RESULTS = ("trials", "swaps")
 

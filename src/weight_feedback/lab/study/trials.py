@@ -40,11 +40,6 @@ class Trial(Settings):
         return [self.model_copy(update={"seed": seed}) for seed in range(first, first + size)]
 
     @property
-    def keeps_weights(self) -> bool:
-        """Whether the final weights are kept, for swaps: only of what hears its own weights."""
-        return self.signal == "own" and self.training.subspace is None
-
-    @property
     def file_name(self) -> str:
         """What files of this trial are called, without an ending."""
         parts = (

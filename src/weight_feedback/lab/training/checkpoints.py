@@ -27,7 +27,8 @@ from torch import Tensor
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.tasks.base import Frozen, explain
-from weight_feedback.lab.training.loop import History, Lockstep
+from weight_feedback.lab.tasks.notebook.history import History
+from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
 
 FORMAT: Literal[1] = 1
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from weight_feedback.fold import fold
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.store.store import Record, Store, read_record
+from weight_feedback.lab.store.weights import read_weights
 from weight_feedback.lab.study.trials import Swap, Trial
 from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.evaluation import evaluate, heard
 from weight_feedback.lab.tasks.notebook.networks import ConvNet
-from weight_feedback.lab.training.trial import choose_device, provenance, read_weights, surroundings
+from weight_feedback.lab.training.environment import choose_device, provenance, surroundings
 
 
 def possible(swap: Swap, store: Store) -> bool:
@@ -52,7 +54,7 @@ def run_swap(swap: Swap, store: Store, *, data_dir: Path | None = None, device: 
     model, *others = (_trained(trial, store, epoch_steps) for trial in _networks(swap))
     z = heard(others[0] if others else build_arm(swap.trial, epoch_steps))
     assert z is not None  # only networks with a signal are swapped
-    plain = fold(model, torch.zeros_like(z) if swap.heard == "zeros" else z)
+    plain = cast(ConvNet, fold(model, torch.zeros_like(z) if swap.heard == "zeros" else z))
     result = evaluate(plain.to(where), data.to(where), swap.trial.training.test_batch_size)
     content = {"swap": swap.settings(), "data": data.fingerprint, **asdict(result)}
     return Record(content, provenance(surroundings(where)))
@@ -66,5 +68,6 @@ def _networks(swap: Swap) -> list[Trial]:
 def _trained(trial: Trial, store: Store, epoch_steps: int) -> ConvNet:
     """Rebuild a network with its final weights, on the CPU."""
     model = build_arm(trial, epoch_steps)
-    model.load_state_dict(read_weights(store.weights(trial), read_record(store.path(trial))))
+    weights = read_weights(store.weights(trial), read_record(store.path(trial)))
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
     return model

@@ -1,4 +1,4 @@
-"""What a study will take, before it is run: parameters, trials, time, and what its seeds can show."""
+"""What a study will take, before it is run: parameters, trials and time."""
 
 from __future__ import annotations
 
@@ -12,29 +12,18 @@ from pathlib import Path
 import torch
 
 from weight_feedback.lab.data import datasets
-from weight_feedback.lab.statistics.power import (
-    detectable_effect,
-    detectable_margin,
-    least_pairs,
-    smallest_equivalence_p,
-    smallest_flip_p,
-)
-from weight_feedback.lab.statistics.verdicts import level
-from weight_feedback.lab.study.study import Declared, Study
+from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.cohorts import as_one
 from weight_feedback.lab.tasks.notebook.evaluation import evaluate_all, hear, heard
 from weight_feedback.lab.tasks.notebook.graphs import recorder_for
+from weight_feedback.lab.tasks.notebook.history import History
+from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
 from weight_feedback.lab.tasks.notebook.networks import count_parameters
 from weight_feedback.lab.tasks.notebook.settings import Training
-from weight_feedback.lab.training.loop import History, Lockstep
-from weight_feedback.lab.training.trial import (
-    build_cohort,
-    check_fit,
-    choose_device,
-    keep_freed_memory,
-    thread_count,
-)
+from weight_feedback.lab.tasks.notebook.task import build_cohort, check_fit
+from weight_feedback.lab.training.environment import choose_device, keep_freed_memory, thread_count
+from weight_feedback.lab.training.loop import train
 
 #: Steps that are timed, after as many to warm up.
 STEPS = 20
@@ -147,7 +136,7 @@ def time_trial(
     def run() -> None:
         # The same networks again: a graph that is recorded in the first epoch is replayed in the others.
         lockstep.epoch, lockstep.histories = 0, [History() for _ in models]
-        lockstep.train()
+        train(lockstep)
 
     run()
     # An epoch of training ends with an evaluation of its own, and what is heard is measured before it and after.
@@ -165,48 +154,3 @@ def _seconds(work: Callable[[], object]) -> float:
         work()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """What a number of seeds can show with 80 % power, in standard deviations of the paired differences.
-
-    Each is NaN where the seeds are too few to show anything at all.
-
-    Attributes:
-        alone: the smallest true difference that is detected, at the mildest level of Holm's correction.
-        family: the same at the strictest level.
-        equivalence: the margin that is needed to show equivalence of arms without a true difference, at the
-            strictest level.
-        least: how many seeds it takes to show a difference at all, at the strictest level; None if none do.
-        least_equivalence: how many seeds it takes to show equivalence at all, likewise.
-    """
-
-    alone: float
-    family: float
-    equivalence: float
-    least: int | None
-    least_equivalence: int | None
-
-
-def sensitivity(seeds: int, declared: Declared) -> Sensitivity | None:
-    """Return what a study's seeds can show.
-
-    Args:
-        seeds: how many pairs.
-        declared: the error rate, and the family of contrasts.
-
-    Returns:
-        None for fewer than two seeds, which can show nothing.
-    """
-    if seeds < 2:
-        return None
-    mild = level(declared.confidence) / (2 if declared.error == "both" else 1)
-    strict = mild / len(declared.primary)
-    return Sensitivity(
-        detectable_effect(seeds, 1.0, mild),
-        detectable_effect(seeds, 1.0, strict),
-        detectable_margin(seeds, strict),
-        least_pairs(smallest_flip_p, strict),
-        least_pairs(smallest_equivalence_p, strict),
-    )

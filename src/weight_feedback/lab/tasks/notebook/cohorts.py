@@ -7,7 +7,7 @@ pays for small networks, and on a GPU. Each network computes what it would alone
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,33 @@ class Cohort(nn.Module):
             x = F.relu(F.max_pool2d(x, 2))
         features = x.unflatten(1, (len(self.networks), -1)).transpose(0, 1).flatten(2)
         return F.log_softmax(self._linear("fc2", F.relu(self._hear(features))), dim=2)
+
+    def classify(self, x: Tensor, labels: Tensor, reduction: Literal["mean", "sum"]) -> tuple[Tensor, Tensor]:
+        """Classify a batch for each network.
+
+        Args:
+            x: normalised images, shape ``[n, batch, channels, side, side]``.
+            labels: shape ``[n, batch]``.
+            reduction: of the losses of a batch.
+
+        Returns:
+            Log-probabilities, shape ``[n, batch, classes]``, and negative log-likelihoods, shape ``[n]``.
+        """
+        output = self(x)
+        losses = F.nll_loss(output.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+        return output, losses.sum(dim=1) if reduction == "sum" else losses.mean(dim=1)
+
+    def parts(self, value: Tensor) -> Sequence[Tensor]:
+        """Return each network's part of what belongs to a parameter.
+
+        Args:
+            value: of the parameter's shape, ``[n, …]``.
+        """
+        return value.unbind()
+
+    def plain(self) -> Cohort:
+        """Return what evaluates as this does, in evaluation mode: the cohort itself, which has one mode."""
+        return self
 
     def _linear(self, name: str, x: Tensor, shift: Tensor | None = None) -> Tensor:
         bias = self.stacks[f"{name}_bias"] if shift is None else self.stacks[f"{name}_bias"] + shift

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from weight_feedback.fold import fold
 from weight_feedback.lab.data.datasets import Dataset, normalise
 from weight_feedback.lab.tasks.notebook.cohorts import Cohort
-from weight_feedback.lab.tasks.notebook.networks import ConvNet
+from weight_feedback.lab.tasks.notebook.networks import Classifier, ConvNet
 from weight_feedback.layers import FeedbackLayer
 
 #: How many test images the share of the signal in fc1 is measured on.
@@ -50,28 +48,6 @@ class Hearing:
     share: float
 
 
-def classify(
-    model: nn.Module, x: Tensor, labels: Tensor, reduction: Literal["mean", "sum"]
-) -> tuple[Tensor, Tensor]:
-    """Classify a batch for each of n networks.
-
-    Args:
-        model: a network, or a cohort of n.
-        x: normalised images, shape ``[n, batch, channels, side, side]``.
-        labels: shape ``[n, batch]``.
-        reduction: of the losses of a batch.
-
-    Returns:
-        Log-probabilities, shape ``[n, batch, classes]``, and negative log-likelihoods, shape ``[n]``.
-    """
-    if not isinstance(model, Cohort):
-        output = model(x.flatten(0, 1))
-        return output[None], F.nll_loss(output, labels[0], reduction=reduction)[None]
-    output = model(x)
-    losses = F.nll_loss(output.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
-    return output, losses.sum(dim=1) if reduction == "sum" else losses.mean(dim=1)
-
-
 @torch.no_grad()
 def heard(model: ConvNet) -> Tensor | None:
     """Return a copy of what fc1 hears now, shape ``[k]``; None without feedback.
@@ -106,12 +82,12 @@ def hear(model: ConvNet, data: Dataset, z0: Tensor | None) -> list[Hearing]:
     return [Hearing(float(z.norm()), float(drift), float(added / (added + remaining)))]
 
 
-def evaluate(model: nn.Module, data: Dataset, batch_size: int = 1000) -> Evaluation:
+def evaluate(model: Classifier, data: Dataset, batch_size: int = 1000) -> Evaluation:
     """Evaluate a classifier on the whole test set; see `evaluate_all`.
 
     Args:
-        model: returns log-probabilities ``[n, classes]``.
-        data: with the test set, on the model's device.
+        model: the classifier, on the data's device.
+        data: with the test set.
         batch_size: images a batch.
 
     Returns:
@@ -121,7 +97,7 @@ def evaluate(model: nn.Module, data: Dataset, batch_size: int = 1000) -> Evaluat
 
 
 @torch.no_grad()
-def evaluate_all(model: nn.Module, data: Dataset, batch_size: int = 1000) -> list[Evaluation]:
+def evaluate_all(model: Classifier | Cohort, data: Dataset, batch_size: int = 1000) -> list[Evaluation]:
     """Evaluate a classifier, or the networks of a cohort, on the whole test set.
 
     Feedback of a single one is folded first: it is computed once, and the output is the same, bit for bit.
@@ -134,14 +110,13 @@ def evaluate_all(model: nn.Module, data: Dataset, batch_size: int = 1000) -> lis
     Returns:
         One evaluation a network.
     """
-    n = len(model.networks) if isinstance(model, Cohort) else 1
-    plain = model if isinstance(model, Cohort) else fold(model).eval()
+    n, plain = len(model.networks), model.plain()
     loss = torch.zeros(n, device=data.test_images.device)
     correct = torch.zeros(n, dtype=torch.int64, device=data.test_images.device)
     size, images = max(batch_size // n, 1), len(data.test_labels)
     for batch, labels in zip(data.test_images.split(size), data.test_labels.split(size), strict=True):
         x = normalise(batch, data.mean, data.std)
-        output, losses = classify(plain, x.expand(n, *x.shape), labels.expand(n, -1), "sum")
+        output, losses = plain.classify(x.expand(n, *x.shape), labels.expand(n, -1), "sum")
         loss += losses
         correct += (output.argmax(dim=2) == labels).sum(dim=1)
     return [

@@ -3,18 +3,60 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weight_feedback.attach import attach, feedback_layers
+from weight_feedback.fold import fold
 from weight_feedback.streams import stream
 from weight_feedback.summaries import CountSketch, DenseProjection, MaxPool, Summary
 
 
-class ConvNet(nn.Module):
+class Classifier(nn.Module):
+    """A network that classifies images. What is done to networks in training is done to it as to a `Cohort`.
+
+    Shape:
+        Input ``[n, channels, side, side]``, output: log-probabilities ``[n, classes]``.
+    """
+
+    @property
+    def networks(self) -> Sequence[Self]:
+        """The networks that are computed at once: this one."""
+        return (self,)
+
+    def classify(self, x: Tensor, labels: Tensor, reduction: Literal["mean", "sum"]) -> tuple[Tensor, Tensor]:
+        """Classify a batch for each network.
+
+        Args:
+            x: normalised images, shape ``[1, batch, channels, side, side]``.
+            labels: shape ``[1, batch]``.
+            reduction: of the losses of a batch.
+
+        Returns:
+            Log-probabilities, shape ``[1, batch, classes]``, and negative log-likelihoods, shape ``[1]``.
+        """
+        output = self(x.flatten(0, 1))
+        return output[None], F.nll_loss(output, labels[0], reduction=reduction)[None]
+
+    def parts(self, value: Tensor) -> Sequence[Tensor]:
+        """Return each network's part of what belongs to a parameter.
+
+        Args:
+            value: of the parameter's shape.
+        """
+        return (value,)
+
+    def plain(self) -> Self:
+        """Return what evaluates as this does, in evaluation mode: a copy whose feedback is folded."""
+        return cast(Self, fold(self).eval())
+
+
+class ConvNet(Classifier):
     """Two times convolution 5×5, 2×2 max-pooling and ReLU; then fc1, ReLU, fc2 and log-softmax.
 
     Args:

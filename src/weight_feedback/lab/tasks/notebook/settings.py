@@ -186,3 +186,8 @@ class Settings(Frozen):
     salt: Annotated[int, Field(ge=0, le=1000)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     """Donors' seeds begin where these end."""
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether the final weights are kept, for swaps: only of what hears its own weights."""
+        return self.signal == "own" and self.training.subspace is None

@@ -1,0 +1,50 @@
+"""The final weights of a trial, in a safetensors file; without torch, so that merging needs none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from weight_feedback.lab.store.store import Record, StoreError
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def weights_digest(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    """Return the hex SHA-256 digest of names, types, shapes and values of weights.
+
+    Args:
+        arrays: name to contiguous array; the order doesn't matter.
+    """
+    # Without metadata, whose order in a safetensors file is random.
+    return hashlib.sha256(save(dict(arrays))).hexdigest()
+
+
+def read_weights(path: Path, record: Record) -> Arrays:
+    """Read the final weights of a trial, and check that they are those of its record.
+
+    Args:
+        path: of the safetensors file.
+        record: of the trial.
+
+    Returns:
+        Name to array.
+
+    Raises:
+        OSError: the file can't be read.
+        StoreError: it is damaged, or holds other weights.
+    """
+    content = path.read_bytes()
+    try:
+        arrays = load(content)
+    except SafetensorError:
+        arrays = {}
+    if weights_digest(arrays) != record.result["weights"]:
+        raise StoreError(f"{path}: not the weights of the trial's record; delete both to run the trial again")
+    return arrays
