@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from weight_feedback.forwards import rebind
 from weight_feedback.integrity import keep_record
-from weight_feedback.kinds import feedback_class
 from weight_feedback.layers import Conditioning, FeedbackLayer, Init
+from weight_feedback.registry import feedback_class
 from weight_feedback.selection import (
     Names,
     check_acyclic,
