@@ -133,7 +133,7 @@ def measure(
             output = small(normalise(data.train_images[batch], data.mean, data.std))
             F.nll_loss(output, data.train_labels[batch]).backward()
             optimiser.step()
-        accuracy.append(evaluate(small.bake(), data).accuracy)
+        accuracy.append(evaluate(small.materialize(), data).accuracy)
         if on_epoch:
             on_epoch(epoch)
     return {

@@ -203,14 +203,14 @@ class Lockstep:
         orders = torch.stack([learner.order(epoch) for learner in learners]).to(labels.device)
         batches = orders.split(self._settings.batch_size, dim=2)
         for learner in learners:
-            learner.foresee(len(batches))
+            learner.precompute(len(batches))
         losses: list[Tensor] = []
         for i, batch in enumerate(batches):
             losses.append(self._step(batch))  # no .item(), which would wait for the device at every step
             if on_log and i % self._settings.log_interval == 0:
                 on_log(Progress(epoch, i * self._settings.batch_size, len(labels), float(losses[-1][0])))
         for learner in learners:
-            learner.foresee(0)
+            learner.precompute(0)
         return torch.stack(losses, dim=1).tolist()
 
     def _take_step(self, batches: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weight_feedback.attach import advance, foresee
+from weight_feedback.attach import advance, precompute
 from weight_feedback.lab.data.datasets import Dataset, normalise
 from weight_feedback.lab.tasks.notebook.cohorts import Cohort, as_one
 from weight_feedback.lab.tasks.notebook.evaluation import classify
@@ -65,14 +65,14 @@ class Learner:
             ]
         )
 
-    def foresee(self, steps: int) -> None:
-        """Make ready for so many steps; see `weight_feedback.foresee`.
+    def precompute(self, steps: int) -> None:
+        """Make ready for so many steps; see `weight_feedback.precompute`.
 
         Args:
             steps: how many; 0 when they are done.
         """
         for network in self.networks:
-            foresee(network, steps)
+            precompute(network, steps)
 
     def step(self, batch: Tensor) -> Tensor:
         """Train for a step. It never waits for the device, and sends nothing to it.
