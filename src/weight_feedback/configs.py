@@ -34,7 +34,7 @@ from weight_feedback.signals import (
 from weight_feedback.streams import stream
 from weight_feedback.summaries import AvgPool, CountSketch, DenseProjection, KroneckerProjection, MaxPool, Moments
 from weight_feedback.summaries.projections import Distribution, Scale
-from weight_feedback.texts import printable
+from weight_feedback.untrusted import printable
 
 #: The version of the file's format.
 FORMAT = 1

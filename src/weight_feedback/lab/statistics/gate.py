@@ -29,7 +29,7 @@ from weight_feedback.lab.store.store import (
 )
 from weight_feedback.lab.study.study import SEEDS_END, Study
 from weight_feedback.lab.tasks.base import Frozen
-from weight_feedback.texts import printable
+from weight_feedback.untrusted import printable
 
 #: The file of a study's folder that says who looked at what before the study was finished.
 PEEKS = "peeks.json"
