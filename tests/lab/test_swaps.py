@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-import weight_feedback as wf
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Store, StoreError
@@ -45,7 +44,7 @@ def trained(store: Store, seed: int) -> torch.nn.Module:
 
 def test_each_swap_is_the_network_with_another_z(finished) -> None:
     data = datasets.load("generated")
-    images = wf.lab.datasets.normalise(data.test_images, data.mean, data.std)
+    images = datasets.normalise(data.test_images, data.mean, data.std)
     swaps = [swap for _, swap in STUDY.swaps()]
     assert len(swaps) == 9
     for swap in swaps:
