@@ -209,49 +209,49 @@ START = wf.Clock(4).state_dict()
 
 @pytest.mark.parametrize("make", [lambda: wf.Noise(TARGET, padding=2, seed=3), lambda: wf.Clock(5, max_period=9)])
 @pytest.mark.parametrize("steps", [1, 4])
-def test_what_is_foreseen_is_what_is_drawn_later(make, steps: int) -> None:
-    drawn, foreseen = make(), make()
-    for step in range(11):  # from the start and in between, and longer than is foreseen
+def test_what_is_precomputed_is_what_is_drawn_later(make, steps: int) -> None:
+    drawn, precomputed = make(), make()
+    for step in range(11):  # from the start and in between, and longer than is precomputed
         if step in (0, 2, 3):
-            foreseen.foresee(steps)
-        for signal in (drawn, foreseen):
+            precomputed.precompute(steps)
+        for signal in (drawn, precomputed):
             signal.advance()
-        assert torch.equal(foreseen(), drawn())
-    assert set(foreseen.state_dict()) == set(drawn.state_dict())
+        assert torch.equal(precomputed(), drawn())
+    assert set(precomputed.state_dict()) == set(drawn.state_dict())
 
 
-def test_what_is_foreseen_is_read_as_it_lies_there(monkeypatch) -> None:
+def test_what_is_precomputed_is_read_as_it_lies_there(monkeypatch) -> None:
     signal = wf.Noise(TARGET, seed=3)
-    signal.foresee(2)
+    signal.precompute(2)
     place = signal.ahead.data_ptr()
     monkeypatch.setattr(signal, "_at", None)  # nothing is drawn
     signal.advance()
     signal.advance()
     monkeypatch.undo()
-    signal.foresee(2)
+    signal.precompute(2)
     assert signal.ahead.data_ptr() == place
 
 
 @pytest.mark.parametrize("go_back", [wf.Clock.reset_parameters, lambda signal: signal.load_state_dict(START)])
-def test_another_time_is_not_what_was_foreseen(go_back) -> None:
+def test_another_time_is_not_what_was_precomputed(go_back) -> None:
     signal, expected = wf.Clock(4), wf.Clock(4)
     expected.advance()
     signal.advance()
-    signal.foresee(3)  # steps 2 to 4
+    signal.precompute(3)  # steps 2 to 4
     go_back(signal)
     signal.advance()
     assert torch.equal(signal(), expected())
 
 
-def test_a_whole_model_foresees() -> None:
+def test_a_whole_model_precomputes() -> None:
     models = [cases.network(), cases.network()]
     for model in models:
         wf.attach(model, "2", signal=wf.Stale(wf.Clock(4, dtype=torch.float64), lag=1))
-    wf.foresee(models[0], 3)
+    wf.precompute(models[0], 3)
     assert len(models[0][2].signal.signal.ahead) == 3
     for _ in range(5):
         for model in models:
             wf.advance(model)
         assert torch.equal(models[0][2].signal(), models[1][2].signal())
-    with pytest.raises(ValueError, match="foresee: steps must be at least 0, got -1"):
-        wf.foresee(models[0], -1)
+    with pytest.raises(ValueError, match="precompute: steps must be at least 0, got -1"):
+        wf.precompute(models[0], -1)

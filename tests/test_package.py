@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -24,14 +27,81 @@ def test_public_names() -> None:
     assert all(hasattr(wf, name) for name in wf.__all__)
     assert wf.__all__ == sorted(set(wf.__all__))
     assert wf.__version__
-    public = {name for name, value in vars(wf).items() if callable(value) and not name.startswith("_")}
+    assert set(wf.__all__) <= set(dir(wf))
+    public = {name for name in dir(wf) if callable(getattr(wf, name)) and not name.startswith("_")}
     assert public == set(wf.__all__)
 
 
+def test_names_are_handed_on_as_type_checkers_see_them() -> None:
+    tree = ast.parse(Path(wf.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    seen = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            assert alias.asname == alias.name  # else type checkers take it for private
+            seen[alias.name] = getattr(importlib.import_module(str(node.module)), alias.name)
+    assert {name: getattr(wf, name) for name in wf.__all__} == seen
+
+
+def test_names_are_as_those_of_any_package() -> None:
+    names: dict[str, object] = {}
+    exec("from weight_feedback import *", names)
+    assert all(names[name] is getattr(wf, name) for name in wf.__all__)
+    with pytest.raises(AttributeError, match=r"^module 'weight_feedback' has no attribute 'atach'$"):
+        _ = wf.atach
+    for name in wf.__all__:
+        assert pickle.loads(pickle.dumps(getattr(wf, name))) is getattr(wf, name)
+
+
+ORDERS = """
+import importlib, pkgutil, sys, types
+
+import weight_feedback as first
+
+modules = [found.name for found in pkgutil.iter_modules(first.__path__, "weight_feedback.")]
+same = {name.rpartition(".")[2] for name in modules} & set(first.__all__)
+assert same >= {"attach", "check", "diagnose", "fold", "signals"}, same
+# Each of these as the first that is imported; then all others, before and after the names are used.
+firsts = ["lab.tasks.base", "pretrained", *same]
+for module in [f"weight_feedback.{name}" for name in firsts]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "weight_feedback"]:
+        del sys.modules[name]
+    imported = importlib.import_module(module)
+    assert isinstance(imported, types.ModuleType) and imported.__name__ == module
+    wf = sys.modules["weight_feedback"]
+    for name in wf.__all__:
+        assert not isinstance(getattr(wf, name), types.ModuleType) and callable(getattr(wf, name)), (module, name)
+    for name in modules:
+        importlib.import_module(name)
+    for name in wf.__all__:
+        assert not isinstance(getattr(wf, name), types.ModuleType), (module, name)
+    assert isinstance(wf.lab, types.ModuleType) and isinstance(wf.summaries, types.ModuleType)
+print("done")
+"""
+
+
+def test_a_name_is_never_the_module_of_the_same_name() -> None:
+    result = subprocess.run([sys.executable, "-c", ORDERS], check=False, capture_output=True, text=True)
+    assert result.stdout == "done\n", result.stderr
+
+
+def loaded_by(code: str) -> set[str]:
+    code = f"import sys\n{code}\nprint(*sorted(sys.modules), sep='\\n')"
+    return set(
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    )
+
+
+def test_import_brings_in_nothing_before_it_is_used() -> None:
+    assert not {"torch", "numpy", *HEAVY} & loaded_by(
+        "import weight_feedback as wf; wf.__all__, dir(wf), wf.__version__"
+    )
+
+
 def test_import_brings_in_no_lab_dependency() -> None:
-    code = "import sys, weight_feedback; print(*sorted(sys.modules), sep='\\n')"
-    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    loaded = set(result.stdout.split())
+    loaded = loaded_by("from weight_feedback import *")
     assert "torch" in loaded
     assert not HEAVY & loaded
 
@@ -46,6 +116,7 @@ def test_type_checker_finds_a_planted_error(tmp_path: Path) -> None:
         "wf.attach(1, into=2)",
         "wf.DenseProjection(3, scale='isometri')",
         "z: str = wf.signals(model)['0'].out_features",
+        "wf.atach(model)",
     ]
     file = tmp_path / "use.py"
     file.write_text("\n".join(lines) + "\n")
@@ -54,8 +125,14 @@ def test_type_checker_finds_a_planted_error(tmp_path: Path) -> None:
     report, problems, _ = mypy.api.run([*options, "--no-error-summary", "--hide-error-context", str(file)])
     assert problems == ""
     errors = [line.removeprefix(f"{file}:") for line in report.splitlines() if ": error:" in line]
-    assert {int(line.split(":")[-3]) for line in errors} == {6, 7, 8}, report
-    for message in ('Argument 1 to "attach"', 'Argument "into" to "attach"', '"DenseProjection"', '"str"'):
+    assert {int(line.split(":")[-3]) for line in errors} == {6, 7, 8, 9}, report
+    for message in (
+        'Argument 1 to "attach"',
+        'Argument "into" to "attach"',
+        '"DenseProjection"',
+        '"str"',
+        '"atach"',
+    ):
         assert message in report, report
 
 

@@ -281,7 +281,7 @@ class MyMoments(wf.Moments):
 def test_own_classes_are_refused(tmp_path: Path) -> None:
     for options in ({"signal": Mine(3)}, {"summary": MyMoments()}, {"signal": wf.Stale(Mine(3), 1)}):
         kind = (
-            "MyMoments: it must be one of MaxPool, " if "summary" in options else "Mine: it must be one of OwnWei"
+            "MyMoments: it must be one of AvgPool, " if "summary" in options else "Mine: it must be one of OwnWei"
         )
         with pytest.raises(TypeError, match=f"save_pretrained can't save a {kind}"):
             save_pretrained(wf.attach(net(), "fc1", **options), tmp_path / "new")

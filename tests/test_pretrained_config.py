@@ -75,7 +75,7 @@ BAD_CONFIGS = {
     "signal class a list": (put("signals", 0, "class", ["Noise"]), r"signals\[0\].class must be one of OwnWeights"),
     "summary class": (
         put("signals", 2, "summary", "class", "Noise"),
-        r"signals\[2\].summary.class must be one of MaxPool, .* got 'Noise'",
+        r"signals\[2\].summary.class must be one of AvgPool, .* got 'Noise'",
     ),
     "signal field missing": (put("signals", 0, "redraw", put), r"signals\[0\] must have .* missing: redraw; unk"),
     "signal field unknown": (put("signals", 1, "leg", 2), r"signals\[1\] must have .* unknown: 'leg'"),

@@ -99,12 +99,12 @@ def test_a_step_is_as_long_in_the_parameters() -> None:
 @each_projection
 def test_baked_it_is_a_plain_module_with_the_same_output(kind: str) -> None:
     small = moved(subspace(kind))
-    baked = small.bake()
-    assert type(baked) is nn.Sequential
-    assert torch.equal(baked(X), small(X))
-    assert all(parameter.requires_grad for parameter in baked.parameters())
+    materialized = small.materialize()
+    assert type(materialized) is nn.Sequential
+    assert torch.equal(materialized(X), small(X))
+    assert all(parameter.requires_grad for parameter in materialized.parameters())
     moved(small, 0.1)
-    assert not torch.equal(baked(X), small(X))
+    assert not torch.equal(materialized(X), small(X))
 
 
 def test_what_was_frozen_stays() -> None:
@@ -112,10 +112,10 @@ def test_what_was_frozen_stays() -> None:
     module[0].weight.requires_grad_(False)
     small = moved(wf.Subspace(module, 4))
     assert small.projection.names == ("0.bias", "2.weight", "2.bias")
-    baked = small.bake()
-    assert torch.equal(baked[0].weight, module[0].weight)
-    assert not baked[0].weight.requires_grad
-    assert baked[0].bias.requires_grad
+    materialized = small.materialize()
+    assert torch.equal(materialized[0].weight, module[0].weight)
+    assert not materialized[0].weight.requires_grad
+    assert materialized[0].bias.requires_grad
 
 
 def test_state_dict_copies_and_pickles_go_round() -> None:
@@ -163,13 +163,13 @@ def test_coordinates_are_heard_and_v_moves_with_the_rest() -> None:
 
 def test_a_network_that_hears_its_coordinates_is_baked_copied_and_folded() -> None:
     small = moved(hearing())
-    baked, copied = small.bake(), copy.deepcopy(small)
+    materialized, copied = small.materialize(), copy.deepcopy(small)
     expected = small(X)
-    assert torch.equal(baked(X), expected)
-    assert torch.equal(wf.fold(baked)(X), expected)
+    assert torch.equal(materialized(X), expected)
+    assert torch.equal(wf.fold(materialized)(X), expected)
     moved(copied, 0.1)
     assert torch.equal(copied.module[0].signal(), copied.coordinates)
-    assert torch.equal(baked(X), expected)
+    assert torch.equal(materialized(X), expected)
     assert torch.equal(small(X), expected)
 
 
@@ -215,4 +215,4 @@ def test_shared_layers_and_tied_weights_move_together_and_stay() -> None:
         torch.testing.assert_close(subspace(x), expected, rtol=1e-12, atol=1e-12)
     assert all(module.get_parameter(name) is parameter for name, parameter in own.items())
     assert all(torch.equal(own[name], before) for name, before in kept.items())
-    assert torch.equal(subspace.bake()(x), subspace(x))
+    assert torch.equal(subspace.materialize()(x), subspace(x))

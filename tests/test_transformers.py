@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import weight_feedback as wf
-from weight_feedback import kinds
+from weight_feedback import registry
 
 K = 3
 INSTALLED = importlib.util.find_spec("transformers") is not None
@@ -119,10 +119,10 @@ def test_pickle_and_deepcopy(conv1d) -> None:
         assert type(other[0]) is type(model[0])
         assert torch.equal(other(x), model(x))
     # In a process that hasn't met the class yet, pickle makes it.
-    kinds._conv1d_of_transformers.cache_clear()
-    assert issubclass(kinds.FeedbackTransformersConv1D, conv1d)
+    registry._conv1d_of_transformers.cache_clear()
+    assert issubclass(registry.FeedbackTransformersConv1D, conv1d)
     with pytest.raises(AttributeError, match="no attribute 'FeedbackConv4d'"):
-        _ = kinds.FeedbackConv4d
+        _ = registry.FeedbackConv4d
 
 
 def test_only_its_own_name_counts() -> None:

@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from weight_feedback.forwards import rebind
 from weight_feedback.integrity import keep_record
-from weight_feedback.kinds import feedback_class
 from weight_feedback.layers import Conditioning, FeedbackLayer, Init
+from weight_feedback.registry import feedback_class
 from weight_feedback.selection import (
     Names,
     check_acyclic,
@@ -319,7 +319,7 @@ def advance(model: nn.Module) -> None:
         signal.advance()
 
 
-def foresee(model: nn.Module, steps: int) -> None:
+def precompute(model: nn.Module, steps: int) -> None:
     """Draw now what signals with time will say in the next steps, so that `advance` needn't wait for the device.
 
     `Noise` and `Clock` follow from a step's number by work on the CPU: `advance` must fetch the number from the
@@ -327,7 +327,8 @@ def foresee(model: nn.Module, steps: int) -> None:
     the ones after them draw for themselves again. The values are the same, bit for bit.
 
     A CUDA graph that replays `advance` needs this before each such number of replays, and the number must stay the
-    same, since the graph reads where it read when it was recorded; ``foresee(model, 0)`` when no more is replayed.
+    same, since the graph reads where it read when it was recorded; ``precompute(model, 0)`` when no more is
+    replayed.
 
     Args:
         model: a module with or without feedback.
@@ -337,9 +338,9 @@ def foresee(model: nn.Module, steps: int) -> None:
         ValueError: ``steps`` is negative.
     """
     if steps < 0:
-        raise ValueError(f"foresee: steps must be at least 0, got {steps}")
+        raise ValueError(f"precompute: steps must be at least 0, got {steps}")
     for signal in _every_signal(model):
-        signal.foresee(steps)
+        signal.precompute(steps)
 
 
 def _every_signal(model: nn.Module) -> list[Signal]:

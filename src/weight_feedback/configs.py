@@ -1,23 +1,35 @@
 """Feedback as data: what a model's layers hear, written as plain JSON values and built from them again.
 
-One table, which writing and checking follow, says which settings each summary and signal has, and of what kind.
+Writing and checking follow what is said of the settings once: by each summary's class, and for signals by a table.
 """
 
 from __future__ import annotations
 
-import math
 import reprlib
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from weight_feedback.attach import attach_silently, feedback_layers, refuse_sharded, settle
+from weight_feedback.fields import (
+    FLAG,
+    INDEX,
+    INTEGER,
+    NUMBER,
+    SIZE,
+    TEXT,
+    Field,
+    ListOf,
+    PretrainedError,
+    Record,
+    choice,
+)
 from weight_feedback.integrity import refuse_misread
 from weight_feedback.layers import Conditioning
+from weight_feedback.registry import SUMMARIES
 from weight_feedback.selection import Names
 from weight_feedback.signals import (
     Clock,
@@ -32,80 +44,15 @@ from weight_feedback.signals import (
     Zeros,
 )
 from weight_feedback.streams import stream
-from weight_feedback.summaries import AvgPool, CountSketch, DenseProjection, KroneckerProjection, MaxPool, Moments
-from weight_feedback.summaries.projections import Distribution, Scale
-from weight_feedback.texts import printable
 
 #: The version of the file's format.
 FORMAT = 1
 
 
-class PretrainedError(ValueError):
-    """A saved model that can't be used as asked; the message names the file and the field, and says what to do."""
-
-    def __str__(self) -> str:
-        # Names in files may hold what commands a terminal, or can't be encoded at all.
-        return printable(super().__str__())
-
-
-class _Kind:
-    """One kind of JSON value: whether a value is of this kind, and how it's made from a setting and read back."""
-
-    def __init__(
-        self,
-        expected: str,
-        accepts: Callable[[Any], bool],
-        write: Callable[[Any], Any],
-        read: Callable[[Any], Any] | None = None,
-    ) -> None:
-        self.expected, self.accepts, self.write, self._read = expected, accepts, write, read or write
-
-    def read(self, value: Any, where: str) -> Any:
-        """Check a value, and make the setting from it."""
-        if not self.accepts(value):
-            raise PretrainedError(f"{where} must be {self.expected}, got {reprlib.repr(value)}")
-        return self._read(value)
-
-
-class _ListOf(_Kind):
-    """A list, whose items are of one kind."""
-
-    def __init__(self, item: _Kind) -> None:
-        super().__init__(
-            "a list", lambda value: type(value) is list, lambda value: [item.write(v) for v in value], list
-        )
-        self.item = item
-
-    def read(self, value: Any, where: str) -> list[Any]:
-        """Check each item too."""
-        return [self.item.read(v, f"{where}[{i}]") for i, v in enumerate(super().read(value, where))]
-
-
-class _Record(_Kind):
-    """An object with just these fields."""
-
-    def __init__(self, fields: Mapping[str, _Kind]) -> None:
-        super().__init__("an object", lambda value: type(value) is dict, dict)
-        self.fields = fields
-
-    def read(self, value: Any, where: str) -> dict[str, Any]:
-        """Check each field too, and that none is missing or unknown."""
-        found = super().read(value, where)
-        if found.keys() != self.fields.keys():
-            missing, unknown = self.fields.keys() - found.keys(), found.keys() - self.fields.keys()
-            raise PretrainedError(
-                f"{where} must have the fields {', '.join(self.fields)}; "
-                f"missing: {', '.join(sorted(missing)) or 'none'}; "
-                f"unknown: {', '.join(map(reprlib.repr, sorted(unknown))) or 'none'}"
-            )
-        inside = f"{where} " if where.endswith(":") else f"{where}."
-        return {name: kind.read(found[name], f"{inside}{name}") for name, kind in self.fields.items()}
-
-
-class _Tagged(_Kind):
+class _Tagged(Field):
     """An object whose field ``class`` names one of several classes; its other fields are the settings."""
 
-    def __init__(self, classes: Mapping[type[nn.Module], Mapping[str, _Kind]]) -> None:
+    def __init__(self, classes: Mapping[type[nn.Module], Mapping[str, Field]]) -> None:
         super().__init__("an object with a class", lambda v: type(v) is dict and "class" in v, self.data, dict)
         self.classes = classes
         self.names = ", ".join(kind.__name__ for kind in classes)
@@ -119,8 +66,8 @@ class _Tagged(_Kind):
             )
         # A setting and the attribute that keeps it share their name, but for one, whose name a buffer has.
         settings = {
-            name: kind.write(given[name] if name in given else getattr(module, _ATTRIBUTES.get(name, name)))
-            for name, kind in self.classes[type(module)].items()
+            name: field.write(given[name] if name in given else getattr(module, _ATTRIBUTES.get(name, name)))
+            for name, field in self.classes[type(module)].items()
         }
         return {"class": type(module).__name__, **settings}
 
@@ -128,89 +75,42 @@ class _Tagged(_Kind):
         """Return the class, and the settings checked."""
         settings = super().read(value, where)
         name = settings.pop("class")
-        for kind, kinds in self.classes.items():
+        for kind, fields in self.classes.items():
             if kind.__name__ == name:
-                return kind, _Record(kinds).read(settings, where)
+                return kind, Record(fields).read(settings, where)
         raise PretrainedError(f"{where}.class must be one of {self.names}, got {reprlib.repr(name)}")
 
 
-def _whole(low: int, expected: str) -> _Kind:
-    # type() rather than isinstance(): true and false are whole numbers to Python.
-    return _Kind(f"a whole number {expected}", lambda value: type(value) is int and low <= value < 2**63, int)
-
-
-def _choice(options: Any) -> _Kind:
-    names = get_args(options)
-    return _Kind(f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in names, str)
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, str):
-        return value in ("inf", "-inf", "nan")
-    return type(value) in (int, float) and abs(value) < sys.float_info.max
-
-
-_INTEGER = _whole(-(2**63), "of 64 bits")
-_INDEX = _whole(0, "of at least 0")
-_SIZE = _whole(1, "of at least 1")
-_FLAG = _Kind("true or false", lambda value: type(value) is bool, bool)
-_TEXT = _Kind("a string", lambda value: isinstance(value, str), str)
-# JSON has no infinite numbers.
-_NUMBER = _Kind(
-    'a number, "inf", "-inf" or "nan"',
-    _is_number,
-    lambda value: float(value) if math.isfinite(value) else str(float(value)),
-    float,
-)
-_PAIR = _Kind(
-    "a pair of whole numbers of at least 1",
-    lambda value: type(value) is list and len(value) == 2 and all(map(_SIZE.accepts, value)),
-    lambda value: [int(v) for v in value],
-    tuple,
-)
-
 _ATTRIBUTES = {"fill": "fill_value"}
-_POOL = {"kernels": _ListOf(_PAIR), "out_features": _SIZE, "fill": _NUMBER, "transpose": _ListOf(_FLAG)}
-_PROJECTION = {"out_features": _SIZE, "seed": _INTEGER, "scale": _choice(Scale)}
-_SUMMARY = _Tagged(
-    {
-        MaxPool: _POOL,
-        AvgPool: _POOL,
-        DenseProjection: {**_PROJECTION, "distribution": _choice(Distribution)},
-        CountSketch: {**_PROJECTION, "nonzeros": _SIZE},
-        KroneckerProjection: {**_PROJECTION, "factors": _PAIR},
-        Moments: {"quantiles": _ListOf(_NUMBER), "norms": _ListOf(_NUMBER)},
-    }
-)
-
-_OWN: dict[str, _Kind] = {
-    "reads": _ListOf(_Record({"name": _TEXT, "module": _TEXT, "attribute": _TEXT})),
+_SUMMARY = _Tagged({kind: kind.settings for kind in SUMMARIES.values()})
+_OWN: dict[str, Field] = {
+    "reads": ListOf(Record({"name": TEXT, "module": TEXT, "attribute": TEXT})),
     "summary": _SUMMARY,
-    "detach": _FLAG,
+    "detach": FLAG,
 }
-_VECTOR: dict[str, _Kind] = {"out_features": _SIZE}
+_VECTOR: dict[str, Field] = {"out_features": SIZE}
 _SIGNAL = _Tagged(
     {
         OwnWeights: _OWN,
-        Permuted: {**_OWN, "seed": _INTEGER},
+        Permuted: {**_OWN, "seed": INTEGER},
         Zeros: _VECTOR,
         Received: _VECTOR,
         Constant: _VECTOR,
-        Noise: {**_VECTOR, "padding": _INDEX, "redraw": _FLAG, "seed": _INTEGER},
-        Clock: {**_VECTOR, "max_period": _NUMBER, "amplitude": _NUMBER},
-        Stale: {"signal": _INDEX, "lag": _SIZE},
+        Noise: {**_VECTOR, "padding": INDEX, "redraw": FLAG, "seed": INTEGER},
+        Clock: {**_VECTOR, "max_period": NUMBER, "amplitude": NUMBER},
+        Stale: {"signal": INDEX, "lag": SIZE},
     }
 )
 # A signal is named by its place in the list of signals, where it stands after the one that it wraps. So a signal
 # that several layers hear stands there once.
-_FILE = _Record(
+_FILE = Record(
     {
-        "format": _INTEGER,
-        "layers": _ListOf(_Record({"name": _TEXT, "conditioning": _choice(Conditioning), "signal": _INDEX})),
-        "signals": _ListOf(_SIGNAL),
-        "aliases": _ListOf(_Record({"name": _TEXT, "same_as": _TEXT})),
-        "weights": _Record({"bytes": _INDEX, "sha256": _TEXT}),
-        "sha256": _TEXT,
+        "format": INTEGER,
+        "layers": ListOf(Record({"name": TEXT, "conditioning": choice(Conditioning), "signal": INDEX})),
+        "signals": ListOf(_SIGNAL),
+        "aliases": ListOf(Record({"name": TEXT, "same_as": TEXT})),
+        "weights": Record({"bytes": INDEX, "sha256": TEXT}),
+        "sha256": TEXT,
     }
 )
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from weight_feedback.attach import feedback_layers, remove
-from weight_feedback.configs import FORMAT, PretrainedError, blame, build, describe, read_config
+from weight_feedback.configs import FORMAT, blame, build, describe, read_config
+from weight_feedback.fields import PretrainedError
 from weight_feedback.files import write_atomically
 from weight_feedback.sharding import check_unsharded
 

@@ -12,8 +12,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
 from weight_feedback.forwards import replaced_in_class, replacement
-from weight_feedback.kinds import FEEDBACK_LAYERS, feedback_class
 from weight_feedback.layers import FeedbackLayer
+from weight_feedback.registry import FEEDBACK_LAYERS, feedback_class
 from weight_feedback.signals import Read
 from weight_feedback.weights import current, is_offloaded, is_quantised
 

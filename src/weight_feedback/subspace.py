@@ -84,21 +84,21 @@ class Subspace(nn.Module):
         return functional_call(self.module, moved, inputs, kwargs, tie_weights=False)
 
     @torch.no_grad()
-    def bake(self) -> nn.Module:
+    def materialize(self) -> nn.Module:
         """Return a copy of the module with ``θ`` as its own parameters, free again.
 
         Its outputs equal this module's, bit for bit. What hears the coordinates hears their present values from now
         on.
         """
-        baked = copy.deepcopy(self.module, {id(self): self})
+        materialized = copy.deepcopy(self.module, {id(self): self})
         for name, weight in self.weights().items():
-            parameter = baked.get_parameter(name)
+            parameter = materialized.get_parameter(name)
             parameter.copy_(weight)
             parameter.requires_grad_(True)
-        for name, signal in signals(baked).items():
+        for name, signal in signals(materialized).items():
             if isinstance(signal, Coordinates):
-                cast(Any, baked.get_submodule(name)).signal = Constant(self.coordinates)
-        return baked
+                cast(Any, materialized.get_submodule(name)).signal = Constant(self.coordinates)
+        return materialized
 
     def extra_repr(self) -> str:
         """Name the sizes."""

@@ -112,8 +112,8 @@ def test_a_tensor_made_in_a_step_on_another_device_is_noticed(monkeypatch) -> No
 
 
 @pytest.mark.parametrize("signal", ["noise", "clock"])
-def test_what_is_not_foreseen_is_work_of_the_host(monkeypatch, signal: str) -> None:
-    monkeypatch.setattr(lockstep_module, "foresee", lambda *_: None)
+def test_what_is_not_precomputed_is_work_of_the_host(monkeypatch, signal: str) -> None:
+    monkeypatch.setattr(lockstep_module, "precompute", lambda *_: None)
     with pytest.raises(HostWorkError, match=r"^__int__$"):
         train(lockstep(make(signal), Tapes()))
 

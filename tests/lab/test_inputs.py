@@ -18,7 +18,7 @@ from datafiles import failure
 from weight_feedback.lab.data import catalogue, reading
 from weight_feedback.lab.data.parsers import read_cifar_archive
 from weight_feedback.lab.data.reading import DataError
-from weight_feedback.texts import printable
+from weight_feedback.untrusted import LONGEST, printable, shown
 
 MEBIBYTE = 2**20
 
@@ -105,10 +105,10 @@ def test_messages_cannot_command_a_terminal() -> None:
 
 @given(st.text(st.characters()))
 def test_printable_text_is_one_line_that_can_be_encoded(text) -> None:
-    shown = printable(text)
-    shown.encode()
-    assert shown.isprintable()
-    assert shown == text or not text.isprintable()
+    line = printable(text)
+    line.encode()
+    assert line.isprintable()
+    assert line == text or not text.isprintable()
 
 
 VALUES = st.recursive(
@@ -120,23 +120,23 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_any_value_is_shown_short(value) -> None:
-    assert len(reading.shown(value)) <= reading.LONGEST
+    assert len(shown(value)) <= LONGEST
 
 
 def test_values_that_are_large_are_shown_short() -> None:
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep, deep]
-    assert reading.shown(deep).startswith("[[")
-    assert reading.shown(10**5000) == "a whole number of 16610 bits"
-    assert reading.shown(2**256) == "a whole number of 257 bits"
-    assert reading.shown(2**256 - 1) == str(2**256 - 1)
-    assert reading.shown(-(10**30)) == "-1" + 30 * "0"
-    assert reading.shown("x" * 10**6).count("x") < reading.LONGEST
+    assert shown(deep).startswith("[[")
+    assert shown(10**5000) == "a whole number of 16610 bits"
+    assert shown(2**256) == "a whole number of 257 bits"
+    assert shown(2**256 - 1) == str(2**256 - 1)
+    assert shown(-(10**30)) == "-1" + 30 * "0"
+    assert shown("x" * 10**6).count("x") < LONGEST
 
 
 def test_a_value_that_just_fits_is_shown_whole() -> None:
-    for length in range(reading.LONGEST - 2, reading.LONGEST + 3):
+    for length in range(LONGEST - 2, LONGEST + 3):
         value = ["a" * 50, "b" * (length - 58)]
         assert len(repr(value)) == length
-        assert (reading.shown(value) == repr(value)) == (length <= reading.LONGEST)
+        assert (shown(value) == repr(value)) == (length <= LONGEST)

@@ -118,7 +118,7 @@ def test_count_leaves_out_frozen_parameters() -> None:
 
 
 def test_names_are_those_of_the_table() -> None:
-    assert [name for name, network in NETWORKS.items() if not network.sketch] == NAMES
+    assert [name for name, network in NETWORKS.items() if network.projection == "dense"] == NAMES
     for name, network in NETWORKS.items():
         assert name.startswith(network.data)
     with pytest.raises(ValueError, match=r"mnist-plain, mnist-pooled, .* 'mnist'"):

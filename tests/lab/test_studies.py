@@ -13,13 +13,13 @@ import pytest
 
 import limits
 from tomls import BASE, OWN, PLAIN, document
-from weight_feedback.lab.data.reading import LONGEST
 from weight_feedback.lab.execution import runner
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import MOST_TRIALS, Study
 from weight_feedback.lab.study.toml import LONGEST_FILE, LONGEST_LINE, SpecError, load_study
 from weight_feedback.lab.tasks.base import MOST_WRONG
 from weight_feedback.lab.tasks.notebook.settings import Pooled, Projected, Sketched, Subspace
+from weight_feedback.untrusted import LONGEST
 
 
 def changed(place: str, value: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import math
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 import cases
 import weight_feedback as wf
+from weight_feedback import summaries
+from weight_feedback.registry import SUMMARIES
 
 each_summary = pytest.mark.parametrize("case", cases.SUMMARIES, ids=cases.ids(cases.SUMMARIES))
 each_seeded = pytest.mark.parametrize("case", cases.SEEDED, ids=cases.ids(cases.SEEDED))
@@ -22,6 +25,20 @@ def wiped(summary: wf.Summary) -> wf.Summary:
     for buffer in summary.buffers():
         buffer.fill_(math.nan if buffer.is_floating_point() else 77)
     return summary
+
+
+def test_every_summary_is_in_the_registry_and_among_the_cases() -> None:
+    exported = (getattr(summaries, name) for name in summaries.__all__)
+    concrete = {
+        kind
+        for kind in exported
+        if isinstance(kind, type) and issubclass(kind, wf.Summary) and kind not in (wf.Summary, wf.Projection)
+    }
+    assert concrete == set(SUMMARIES.values()) == {type(case.make(0)) for case in cases.SUMMARIES}
+    for name, kind in SUMMARIES.items():
+        assert kind.kind == name
+        assert getattr(wf, kind.__name__) is kind
+        assert kind.settings.keys() == inspect.signature(kind).parameters.keys()
 
 
 @each_summary

@@ -92,7 +92,7 @@ class Signal(Restoring):
     def advance(self) -> None:
         """Move time on by one optimiser step; nothing to do for signals without time."""
 
-    def foresee(self, steps: int) -> None:
+    def precompute(self, steps: int) -> None:
         """Make ready for so many calls of `advance`; nothing to do for signals that draw nothing.
 
         Args:

@@ -106,12 +106,12 @@ class _Timed(_Held):
     """A signal with time: buffers ``step`` and ``z``, where ``z`` is what `_at` says of the step.
 
     Attributes:
-        ahead: ``z`` of coming steps, that of step t in row t modulo the number of rows; None before `foresee`.
+        ahead: ``z`` of coming steps, that of step t in row t modulo the number of rows; None before `precompute`.
     """
 
     step: Tensor
     ahead: Tensor | None
-    _foreseen: int = 0
+    _precomputed: int = 0
 
     def _start(self, like: Tensor) -> None:
         self._hold(torch.empty_like(like))
@@ -120,7 +120,7 @@ class _Timed(_Held):
 
     def reset_parameters(self) -> None:
         """Go back to step 0."""
-        self._foreseen = 0
+        self._precomputed = 0
         self.step.zero_()
         if not self.z.is_meta:
             self.z.copy_(self._at(range(1))[0])
@@ -140,13 +140,13 @@ class _Timed(_Held):
                     "averaging them does"
                 )
 
-    def foresee(self, steps: int) -> None:
+    def precompute(self, steps: int) -> None:
         """Draw what the next calls of `advance` will say, so that they neither draw nor wait for the device.
 
         Args:
             steps: how many; 0 forgets what was drawn.
         """
-        self._foreseen = steps
+        self._precomputed = steps
         if not steps:
             return
         if self.ahead is None or len(self.ahead) != steps:
@@ -158,15 +158,15 @@ class _Timed(_Held):
     def advance(self) -> None:
         """Go on to the next step."""
         self.step.add_(1)
-        if self._foreseen and self.ahead is not None:
-            self._foreseen -= 1
+        if self._precomputed and self.ahead is not None:
+            self._precomputed -= 1
             self.z.copy_(self.ahead.index_select(0, (self.step % len(self.ahead)).reshape(1)).squeeze(0))
         else:
             now = int(self.step)
             self.z.copy_(self._at(range(now, now + 1))[0])
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
-        self._foreseen = 0
+        self._precomputed = 0
         super()._load_from_state_dict(*arguments)
 
     def _at(self, steps: range) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from weight_feedback.fields import Field
 from weight_feedback.restoring import Restoring, is_near
 
 #: About how many drawn numbers are compared with what the seed gives; memory that was lost shows in the first ones.
@@ -23,6 +24,10 @@ class Summary(Restoring):
     Subclasses implement `_fit` and `forward`. They must be pure, differentiable, free of data-dependent Python
     branches, and keep every constant tensor in a buffer, so that it follows the module's device and dtype.
 
+    Those that come with the library name their ``kind``, by which `weight_feedback.registry.SUMMARIES` finds them,
+    and ``settings``, which are saved with a model: the constructor's arguments, each kept in the attribute of its
+    name, and what kind of value each is.
+
     Attributes:
         out_features: ``k``, the length of ``z``; None while it isn't known, at the latest until `bind`.
         padding: how many entries at the end of ``z`` are constant fill and say nothing about the weights.
@@ -30,6 +35,8 @@ class Summary(Restoring):
         shapes: their shapes, in the same order.
     """
 
+    kind: ClassVar[str | None] = None
+    settings: ClassVar[Mapping[str, Field]] = {}
     out_features: int | None = None
     padding: int = 0
     names: tuple[str, ...] = ()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from weight_feedback.fields import NUMBER, Field, ListOf
 from weight_feedback.summaries.base import Summary
 
 
@@ -25,6 +27,9 @@ class Moments(Summary):
     Raises:
         ValueError: a probability lies outside 0 to 1, or an order is smaller than 1.
     """
+
+    kind = "moments"
+    settings: ClassVar[Mapping[str, Field]] = {"quantiles": ListOf(NUMBER), "norms": ListOf(NUMBER)}
 
     def __init__(
         self,

@@ -7,13 +7,14 @@ flattened, and padded with a constant up to the size wanted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weight_feedback.fields import FLAG, NUMBER, PAIR, SIZE, Field, ListOf
 from weight_feedback.restoring import is_near
 from weight_feedback.summaries.base import Summary, check_size
 
@@ -23,6 +24,12 @@ Kernel = tuple[int, int]
 class _Pool(Summary):
     """What `MaxPool` and `AvgPool` share; they differ in `_pool` alone."""
 
+    settings: ClassVar[Mapping[str, Field]] = {
+        "kernels": ListOf(PAIR),
+        "out_features": SIZE,
+        "fill": NUMBER,
+        "transpose": ListOf(FLAG),
+    }
     fill: Tensor
 
     def __init__(
@@ -123,6 +130,8 @@ class MaxPool(_Pool):
         ValueError: a kernel is smaller than 1, or the number of flags isn't that of the kernels.
     """
 
+    kind = "max"
+
     def _pool(self, matrix: Tensor, kernel: Kernel) -> Tensor:
         return F.max_pool2d(matrix, kernel)
 
@@ -140,6 +149,8 @@ class AvgPool(_Pool):
     Raises:
         ValueError: a kernel is smaller than 1, or the number of flags isn't that of the kernels.
     """
+
+    kind = "average"
 
     def _pool(self, matrix: Tensor, kernel: Kernel) -> Tensor:
         return F.avg_pool2d(matrix, kernel)

@@ -6,11 +6,12 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from weight_feedback.fields import INTEGER, PAIR, SIZE, Field, choice
 from weight_feedback.restoring import is_finite, lose
 from weight_feedback.sharding import here, whole
 from weight_feedback.streams import stream
@@ -43,6 +44,7 @@ class Projection(Summary, Seeded):
         ValueError: ``out_features`` is smaller than 1, or the scale is unknown.
     """
 
+    settings: ClassVar[Mapping[str, Field]] = {"out_features": SIZE, "seed": INTEGER, "scale": choice(Scale)}
     out_features: int
     gain: Tensor
 
@@ -228,6 +230,8 @@ class DenseProjection(Projection):
         ValueError: ``out_features`` is smaller than 1, or the distribution or scale is unknown.
     """
 
+    kind = "dense"
+    settings: ClassVar[Mapping[str, Field]] = {**Projection.settings, "distribution": choice(Distribution)}
     matrix: Tensor
 
     def __init__(
@@ -288,6 +292,9 @@ class KroneckerProjection(Projection):
     Raises:
         ValueError: ``out_features`` is smaller than 1 or isn't the product of the factors, or the scale is unknown.
     """
+
+    kind = "kronecker"
+    settings: ClassVar[Mapping[str, Field]] = {**Projection.settings, "factors": PAIR}
 
     def __init__(
         self, out_features: int, *, factors: tuple[int, int] | None = None, seed: int = 0, scale: Scale = "isometry"

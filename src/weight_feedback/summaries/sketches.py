@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weight_feedback.fields import SIZE, Field
 from weight_feedback.streams import stream
 from weight_feedback.summaries.projections import Projection, Scale, as_matrix
 
@@ -55,6 +57,8 @@ class CountSketch(Projection):
             is none of those named.
     """
 
+    kind = "count"
+    settings: ClassVar[Mapping[str, Field]] = {**Projection.settings, "nonzeros": SIZE}
     signs: Tensor
     pitches: tuple[int, ...]
 

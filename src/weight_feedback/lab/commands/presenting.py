@@ -31,7 +31,7 @@ from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.tasks.base import digest
 from weight_feedback.lab.training.plan import PlannedArm
-from weight_feedback.texts import printable
+from weight_feedback.untrusted import printable
 
 #: Characters of the names of arms in the names of pictures; file systems take 255 in all.
 LONGEST_SUFFIX = 150

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from weight_feedback.lab.data.reading import LONGEST, DataError
+from weight_feedback.lab.data.reading import DataError
+from weight_feedback.untrusted import LONGEST
 
 #: What a pickle of an array names, as written by numpy 1.
 _NAMES = ("numpy ndarray", "numpy dtype", "numpy.core.multiarray _reconstruct")

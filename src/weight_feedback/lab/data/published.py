@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from weight_feedback.texts import printable
+from weight_feedback.untrusted import printable
 
 #: Data set to the fingerprint of the files whose MD5s its authors published, or of what else it is.
 _KNOWN = {

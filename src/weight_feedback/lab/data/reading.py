@@ -1,20 +1,17 @@
-"""What comes from outside: files are opened and read with bounds, and texts and values are shown without harm."""
+"""Files from outside are opened and read with bounds."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import lzma
-import reprlib
 import zlib
 from pathlib import Path
 
-from weight_feedback.texts import printable
+from weight_feedback.untrusted import LONGEST, printable
 
 #: What reading a file, plain or compressed, may raise; xz asks for as much memory as its header says.
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, MemoryError)
-#: Characters of a value in a message.
-LONGEST = 120
 _REPLACE = "replace it with a good copy (`weight-feedback data fetch` downloads one)"
 
 
@@ -130,26 +127,3 @@ def unreadable(path: Path, error: Exception) -> DataError:
         error: what reading it raised.
     """
     return DataError(path, None, "a readable, undamaged file", f"{type(error).__name__}: {error}"[:LONGEST])
-
-
-def shown(value: object) -> str:
-    """Return a short text of any value, at most `LONGEST` characters.
-
-    Args:
-        value: however large and deep.
-    """
-    text = _SHORT.repr(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-
-
-class _Short(reprlib.Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother = 2, LONGEST - 20, LONGEST - 20
-
-    def repr_int(self, x: int, level: int) -> str:  # noqa: ARG002 - the signature is reprlib's
-        # Python refuses to write very long numbers in decimal digits.
-        return repr(x) if x.bit_length() <= 256 else f"a whole number of {x.bit_length()} bits"
-
-
-_SHORT = _Short()

@@ -10,7 +10,7 @@ from weight_feedback.lab.statistics.dimension import Measured
 from weight_feedback.lab.statistics.estimates import mean_interval
 from weight_feedback.lab.store.provenance import mixed_surroundings
 from weight_feedback.lab.tasks.intrinsic.settings import Measurement
-from weight_feedback.texts import printable
+from weight_feedback.untrusted import printable
 
 
 def cells(measured: Measured) -> tuple[list[str], list[list[str]]]:

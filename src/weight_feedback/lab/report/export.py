@@ -18,7 +18,7 @@ from weight_feedback.lab.statistics.gate import came_before
 from weight_feedback.lab.store.store import Record, Store
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.trials import Trial
-from weight_feedback.texts import printable
+from weight_feedback.untrusted import printable
 
 _TYPES = {"correct": "Int64", "z_norm": "float64", "z_drift": "float64", "z_share": "float64"}
 

@@ -15,7 +15,7 @@ from weight_feedback.lab.statistics.estimates import Interval
 from weight_feedback.lab.statistics.outcomes import ArmResult
 from weight_feedback.lab.statistics.verdicts import level
 from weight_feedback.lab.store.provenance import mixed_surroundings
-from weight_feedback.texts import printable
+from weight_feedback.untrusted import printable
 
 
 def arm_cells(arms: Sequence[ArmResult], means: bool = True) -> tuple[list[str], list[list[str]]]:

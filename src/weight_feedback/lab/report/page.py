@@ -27,7 +27,7 @@ from weight_feedback.lab.report.markdown import (
 )
 from weight_feedback.lab.statistics.analysis import Analysis
 from weight_feedback.lab.statistics.gate import ranges
-from weight_feedback.texts import printable
+from weight_feedback.untrusted import printable
 
 TEMPLATES = resources.files("weight_feedback.lab.report") / "templates"
 

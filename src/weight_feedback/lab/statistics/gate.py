@@ -25,7 +25,7 @@ from weight_feedback.lab.store.store import (
     read_record,
 )
 from weight_feedback.lab.study.study import SEEDS_END, Study
-from weight_feedback.texts import printable
+from weight_feedback.untrusted import printable
 
 _TRIAL = re.compile(r".*-seed-([0-9]{5,10})-[0-9a-f]{16}\.json")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from weight_feedback.lab.data.reading import open_plain, shown
+from weight_feedback.lab.data.reading import open_plain
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.tasks.base import explain
-from weight_feedback.texts import printable
+from weight_feedback.untrusted import printable, shown
 
 #: Bytes of a study file, and characters of one of its lines: Python's parser takes minutes over keys of many parts.
 LONGEST_FILE, LONGEST_LINE = 100_000, 1000

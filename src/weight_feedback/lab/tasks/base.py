@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from weight_feedback.lab.data.reading import shown
-from weight_feedback.texts import printable
+from weight_feedback.untrusted import printable, shown
 
 #: Wrong fields that a message lists.
 MOST_WRONG = 20

@@ -115,7 +115,7 @@ def measure(
             output = small(normalise(data.train_images[batch], data.mean, data.std))
             F.nll_loss(output, data.train_labels[batch]).backward()
             optimiser.step()
-        accuracy.append(evaluate(cast(FeedForward, small.bake()), data).accuracy)
+        accuracy.append(evaluate(cast(FeedForward, small.materialize()), data).accuracy)
         if on_epoch:
             on_epoch(epoch)
     return {

@@ -14,6 +14,7 @@ import torch
 from weight_feedback.attach import attach
 from weight_feedback.lab.tasks.notebook.networks import ConvNet, build, initial_values
 from weight_feedback.lab.tasks.notebook.settings import Pooled, Settings, SignalName, Sketched, Summarised
+from weight_feedback.registry import SUMMARIES
 from weight_feedback.signals import (
     Clock,
     Constant,
@@ -26,7 +27,7 @@ from weight_feedback.signals import (
     Stale,
     Zeros,
 )
-from weight_feedback.summaries import CountSketch, DenseProjection, KroneckerProjection, MaxPool, Summary
+from weight_feedback.summaries import DenseProjection, MaxPool, Summary
 
 #: Added to a trial's seed it gives the donor's: outside the range of counted seeds, and never shared by two trials.
 DONOR_SEEDS = 2**31
@@ -53,8 +54,7 @@ def summary(settings: Summarised, seed: int) -> Summary:
     if isinstance(settings, Pooled):
         return MaxPool(settings.kernels, settings.k, fill=1.0, transpose=(False, True))
     if isinstance(settings, Sketched):
-        sketch = CountSketch if settings.sketch == "count" else KroneckerProjection
-        return sketch(settings.k, scale=settings.scale, seed=seed)
+        return SUMMARIES[settings.sketch](settings.k, scale=settings.scale, seed=seed)
     return DenseProjection(settings.k, distribution=settings.distribution, scale=settings.scale, seed=seed)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weight_feedback.attach import advance, foresee
+from weight_feedback.attach import advance, precompute
 from weight_feedback.lab.data.datasets import Dataset, normalise
 from weight_feedback.lab.tasks.notebook.cohorts import as_one
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing, evaluate_all, hear, heard
@@ -89,14 +89,14 @@ class Learner:
             ]
         )
 
-    def foresee(self, steps: int) -> None:
-        """Make ready for so many steps; see `weight_feedback.foresee`.
+    def precompute(self, steps: int) -> None:
+        """Make ready for so many steps; see `weight_feedback.precompute`.
 
         Args:
             steps: how many; 0 when they are done.
         """
         for network in self.networks:
-            foresee(network, steps)
+            precompute(network, steps)
 
     def step(self, batch: Tensor) -> Tensor:
         """Train for a step. It never waits for the device, and sends nothing to it.
@@ -230,14 +230,14 @@ class Lockstep:
         orders = torch.stack([learner.order(epoch) for learner in learners]).to(labels.device)
         batches = orders.split(self._settings.batch_size, dim=2)
         for learner in learners:
-            learner.foresee(len(batches))
+            learner.precompute(len(batches))
         losses: list[Tensor] = []
         for i, batch in enumerate(batches):
             losses.append(self._step(batch))  # no .item(), which would wait for the device at every step
             if on_log and i % self._settings.log_interval == 0:
                 on_log(LoggedStep(epoch, i * self._settings.batch_size, len(labels), float(losses[-1][0])))
         for learner in learners:
-            learner.foresee(0)
+            learner.precompute(0)
         return torch.stack(losses, dim=1).tolist()
 
     def _take_step(self, batches: Tensor) -> Tensor:

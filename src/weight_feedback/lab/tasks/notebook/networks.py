@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from weight_feedback.attach import attach, feedback_layers
 from weight_feedback.fold import fold
+from weight_feedback.registry import SUMMARIES
 from weight_feedback.streams import stream
-from weight_feedback.summaries import CountSketch, DenseProjection, MaxPool, Summary
+from weight_feedback.summaries import MaxPool, Summary
 
 
 class Classifier(nn.Module):
@@ -116,7 +117,7 @@ class Network:
         hidden: outputs of fc1.
         kernels: kernels of fc1 and fc2 for the pooled summary; None: no pooling.
         k: size of ``z``; 0: no feedback.
-        sketch: whether the summary is a `CountSketch`, in place of the notebook's dense projection.
+        projection: the kind of the other summary; the notebook's is dense, with uniform entries, the default.
     """
 
     data: str
@@ -125,7 +126,7 @@ class Network:
     hidden: int
     kernels: tuple[tuple[int, int], tuple[int, int]] | None = None
     k: int = 0
-    sketch: bool = False
+    projection: str = "dense"
 
     def summary(self, seed: int) -> Summary:
         """Return the summary that fc1 hears.
@@ -135,20 +136,18 @@ class Network:
         """
         if self.kernels is not None:
             return MaxPool(self.kernels, self.k, fill=1.0, transpose=(False, True))
-        if self.sketch:
-            return CountSketch(self.k, scale="xavier", seed=seed)
-        return DenseProjection(self.k, distribution="uniform", scale="xavier", seed=seed)
+        return SUMMARIES[self.projection](self.k, scale="xavier", seed=seed)
 
 
 NETWORKS = {
     "mnist-plain": Network("mnist", (1, 5, 10), 28, 50),
     "mnist-pooled": Network("mnist", (1, 5, 10), 28, 60, ((25, 31), (2, 25)), k=26),
     "mnist-projected": Network("mnist", (1, 5, 10), 28, 50, k=26),
-    "mnist-sketched": Network("mnist", (1, 5, 10), 28, 50, k=26, sketch=True),
+    "mnist-sketched": Network("mnist", (1, 5, 10), 28, 50, k=26, projection="count"),
     "cifar10-plain": Network("cifar10", (3, 20, 50), 32, 700),
     "cifar10-pooled": Network("cifar10", (3, 20, 50), 32, 500, ((50, 45), (2, 50)), k=460),
     "cifar10-projected": Network("cifar10", (3, 20, 50), 32, 500, k=460),
-    "cifar10-sketched": Network("cifar10", (3, 20, 50), 32, 500, k=460, sketch=True),
+    "cifar10-sketched": Network("cifar10", (3, 20, 50), 32, 500, k=460, projection="count"),
 }
 
 

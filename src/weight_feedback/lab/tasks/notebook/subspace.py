@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
 from weight_feedback.lab.tasks.notebook.networks import ConvNet
 from weight_feedback.lab.tasks.notebook.settings import Subspace
+from weight_feedback.registry import SUMMARIES
 from weight_feedback.signals import Received
-from weight_feedback.summaries import CountSketch, DenseProjection, KroneckerProjection, Projection
+from weight_feedback.summaries import Projection
 
 
 class Confined:
@@ -65,9 +64,6 @@ def projection(settings: Subspace, seed: int) -> Projection:
         settings: of the subspace.
         seed: of the map.
     """
-    kinds: dict[str, Callable[..., Projection]] = {
-        "count": CountSketch,
-        "kronecker": KroneckerProjection,
-        "dense": DenseProjection,
-    }
-    return kinds[settings.projection](settings.dimensions, seed=seed, scale="adjoint-isometry")
+    made = SUMMARIES[settings.projection](settings.dimensions, seed=seed, scale="adjoint-isometry")
+    assert isinstance(made, Projection)
+    return made

@@ -1,4 +1,4 @@
-"""Which plain layer becomes which feedback layer."""
+"""What there is by name: summaries, and for each plain layer the layer that it becomes with feedback."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from weight_feedback import summaries
 from weight_feedback.layers import (
     FeedbackConv1d,
     FeedbackConv2d,
@@ -17,6 +18,20 @@ from weight_feedback.layers import (
     FeedbackLinear,
     rebased,
 )
+from weight_feedback.summaries import Summary
+
+
+def _summaries() -> dict[str, type[Summary]]:
+    found = {}
+    for name in summaries.__all__:
+        exported = getattr(summaries, name)
+        if isinstance(exported, type) and issubclass(exported, Summary) and exported.kind is not None:
+            found[exported.kind] = exported
+    return found
+
+
+#: The summaries by their ``kind``: ``max``, ``average``, ``dense``, ``count``, ``kronecker`` and ``moments``.
+SUMMARIES = _summaries()
 
 
 class _TransposedLinear(FeedbackLayer):
