@@ -84,7 +84,7 @@ def forked(study, store, **options) -> list[str]:
 
 
 def test_trials_in_trouble_are_tried_again_and_given_up_and_the_rest_goes_on(tmp_path, monkeypatch) -> None:
-    died = "its process died, killed from outside or for want of memory, 2 times"
+    died = "its process died, killed from outside or because memory ran out, 2 times"
     reasons = {
         STUDY.trial(STUDY.arms[0], 0): (kill, died),
         STUDY.trial(STUDY.arms[1], 0): (leave, died),

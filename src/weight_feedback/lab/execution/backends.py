@@ -321,7 +321,7 @@ def _ray(ray: Any, where: str, address: str | None, jobs: int | None) -> Iterato
     if address is None:
         options |= {"num_cpus": jobs or cores(), "include_dashboard": False}
     else:
-        _knock(where, address)
+        _check_reachable(where, address)
         options |= {"address": address}
     with _own_handlers():
         try:
@@ -334,8 +334,8 @@ def _ray(ray: Any, where: str, address: str | None, jobs: int | None) -> Iterato
         ray.shutdown()
 
 
-def _knock(where: str, address: str) -> None:
-    """See that someone listens at HOST:PORT; Ray itself would try for minutes."""
+def _check_reachable(where: str, address: str) -> None:
+    """Check that something listens at HOST:PORT; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not port.isdecimal() or "/" in address:
         return

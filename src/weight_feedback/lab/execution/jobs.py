@@ -118,7 +118,7 @@ def _attempt(jobs: Sequence[Job], backend: Backend, marks: ProgressFiles, tally:
         raise stopped.error from None
     except Exception as error:  # each backend has exceptions of its own
         broke = error
-        reason = f"its process died, killed from outside or for want of memory\n{type(error).__name__}: {error}"
+        reason = f"its process died, killed from outside or because memory ran out\n{type(error).__name__}: {error}"
         again |= dict.fromkeys(marks.take_unfinished(), reason)
     except BaseException as error:
         if outcomes:

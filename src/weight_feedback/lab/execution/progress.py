@@ -34,7 +34,7 @@ class ProgressFiles:
         """Say how far a job is.
 
         Args:
-            key: of the task.
+            key: of the job.
             epochs: done, of all its trials together.
         """
         # A full disk must not stop training for a progress bar.
@@ -54,7 +54,7 @@ class ProgressFiles:
         """Forget how far a job is: thousands of marks would take long to read, again and again.
 
         Args:
-            key: of the task.
+            key: of the job.
         """
         with suppress(OSError):
             (self.folder / "epochs" / key).unlink()
@@ -84,7 +84,7 @@ class ProgressFiles:
         """Mark a job as under way; if the process dies, the mark stays.
 
         Args:
-            key: of the task.
+            key: of the job.
         """
         mark = self.folder / "under-way" / key
         mark.touch()
@@ -223,7 +223,7 @@ class Tally:
         self._lock = threading.Lock()
 
     def begin(self, jobs: Mapping[str, tuple[int, int]]) -> None:
-        """Hear of jobs.
+        """Add jobs that are about to be run.
 
         Args:
             jobs: key to how many trials a job runs, and how many epochs these have together.
@@ -232,10 +232,10 @@ class Tally:
             self._left |= jobs
 
     def end(self, key: str) -> None:
-        """Hear that a job is through, or given up.
+        """Count a job as through, or given up.
 
         Args:
-            key: of the task.
+            key: of the job.
         """
         with self._lock:
             trials, epochs = self._left.pop(key)

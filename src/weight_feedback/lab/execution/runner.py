@@ -34,7 +34,7 @@ class Watcher(Protocol):
     """Told how a run goes, from several threads."""
 
     def begin(self, trials: int, todo: int, epochs: int, jobs: int) -> None:
-        """Hear what there is to do, once, before anything is trained.
+        """Called once, before anything is trained, with what there is to do.
 
         Args:
             trials: all that were asked for.
@@ -44,14 +44,14 @@ class Watcher(Protocol):
         """
 
     def progress(self, standing: Progress) -> None:
-        """Hear how far the run is, about twice a second, and when it ends.
+        """Called about twice a second, and when the run ends, with how far it is.
 
         Args:
             standing: epochs, and trials that are running, done and failed.
         """
 
     def note(self, line: str) -> None:
-        """Hear what people should know: what failed, was damaged, or is tried again.
+        """Called with what people should know: what failed, was damaged, or is tried again.
 
         Args:
             line: a sentence or two.

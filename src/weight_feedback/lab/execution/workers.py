@@ -242,7 +242,7 @@ def describe(error: Exception) -> str:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Say whether an error is for want of memory, so that trying again may help.
+    """Say whether an error comes from a lack of memory, so that trying again may help.
 
     Args:
         error: that was raised.

@@ -128,7 +128,7 @@ class Store:
             StoreError: the folder's study was declared otherwise, or its declaration is damaged.
         """
         path = self.folder / DECLARATION
-        advice = "nothing may be decided anew: put back a copy of it, or run the study in another folder"
+        advice = "what was declared can't be replaced: put back a copy of the file, or run the study in another folder"
         try:
             known = read_declaration(path)
         except FileNotFoundError:
@@ -286,7 +286,7 @@ class Store:
         for number in itertools.count(1):
             goal, note = (damaged / f"{path.stem}.{number}{ending}" for ending in (path.suffix, ".txt"))
             try:
-                # Whoever makes the note has the number to itself.
+                # The process that makes the note has the number to itself.
                 with note.open("x", encoding="utf-8") as file:
                     file.write(f"{path}\n{reason}\n")
             except FileExistsError:

@@ -268,7 +268,7 @@ class Lockstep:
     def tensors(self) -> dict[str, Tensor]:
         """Return, by name, all tensors that further training depends on: live ones, not copies.
 
-        Seeds, and what is drawn from them, aren't among them: whoever builds the networks gives them.
+        Seeds, and what is drawn from them, aren't among them: they come with the networks.
         """
         starts = {f"network.{i}.start": z for i, z in enumerate(self._starts) if z is not None}
         return starts | {
