@@ -11,7 +11,7 @@ from weight_feedback.lab.statistics.power import (
     smallest_equivalence_p,
     smallest_flip_p,
 )
-from weight_feedback.lab.statistics.verdicts import level
+from weight_feedback.lab.statistics.verdicts import family_level
 from weight_feedback.lab.study.study import Declared
 
 
@@ -49,7 +49,7 @@ def sensitivity(seeds: int, declared: Declared) -> Sensitivity | None:
     """
     if seeds < 2:
         return None
-    mild = level(declared.confidence) / (2 if declared.error == "both" else 1)
+    mild = family_level(declared.confidence, declared.error)
     strict = mild / len(declared.primary)
     return Sensitivity(
         detectable_effect(seeds, 1.0, mild),

@@ -271,7 +271,7 @@ def verdicts(
                 f"verdicts: estimate {name!r} must have margin {margin} and confidence {confidence}, "
                 f"got {e.margin} and {e.confidence}"
             )
-    alpha = level(confidence) / (2 if error == "both" else 1)
+    alpha = family_level(confidence, error)
     reasons = {name: (withheld or {}).get(name) or _reason(e) for name, e in estimates.items()}
     flips, flip_levels = _family([math.nan if reasons[name] else e.flip_p for name, e in estimates.items()], alpha)
     tosts, tost_levels = _family(
@@ -340,6 +340,16 @@ def level(confidence: float) -> float:
         confidence: between 0 and 1.
     """
     return round(1 - confidence, 12)
+
+
+def family_level(confidence: float, error: ErrorRate) -> float:
+    """Return the level of each of the two families of claims: of differences, and of equivalence.
+
+    Args:
+        confidence: of intervals.
+        error: what the error rate is of.
+    """
+    return level(confidence) / (2 if error == "both" else 1)
 
 
 def p_value(p: float) -> str:

@@ -1,1 +1,1 @@
-"""Results on disk."""
+"""Results on disk: one checksummed file a finished trial, which never changes."""

@@ -1,1 +1,1 @@
-"""What a trial trains."""
+"""What a trial trains: the networks that this began with, and the intrinsic dimension."""
