@@ -15,7 +15,7 @@ LAB = ROOT / "src" / "weight_feedback" / "lab"
 
 def test_the_picture_is_up_to_date() -> None:
     code = "import packages; print(packages.shown())"
-    shown = subprocess.run(
+    ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT / "docs", check=True, capture_output=True, text=True
     )
     with Image.open(ROOT / "docs" / "packages.png") as picture:
