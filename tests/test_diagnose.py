@@ -123,7 +123,7 @@ def test_a_channel_of_one_entry_has_its_sign() -> None:
         (0.0100, "barely audible: z makes up 1.0% of what the layer computes."),
         (0.0102, "audible: z makes up 1.0% of what the layer computes."),
         (-0.99, "audible: z makes up 49.7% of what the layer computes."),
-        (1.01, "drowns out the features: z makes up 50.2% of what the layer computes."),
+        (1.01, "outweighs the features: z makes up 50.2% of what the layer computes."),
     ],
 )
 def test_words_for_loudness(shift: float, words: str) -> None:

@@ -102,7 +102,7 @@ class Itself(nn.Module):
         return self if self.copies == "none" else Itself("anew")
 
 
-@pytest.mark.parametrize(("copies", "why"), [("none", "returns what it should copy"), ("anew", "builds that anew")])
+@pytest.mark.parametrize(("copies", "why"), [("none", "returns what it should copy"), ("new", "builds a new one")])
 def test_what_is_not_copied_keeps_its_feedback(copies: str, why: str) -> None:
     model = wf.attach(nn.Sequential(Itself(copies)), "0.layer", summary=wf.CountSketch(2), init="default")
     with pytest.raises(ValueError, match=why):

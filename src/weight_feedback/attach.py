@@ -344,7 +344,7 @@ def precompute(model: nn.Module, steps: int) -> None:
 
 
 def _every_signal(model: nn.Module) -> list[Signal]:
-    """Return all signals, and those inside of others before them; each once, whoever else uses it."""
+    """Return all signals, and those inside of others before them; each once."""
     every = [part for signal in signals(model).values() for part in reversed([*signal.modules()])]
     return [part for part in dict.fromkeys(every) if isinstance(part, Signal)]
 

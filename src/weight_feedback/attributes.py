@@ -110,7 +110,7 @@ class _Kept:
         if id(tensor) in self.seen or isinstance(tensor, nn.Parameter) or tensor.layout != torch.strided:
             return tensor
         memory = _memory(tensor)
-        # Who computes with a view of a weight is to be seen, and writes to that weight anyhow.
+        # Who computes with a view of a weight is to be seen, and writes to that weight in any case.
         if memory is None or memory in self.weights:
             return tensor
         if id(tensor) not in self.copies:

@@ -223,7 +223,7 @@ def _trial(layer: FeedbackLayer) -> Tensor:
 
 
 def _run_both(model: nn.Module, inputs: Inputs) -> _Both:
-    # First, as a forward may leave what can't be copied; and whatever other people's copying raises is the answer.
+    # First, as a forward may leave what can't be copied; and whatever the model's own copying raises is the answer.
     folded, why = None, ""
     try:
         folded = fold_anyway(model)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from weight_feedback.attach import feedback_layers
 from weight_feedback.integrity import faults, refuse_without_values
 from weight_feedback.layers import FeedbackLayer
-from weight_feedback.listening import Ear, listen, ratio
+from weight_feedback.probes import Probe, ratio, run_probed
 from weight_feedback.running import Inputs, innermost, same_random_states
 from weight_feedback.sharding import check_unsharded
 from weight_feedback.signals import Stale
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: The limits behind the words of a conclusion; each is compared with the field that it names.
 BARELY_AUDIBLE = 0.01  #: a smaller ``share``
-DROWNING = 0.5  #: a larger ``share``
+DOMINANT = 0.5  #: a larger ``share``
 NO_NEWS = 0.9  #: a larger ``explained``
 STANDING_STILL = 1e-4  #: a smaller ``change``
 
@@ -137,7 +137,7 @@ class LayerDiagnosis:
             )
         if self.reached is False:
             return f"without effect: {part}, on which the outputs don't depend for now: something after it is zero"
-        loud = "drowns out the features" if share > DROWNING else "audible"
+        loud = "outweighs the features" if share > DOMINANT else "audible"
         return f"{'barely audible' if share < BARELY_AUDIBLE else loud}: {part}"
 
     def _caveats(self) -> Iterator[str]:
@@ -253,12 +253,12 @@ def diagnose(
     refuse_without_values("diagnose", model)
     with unmoved(model), same_random_states(model):  # looking at weights that are computed may run their code
         wrong = {name: tuple(sentences) for name, sentences in faults(model).items()}
-        ears = {name: Ear(layer) for name, layer in layers.items()}
-        differentiated = listen(innermost(model), ears, Inputs(inputs, kwargs))
+        probes = {name: Probe(layer) for name, layer in layers.items()}
+        differentiated = run_probed(innermost(model), probes, Inputs(inputs, kwargs))
         return Diagnosis(
             {
-                name: _examine(ear, start.get(name), before.get(name), steps, differentiated, wrong[name])
-                for name, ear in ears.items()
+                name: _examine(probe, start.get(name), before.get(name), steps, differentiated, wrong[name])
+                for name, probe in probes.items()
             }
         )
 
@@ -274,9 +274,14 @@ def _by_name(what: str, z: Heard, layers: Mapping[str, FeedbackLayer]) -> dict[s
 
 
 def _examine(
-    ear: Ear, z0: Tensor | None, previous: Tensor | None, steps: int, differentiated: bool, wrong: tuple[str, ...]
+    probe: Probe,
+    z0: Tensor | None,
+    previous: Tensor | None,
+    steps: int,
+    differentiated: bool,
+    wrong: tuple[str, ...],
 ) -> LayerDiagnosis:
-    layer, z = ear.layer, _vector(ear.z)
+    layer, z = probe.layer, _vector(probe.z)
     source = layer.signal
     while isinstance(source, Stale):
         source = source.signal
@@ -294,11 +299,11 @@ def _examine(
         padding=padding,
         dead=float(((heard == 0) | ~heard.isfinite()).double().mean()),
         v_is_zero=not bool(layer.feedback_weight.any()),
-        calls=len(ear.outputs),
-        **ear.measured(),
-        heard=ear.is_heard,
-        **ear.reach(differentiated),
-        normalised_by=ear.norms[0] if 0 < len(ear.norms) == len(ear.outputs) else None,
+        calls=len(probe.outputs),
+        **probe.measured(),
+        heard=probe.is_heard,
+        **probe.reach(differentiated),
+        normalised_by=probe.norms[0] if 0 < len(probe.norms) == len(probe.outputs) else None,
         drift=None if z0 is None else _distance(heard, z0[:end]),
         explained=None if z0 is None else _cosine(heard, z0[:end]) ** 2,
         change=None if previous is None else _distance(heard, previous[:end]) / steps,

@@ -39,8 +39,8 @@ def _parse(wanted: str) -> tuple[str, int]:
 
 _wanted = os.environ.get("WEIGHT_FEEDBACK_FAILPOINT")
 _log = os.environ.get("WEIGHT_FEEDBACK_FAILPOINT_LOG")
-_deadly = _parse(_wanted) if _wanted else None
-_armed = bool(_deadly or _log)
+_fatal = _parse(_wanted) if _wanted else None
+_armed = bool(_fatal or _log)
 _times = dict.fromkeys(NAMES, 0)
 
 
@@ -51,14 +51,14 @@ def reach(name: str) -> None:
         name: one of `NAMES`.
     """
     if _armed:
-        _strike(name)
+        _count(name)
 
 
-def _strike(name: str) -> None:
+def _count(name: str) -> None:
     _times[name] += 1
     if _log:
         file = os.open(_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(file, f"{name}\n".encode())
         os.close(file)
-    if _deadly == (name, _times[name]):
+    if _fatal == (name, _times[name]):
         os.kill(os.getpid(), 9)  # SIGKILL, by its number: Windows has no such name, but the same effect

@@ -57,7 +57,7 @@ def replacement(layer: nn.Module) -> str | None:
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(found).__name__)}"
 
 
-#: As PyTorch has them, when nobody has replaced them yet.
+#: As PyTorch has them, before other code replaces them.
 _FORWARDS: dict[type[nn.Module], object] = {
     kind: kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 }
@@ -87,12 +87,12 @@ def shared_with_copy(model: nn.Module, copied: nn.Module) -> str | None:
     originals = dict(model.named_modules())
     for name, module in copied.named_modules():
         forward = vars(module).get("forward")
-        if forward is not None and not _compiles_anew(module) and not _is_of_copy(forward, originals.get(name)):
+        if forward is not None and not _compiles_copy(module) and not _is_of_copy(forward, originals.get(name)):
             return str(name)
     return None
 
 
-def _compiles_anew(module: nn.Module) -> bool:
+def _compiles_copy(module: nn.Module) -> bool:
     """Say whether a module is what `torch.compile` returns: copied, it compiles the copy of what it wraps."""
     if "_orig_mod" not in module._modules:
         return False

@@ -301,7 +301,7 @@ def _refuse_what_was_not_copied(layers: Mapping[str, FeedbackLayer], copied: Map
         if not isinstance(copied.get(name), FeedbackLayer):
             raise ValueError(
                 f"fold: a copy of the model has no feedback in {name!r}, since the __deepcopy__ of a module around "
-                "it builds that anew"
+                "it builds a new one"
             )
 
 

@@ -14,8 +14,8 @@ from types import ModuleType
 def hand_on(package: str, names: Mapping[str, Sequence[str]]) -> list[str]:
     """Let a package hand on names of its modules; each is imported when it is first asked for (see PEP 562).
 
-    A name can be that of a module too, as `weight_feedback.attach` is: it stays what is handed on, whoever imports
-    the module and when.
+    A name can be that of a module too, as `weight_feedback.attach` is: it stays what is handed on, whenever the
+    module is imported.
 
     Args:
         package: the name of the package, which is being imported.
@@ -46,7 +46,7 @@ class _Package(ModuleType):
         return value
 
     def __setattr__(self, name: str, value: object) -> None:
-        # Whoever imports a module binds it in its package, also where a name that is handed on has its place.
+        # Importing a module binds it in its package, also where a name that is handed on has its place.
         if not (name in vars(self)["_modules"] and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 

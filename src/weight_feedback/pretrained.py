@@ -31,7 +31,7 @@ __all__ = ["PretrainedError", "load_pretrained", "save_pretrained"]
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "weight_feedback.json"
-#: Bytes that a configuration may have; no honest one comes near.
+#: Bytes that a configuration may have; real ones are far smaller.
 CONFIG_LIMIT = 1_000_000
 _INSTALL = "install it with: pip install 'weight-feedback[hub]'"
 

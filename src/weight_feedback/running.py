@@ -1,4 +1,4 @@
-"""Running somebody else's model to look at it, without leaving a trace; and comparing what two models return."""
+"""Running a model to look at it, without leaving a trace; and comparing what two models return."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def same_random_states(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def instead(functions: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Let modules run other functions than their forward for a while, whoever calls it.
+    """Let modules run other functions than their forward for a while.
 
     Args:
         functions: by module, called with the forward that it has, and what that is called with.

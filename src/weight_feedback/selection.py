@@ -128,7 +128,7 @@ def _check_can_hear(names: Names, layer: nn.Module, name: str) -> None:
 
 
 def _check_untouched(layer: nn.Module, name: str) -> None:
-    """Refuse a layer of the right kind whose forward, weight or names somebody else has."""
+    """Refuse a layer of the right kind whose forward, weight or names other code has taken."""
     if (forward := replacement(layer) or replaced_in_class(type(layer))) is not None:
         raise TypeError(
             f"attach: the forward of {name!r} was replaced by {forward}, which would not hear z; give it feedback "

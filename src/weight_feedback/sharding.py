@@ -24,7 +24,7 @@ def is_sharded(tensor: object) -> TypeGuard[DTensor]:
     Args:
         tensor: any.
     """
-    # By its attribute, since importing the class takes a second, which nobody else should pay; torch.fx's stand-ins
+    # By its attribute, since importing the class takes a second, for its users alone to pay; torch.fx's stand-ins
     # for tensors have every attribute.
     return isinstance(tensor, Tensor) and hasattr(tensor, "device_mesh")
 

@@ -1,4 +1,4 @@
-"""Looking on while a model runs: which feedback layers it calls, and what it does with their weights otherwise."""
+"""What a model does with its feedback layers as it runs: which it calls, and where else it uses their weights."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _led_back_to(outputs: list[Tensor]) -> tuple[set[int], bool]:
         node = todo.pop()
         if hasattr(node, "variable"):
             leaves.add(id(node.variable))
-        # A function of somebody's own, such as a checkpoint, may run layers and differentiate them by itself.
+        # A function not PyTorch's own, such as a checkpoint, may run layers and differentiate them by itself.
         opaque = opaque or isinstance(node, torch.autograd.function.BackwardCFunction)
         following = [other for other, _ in node.next_functions if other is not None and other not in nodes]
         nodes.update(following)
@@ -132,8 +132,8 @@ class _Watch(TorchFunctionMode):
 
     def installed(self) -> contextlib.AbstractContextManager[None]:
         """Put a function of this object's in the place of the forward of all that may use those tensors."""
-        everybody = set(self.seen)
-        signals = {part: everybody for layer in self.seen for part in layer.signal.modules()}
+        every_layer = set(self.seen)
+        signals = {part: every_layer for layer in self.seen for part in layer.signal.modules()}
         allowed = {**self.owners, **signals}
         return instead({module: functools.partial(self._run, module, layers) for module, layers in allowed.items()})
 

@@ -130,7 +130,7 @@ def _computed(hook: object, module: nn.Module) -> Tensor:
 
 
 def is_left_over(module: nn.Module, attribute: str) -> bool:
-    """Say whether an attribute is what some code computed at its last run, and nobody can tell anew.
+    """Say whether an attribute is what some code computed at its last run, which nothing else can compute again.
 
     Args:
         module: any.
@@ -186,7 +186,7 @@ def make_plain(module: nn.Module, attribute: str, value: Tensor, requires_grad: 
 class CopyingValues(TorchFunctionMode):
     """Lets ``copy.deepcopy`` copy tensors that have a graph, which it refuses to otherwise; their copies have none.
 
-    A module may keep such tensors wherever it likes, as a pruned weight after a forward, or a list of losses.
+    A module may keep such tensors anywhere, as a pruned weight after a forward, or a list of losses.
     """
 
     def __torch_function__(

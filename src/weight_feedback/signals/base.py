@@ -41,7 +41,7 @@ class Read(NamedTuple):
         """
         what = f"{type(self.module).__name__}.{self.attribute}"
         if is_left_over(self.module, self.attribute):
-            return f"{what} is what some code has computed at its last run, and only that code can tell it anew"
+            return f"{what} is what some code has computed at its last run, and only that code can compute it again"
         if is_offloaded(self.module):
             return f"{what} is offloaded by accelerate, and isn't there while other layers run"
         if parametrisation(self.module, self.attribute) is not None and self._draws():

@@ -94,7 +94,7 @@ class Summary(Restoring):
 
 
 class Seeded(Restoring):
-    """A module whose random parts follow from a seed: the ``state_dict`` holds the seed in their stead.
+    """A module whose random parts follow from a seed: the ``state_dict`` holds the seed instead.
 
     Loading a ``state_dict`` takes its seed, and calls `_seed_loaded` to draw again what isn't loaded. What lost its
     values otherwise is drawn again too.

@@ -23,8 +23,8 @@ from weight_feedback.weights import still
 CANCELLED = 1e-5
 
 
-class Ear:
-    """What one feedback layer hears and says during one forward."""
+class Probe:
+    """What one feedback layer hears, and what it makes of that, during one forward."""
 
     def __init__(self, layer: FeedbackLayer) -> None:
         self.layer, self.z = layer, torch.empty(0)
@@ -134,8 +134,8 @@ class Ear:
         return {"added": added, "rest": rest, "share": share, "saturated": saturated}
 
 
-def listen(model: nn.Module, ears: Mapping[str, Ear], inputs: Inputs) -> bool:
-    """Run the model once, and differentiate what it returns; return whether that could be done."""
+def run_probed(model: nn.Module, probes: Mapping[str, Probe], inputs: Inputs) -> bool:
+    """Run the model once, probe its layers, and differentiate what it returns; return whether that can be done."""
     norms = {name: module for name, module in model.named_modules() if takes_means(module)}
     leaves = {
         f"{name}.feedback_weight".lstrip("."): layer.feedback_weight.detach().requires_grad_()
@@ -145,15 +145,15 @@ def listen(model: nn.Module, ears: Mapping[str, Ear], inputs: Inputs) -> bool:
 
     def work() -> bool:
         with torch.no_grad():
-            for ear in ears.values():
-                ear.z = ear.layer.signal()
+            for probe in probes.values():
+                probe.z = probe.layer.signal()
         with contextlib.ExitStack() as stack:
             # A model that was built in inference mode has no gradients.
             stack.enter_context(torch.set_grad_enabled(not any(p.is_inference() for p in model.parameters())))
-            stack.enter_context(instead({ear.layer: ear.run for ear in ears.values()}))
-            for ear in ears.values():
+            stack.enter_context(instead({probe.layer: probe.run for probe in probes.values()}))
+            for probe in probes.values():
                 for name, norm in norms.items():
-                    hook = functools.partial(ear.meet, name)
+                    hook = functools.partial(probe.meet, name)
                     stack.callback(norm.register_forward_pre_hook(hook, with_kwargs=True).remove)
             outputs = tensors_in(inputs.run(model))
         ends = [strided(t) if t.is_nested else t for t in outputs if t.requires_grad]
@@ -170,8 +170,8 @@ def listen(model: nn.Module, ears: Mapping[str, Ear], inputs: Inputs) -> bool:
     try:
         return aside(model, leaves, work)
     finally:
-        for ear in ears.values():
-            ear.unhook()
+        for probe in probes.values():
+            probe.unhook()
 
 
 def _version(tensor: Tensor) -> int:
