@@ -11,7 +11,8 @@ from tyro.conf import Positional, arg
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.commands.options import NUMBER, OUT, WHOLE, WHOLES, Command, DataDir, Jobs, Out
-from weight_feedback.lab.commands.presenting import Shown, print_table, readable, say
+from weight_feedback.lab.commands.presenting import readable
+from weight_feedback.lab.commands.terminal import RunDisplay, print_table, print_text
 from weight_feedback.lab.data.published import described, fingerprints, mixed_data
 from weight_feedback.lab.execution.measurements import run
 from weight_feedback.lab.report.dimension import cells, markdown, sentence
@@ -93,7 +94,7 @@ class IntrinsicDimension(Command):
         measurements = self._measurements()
         name = f"intrinsic-dimension-{self.network}" + ("" if self.data == "mnist" else f"-{self.data}")
         store = Store(self.out / name)
-        with Shown(console, name) as shown:
+        with RunDisplay(console, name) as shown:
             run(measurements, store, jobs=self.jobs, data_dir=self.data_dir, watcher=shown)
         self._present(console, measurements, readable(console, store.folder))
 
@@ -126,15 +127,15 @@ class IntrinsicDimension(Command):
         measured = estimate(accuracy, self.threshold)
         title = f"Dimensions that {NETWORKS[self.network].label} needs on {self.data}"
         print_table(console, title, *cells(measured))
-        say(console, sentence(measured))
+        print_text(console, sentence(measured))
         pictures = [store.folder / f"accuracy.{kind}" for kind in ("png", "svg")]
         plot_dimension(measured, title, pictures, self.published)
         provenances = [record.provenance for _, record in records]
         origin = described(self.data, *data)
         text = markdown(measured, measurements[0], provenances, title, self.command, origin, self.published)
         write_atomically(store.folder / "report.md", text.encode())
-        say(console, f"data: {self.data}, {origin}")
-        say(console, f"report: {store.folder / 'report.md'}, {', '.join(map(str, pictures))}")
+        print_text(console, f"data: {self.data}, {origin}")
+        print_text(console, f"report: {store.folder / 'report.md'}, {', '.join(map(str, pictures))}")
 
     @property
     def published(self) -> tuple[str, int] | None:

@@ -14,15 +14,18 @@ from weight_feedback.lab.study.toml import builtin_studies
 from weight_feedback.lab.tasks.base import Frozen, explain
 
 
-class Refused(Exception):  # noqa: N818 - tyro would show a ValueError in words of its own
-    """Arguments that a command doesn't take; the message says which, what was expected, and what came."""
+class ArgumentError(Exception):
+    """Arguments that a command doesn't take; the message says which, what was expected, and what came.
+
+    No ValueError, which tyro would show in words of its own.
+    """
 
 
 class Command(Frozen):
     """What all commands are: their fields are their arguments, checked before any work.
 
     Raises:
-        Refused: an argument is out of its bounds.
+        ArgumentError: an argument is out of its bounds.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -31,7 +34,7 @@ class Command(Frozen):
         except ValidationError as error:
             lines = [line.partition(": ") for line in explain(error).splitlines()]
             said = [f"--{name.partition('.')[0].replace('_', '-')}: {what}" for name, _, what in lines]
-            raise Refused("\n".join(said)) from None
+            raise ArgumentError("\n".join(said)) from None
 
 
 def _numbers(kind: Callable[[str], Any], words: str, count: int | Literal["*"]) -> PrimitiveConstructorSpec[Any]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from tyro.conf import arg
 
 from weight_feedback.lab.commands.options import NUMBER, OUT, WHOLE, WHOLES, Command, DataDir, Jobs, Out
-from weight_feedback.lab.commands.presenting import Shown, print_table, say
+from weight_feedback.lab.commands.terminal import RunDisplay, print_table, print_text
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.statistics.calibration import (
@@ -94,7 +94,9 @@ class Calibrate(Command):
                 found = families(self.studies, n, shape)
                 shares = (found.difference, found.equivalence, found.both, found.halved)
                 rows.append([shape, str(n), *map(_percent, shares)])
-                say(console, ", ".join(f"{name} {cell}" for name, cell in zip(FAMILIES, rows[-1], strict=True)))
+                print_text(
+                    console, ", ".join(f"{name} {cell}" for name, cell in zip(FAMILIES, rows[-1], strict=True))
+                )
         title = f"{self.studies:,} simulated families, false claims: the worst of 1 to {CONTRASTS} contrasts"
         print_table(console, title, FAMILIES, rows)
         console.print(
@@ -114,7 +116,7 @@ class Calibrate(Command):
 
     def _train(self, console: Console, study: Study) -> None:
         store = Store(self.out / study.name)
-        with Shown(console, study.name) as shown:
+        with RunDisplay(console, study.name) as shown:
             run(study, store, jobs=self.jobs, data_dir=self.data_dir, watcher=shown)
         analysis = analyse(study, store)
         if analysis.mixed:

@@ -26,7 +26,8 @@ from weight_feedback.lab.commands.options import (
     To,
     choose,
 )
-from weight_feedback.lab.commands.presenting import Shown, draw, present, print_plan, readable, say
+from weight_feedback.lab.commands.presenting import draw, present, print_plan, readable
+from weight_feedback.lab.commands.terminal import RunDisplay, print_text
 from weight_feedback.lab.execution.backends import BackendName, connected, cores
 from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.execution.trackers import TrackerName, make_tracker
@@ -159,7 +160,7 @@ class Run(Command):
         shard = parse_shard(self.shard) if self.shard else None
         store = Store(self.out / study.name)
         tracker = make_tracker(self.track, Path.cwd() / store.folder / self.track) if self.track else None
-        with Shown(console, study.name) as shown:
+        with RunDisplay(console, study.name) as shown:
             run(
                 study,
                 store,
@@ -177,7 +178,7 @@ class Run(Command):
             )
         left = len(missing(study, store, self.arms, self.seeds)) if shard else 0
         if shard and left:
-            say(console, _rest(shard, left, self.study, store.folder))
+            print_text(console, _rest(shard, left, self.study, store.folder))
         else:
             present(console, study, readable(console, store.folder), _running(self.study))
 
@@ -257,7 +258,7 @@ class Merge(Command):
             merged = merge(self.target, self.sources)
         except OSError as error:
             raise ValueError(f"{tell(error)}\nWhat was copied stays; the same command copies the rest") from error
-        say(
+        print_text(
             console,
             f"{self.target}: {merged.trials} trials, {merged.swaps} swaps and {merged.weights} weights copied, "
             f"{merged.already} were there already",
@@ -290,7 +291,7 @@ class Export(Command):
             raise ValueError(
                 f"{tell(error)}\nThe results themselves are as they were; --file writes elsewhere"
             ) from error
-        say(console, f"{path}: {rows} rows")
+        print_text(console, f"{path}: {rows} rows")
 
 
 def _running(study: str) -> str:
