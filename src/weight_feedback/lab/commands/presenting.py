@@ -1,4 +1,4 @@
-"""What commands show: a study's plan, tables, pictures and report; data sets."""
+"""What commands show: a study's plan, tables, pictures and report."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from weight_feedback.files import tell, write_atomically
 from weight_feedback.lab.commands.terminal import duration, print_table, print_text
-from weight_feedback.lab.data import datasets
-from weight_feedback.lab.data.published import described
 from weight_feedback.lab.report.figures import figures, save
 from weight_feedback.lab.report.markdown import arm_cells, failures, markdown, mixtures, swap_cells, trained_on
 from weight_feedback.lab.report.page import page
@@ -22,12 +19,14 @@ from weight_feedback.lab.report.plots import plot_accuracy
 from weight_feedback.lab.statistics.analysis import Analysis, analyse
 from weight_feedback.lab.statistics.gate import ranges
 from weight_feedback.lab.statistics.outcomes import ArmResult, study_outcome
+from weight_feedback.lab.statistics.sensitivity import Sensitivity
 from weight_feedback.lab.store.readable import Readable
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.tasks.base import digest
-from weight_feedback.lab.statistics.sensitivity import Sensitivity
-from weight_feedback.lab.training.plan import PlannedArm
+
+if TYPE_CHECKING:  # as training imports torch, and reports don't
+    from weight_feedback.lab.training.plan import PlannedArm
 
 #: Characters of the names of arms in the names of pictures; file systems take 255 in all.
 LONGEST_SUFFIX = 150
@@ -232,36 +231,3 @@ def _can(words: str, size: float, claim: str, least: int | None) -> str:
     if not math.isnan(size):
         return words
     return f"can't show {claim} at all, which takes {'more than any number of' if least is None else least} seeds"
-
-
-def print_available(console: Console, data_dir: Path | None) -> None:
-    """Print which data sets are here.
-
-    Args:
-        console: where to.
-        data_dir: where to look; see `datasets.load`.
-    """
-    table = Table("data set", "images", "found")
-    for row in datasets.available(data_dir):
-        where = row.where if row.found and row.where else "no: weight-feedback data fetch " + row.name
-        table.add_row(row.name, f"{row.images:,}", escape(where))
-    console.print(table)
-
-
-def print_verification(console: Console, name: str, data_dir: Path | None) -> None:
-    """Check a data set, and print what was seen.
-
-    Args:
-        console: where to.
-        name: of the data set.
-        data_dir: where to look; see `datasets.load`.
-    """
-    seen = datasets.verify(name, data_dir)
-    train, test = (list(images.shape) for images in (seen.dataset.train_images, seen.dataset.test_images))
-    console.print(f"{name}: complete, in {seen.where}; training images {train}, test images {test}", markup=False)
-    console.print(f"  {described(name, seen.dataset.fingerprint)}", markup=False)
-    for check in seen.files:
-        verdict = {True: "as published", False: "not as published", None: "none is published"}[check.matches]
-        console.print(f"  {check.file.name}: MD5 {check.md5}, {verdict}", markup=False)
-    for note in seen.notes:
-        console.print(f"  note: {note}", markup=False)

@@ -8,15 +8,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from weight_feedback.lab.execution.progress import Progress as RunProgress
 from weight_feedback.untrusted import printable
+
+if TYPE_CHECKING:
+    from weight_feedback.lab.execution.progress import Progress as RunProgress
 
 
 def prepare_streams() -> None:

@@ -128,7 +128,9 @@ class Store:
             StoreError: the folder's study was declared otherwise, or its declaration is damaged.
         """
         path = self.folder / DECLARATION
-        advice = "what was declared can't be replaced: put back a copy of the file, or run the study in another folder"
+        advice = (
+            "what was declared can't be replaced: put back a copy of the file, or run the study in another folder"
+        )
         try:
             known = read_declaration(path)
         except FileNotFoundError:
