@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 import weight_feedback
-from weight_feedback.lab.commands import cli, networks
+from weight_feedback.lab.commands import cli
 from weight_feedback.lab.data.catalogue import ENVIRONMENT
 from weight_feedback.lab.execution import workers
 from weight_feedback.lab.statistics.analysis import analyse
@@ -185,7 +185,7 @@ def test_original_epochs_are_the_default(capsys, monkeypatch) -> None:
     def seen(trial, **_):
         raise Seen(trial.data, trial.training.epochs)
 
-    monkeypatch.setattr(networks, "run_trial", seen)
+    monkeypatch.setattr("weight_feedback.lab.training.run.run_trial", seen)
     for network, expected in (("mnist-plain", ("mnist", 6)), ("cifar10-pooled", ("cifar10", 20))):
         with pytest.raises(Seen) as caught:
             cli.main(["train", network])

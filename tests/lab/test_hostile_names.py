@@ -21,7 +21,7 @@ from rich.console import Console
 
 from madeup import PROVENANCE, STUDY, fill, record
 from tomls import BASE, document
-from weight_feedback.lab.commands.presenting import print_table
+from weight_feedback.lab.commands.terminal import print_table
 from weight_feedback.lab.report.export import export
 from weight_feedback.lab.report.figures import figures, save
 from weight_feedback.lab.report.markdown import arm_cells, failures, markdown

@@ -135,7 +135,7 @@ def test_workers_are_deaf_from_their_start() -> None:
 
 
 def test_other_commands_keep_nothing(capsys, monkeypatch) -> None:
-    monkeypatch.setattr("weight_feedback.lab.commands.networks.run_trial", lambda *_, **__: terminate())
+    monkeypatch.setattr("weight_feedback.lab.training.run.run_trial", lambda *_, **__: terminate())
     with pytest.raises(SystemExit) as caught:
         cli.main(["train", "mnist-plain", "--data", "generated"])
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from madeup import PROVENANCE, STUDY, declare, fill, record
-from weight_feedback.lab.commands import statistics
 from weight_feedback.lab.commands.cli import main
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.data.published import described
@@ -16,6 +15,7 @@ from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.report.figures import figures
 from weight_feedback.lab.report.markdown import markdown
 from weight_feedback.lab.report.page import page
+from weight_feedback.lab.statistics import calibration
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.statistics.calibration import Calibration
 from weight_feedback.lab.store.merge import merge
@@ -156,7 +156,7 @@ def test_dimensions_are_measured_on_one_data_set(tmp_path, capsys, monkeypatch) 
     with pytest.raises(StoreError, match=r"under the name generated .* \(1 results: fingerprint 1{16}, not"):
         measurements.run(two, store)
     measured(store, two[1], "0" * 64)
-    monkeypatch.setattr("weight_feedback.lab.commands.dimensions.run", lambda *_, **__: None)
+    monkeypatch.setattr("weight_feedback.lab.execution.measurements.run", lambda *_, **__: None)
     given = "intrinsic-dimension fc --data generated --dimensions 2 --seeds 2 --epochs 1 --lr 0.001 --out"
     with pytest.raises(SystemExit):
         main([*given.split(), str(tmp_path)])
@@ -168,9 +168,9 @@ def test_calibration_on_trainings_needs_one_data_set(tmp_path, capsys, monkeypat
     mixed(tmp_path / "made-up")
     study = STUDY.model_copy(update={"arms": (STUDY.arms[0], STUDY.arms[3]), "declared": None})
     (tmp_path / "made-up" / "declaration.json").unlink()
-    monkeypatch.setattr(statistics, "load_study", lambda _: study)
-    monkeypatch.setattr(statistics, "run", lambda *_, **__: None)
-    monkeypatch.setattr(statistics, "calibrate", lambda *_, **__: dict[int, Calibration]())
+    monkeypatch.setattr("weight_feedback.lab.study.toml.load_study", lambda _: study)
+    monkeypatch.setattr("weight_feedback.lab.execution.runner.run", lambda *_, **__: None)
+    monkeypatch.setattr(calibration, "calibrate", lambda *_, **__: dict[int, Calibration]())
     with pytest.raises(SystemExit):
         main(["calibrate", "--trained", "--contrast-seeds", "4", "--out", str(tmp_path)])
     assert "calibrate: results come from different data" in " ".join(capsys.readouterr().err.split())

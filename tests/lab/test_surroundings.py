@@ -17,7 +17,7 @@ from rich.console import Console
 from children import stand_ins
 from limits import SECONDS
 from weight_feedback.lab.commands import cli
-from weight_feedback.lab.commands.presenting import Shown
+from weight_feedback.lab.commands.terminal import RunDisplay
 from weight_feedback.lab.execution.progress import Progress
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Store
@@ -201,7 +201,7 @@ def test_clocks_decide_nothing(tmp_path, monkeypatch) -> None:
 
 def test_a_terminal_gets_a_bar() -> None:
     file = io.StringIO()
-    with Shown(Console(file=file, force_terminal=True, width=100), "tiny") as shown:
+    with RunDisplay(Console(file=file, force_terminal=True, width=100), "tiny") as shown:
         shown.begin(4, 3, 6, 2)
         shown.progress(Progress(epochs=4, running=1, done=2, failed=0))
         shown.note("failed: [bold]x\x1b[2J")

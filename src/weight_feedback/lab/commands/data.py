@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 from tyro.conf import Positional, arg, subcommand
 
 from weight_feedback.lab.commands.options import Command, DataDir
-from weight_feedback.lab.commands.presenting import print_available, print_verification
-from weight_feedback.lab.data import datasets
+from weight_feedback.lab.data.catalogue import NAMES
 
-DataName = Annotated[Positional[str], arg(metavar="NAME", help=f"One of {', '.join(datasets.names())}.")]
+DataName = Annotated[Positional[str], arg(metavar="NAME", help=f"One of {', '.join(NAMES)}.")]
 
 
+@dataclass(frozen=True)
 class DataList(Command):
     """List the data sets, and where each was found."""
 
@@ -21,9 +24,16 @@ class DataList(Command):
 
     def __call__(self, console: Console) -> None:
         """Print the table."""
-        print_available(console, self.data_dir)
+        from weight_feedback.lab.data import datasets
+
+        table = Table("data set", "images", "found")
+        for row in datasets.available(self.data_dir):
+            where = row.where if row.found and row.where else "no: weight-feedback data fetch " + row.name
+            table.add_row(row.name, f"{row.images:,}", escape(where))
+        console.print(table)
 
 
+@dataclass(frozen=True)
 class DataFetch(Command):
     """Download a data set and check its hashes.
 
@@ -36,9 +46,12 @@ class DataFetch(Command):
 
     def __call__(self, console: Console) -> None:
         """Download, and print where to."""
+        from weight_feedback.lab.data import datasets
+
         console.print(f"{self.name}: {datasets.fetch(self.name, self.data_dir)}")
 
 
+@dataclass(frozen=True)
 class DataVerify(Command):
     """Read a data set whole, and check every byte that can be checked.
 
@@ -51,11 +64,28 @@ class DataVerify(Command):
 
     def __call__(self, console: Console) -> None:
         """Verify, and print what was seen."""
-        print_verification(console, self.name, self.data_dir)
+        from weight_feedback.lab.data import datasets
+        from weight_feedback.lab.data.published import described
+
+        seen = datasets.verify(self.name, self.data_dir)
+        train, test = (list(images.shape) for images in (seen.dataset.train_images, seen.dataset.test_images))
+        console.print(
+            f"{self.name}: complete, in {seen.where}; training images {train}, test images {test}", markup=False
+        )
+        console.print(f"  {described(self.name, seen.dataset.fingerprint)}", markup=False)
+        for check in seen.files:
+            verdict = {True: "as published", False: "not as published", None: "none is published"}[check.matches]
+            console.print(f"  {check.file.name}: MD5 {check.md5}, {verdict}", markup=False)
+        for note in seen.notes:
+            console.print(f"  note: {note}", markup=False)
 
 
+@dataclass(frozen=True)
 class Data(Command):
-    """List, fetch and verify data sets; nothing is ever downloaded unless you ask for it here."""
+    """List, fetch and verify data sets.
+
+    Nothing is ever downloaded unless you ask for it here.
+    """
 
     action: (
         Annotated[DataList, subcommand("list", prefix_name=False)]

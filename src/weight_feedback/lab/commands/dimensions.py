@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Literal, NamedTuple
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Optional
 
-from pydantic import Field
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from weight_feedback.files import write_atomically
-from weight_feedback.lab.commands.options import NUMBER, OUT, WHOLE, WHOLES, Command, DataDir, Jobs, Out
-from weight_feedback.lab.commands.presenting import Shown, print_table, readable, say
-from weight_feedback.lab.data.published import described, fingerprints, mixed_data
-from weight_feedback.lab.execution.measurements import run
-from weight_feedback.lab.report.dimension import cells, markdown, sentence
-from weight_feedback.lab.report.plots import plot_dimension
-from weight_feedback.lab.statistics.dimension import estimate
-from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.study import MOST_TRIALS
-from weight_feedback.lab.tasks.intrinsic.settings import Measurement
-from weight_feedback.lab.tasks.notebook.settings import Subspace
+from weight_feedback.lab.commands.options import (
+    NUMBER,
+    OUT,
+    WHOLE,
+    WHOLES,
+    Bounds,
+    Command,
+    DataDir,
+    Jobs,
+    Numbers,
+    Out,
+)
+from weight_feedback.lab.commands.terminal import RunDisplay, print_table, print_text
+
+if TYPE_CHECKING:
+    from weight_feedback.lab.store.store import Store
+    from weight_feedback.lab.tasks.intrinsic.settings import Measurement
 
 
 class Network(NamedTuple):
@@ -47,12 +52,13 @@ _HELP = " or ".join(f"{name} ({one.label}, {one.parameters:,} parameters)" for n
 _DIMENSIONS = "; ".join(f"{' '.join(map(str, one.dimensions))} ({name})" for name, one in NETWORKS.items())
 
 
+@dataclass(frozen=True)
 class IntrinsicDimension(Command):
-    """Measure how many dimensions of a random subspace a network needs to learn a task.
+    """Measure how many dimensions a network needs for a task.
 
-    Trains the network in subspaces of several sizes, and finds the least size with which its accuracy on the test
-    set reaches a threshold after the last epoch. Each training is kept the moment it finishes; running again runs
-    what is missing.
+    Trains the network in random subspaces of several sizes, and finds the least size with which its accuracy on the
+    test set reaches a threshold after the last epoch. Each training is kept the moment it finishes; running again
+    runs what is missing.
 
     For example:
         weight-feedback intrinsic-dimension lenet --data mnist-5k --dimensions 100 200 400 --epochs 20
@@ -65,13 +71,11 @@ class IntrinsicDimension(Command):
         arg(metavar="NETWORK", help=f"{_HELP}."),
     ]
     data: Annotated[str, arg(metavar="NAME", help="mnist, mnist-5k or fashion-mnist.")] = "mnist"
-    dimensions: Annotated[
-        tuple[int, ...] | None, WHOLES, arg(metavar="D [D …]", help=f"Default: {_DIMENSIONS}.")
-    ] = None
+    dimensions: Annotated[Optional[Numbers], WHOLES, arg(metavar="D [D …]", help=f"Default: {_DIMENSIONS}.")] = None
     seeds: Annotated[
         int,
         WHOLE,
-        Field(ge=1, le=MOST_TRIALS),
+        Bounds(least=1),
         arg(metavar="N", help="Trainings for each number of dimensions."),
     ] = 3
     epochs: Annotated[int, WHOLE, arg(metavar="INT", help="Passes over the training set.")] = 10
@@ -90,14 +94,24 @@ class IntrinsicDimension(Command):
 
     def __call__(self, console: Console) -> None:
         """Run, draw and report."""
+        from weight_feedback.lab.commands.presenting import readable
+        from weight_feedback.lab.execution.measurements import run
+        from weight_feedback.lab.store.store import Store
+
         measurements = self._measurements()
         name = f"intrinsic-dimension-{self.network}" + ("" if self.data == "mnist" else f"-{self.data}")
         store = Store(self.out / name)
-        with Shown(console, name) as shown:
+        with RunDisplay(console, name) as shown:
             run(measurements, store, jobs=self.jobs, data_dir=self.data_dir, watcher=shown)
         self._present(console, measurements, readable(console, store.folder))
 
     def _measurements(self) -> list[Measurement]:
+        from weight_feedback.lab.study.study import MOST_TRIALS
+        from weight_feedback.lab.tasks.intrinsic.settings import Measurement
+        from weight_feedback.lab.tasks.notebook.settings import Subspace
+
+        if self.seeds > MOST_TRIALS:
+            raise ValueError(f"--seeds: expected at most {MOST_TRIALS}, got {self.seeds}")
         if self.dimensions == ():
             raise ValueError("--dimensions: expected at least one number")
         if not 0 < self.threshold <= 100:
@@ -116,6 +130,12 @@ class IntrinsicDimension(Command):
         ]
 
     def _present(self, console: Console, measurements: list[Measurement], store: Store) -> None:
+        from weight_feedback.files import write_atomically
+        from weight_feedback.lab.data.published import described, fingerprints, mixed_data
+        from weight_feedback.lab.report.dimension import cells, markdown, sentence
+        from weight_feedback.lab.report.plots import plot_dimension
+        from weight_feedback.lab.statistics.dimension import estimate
+
         records = [(one, record) for one in measurements if (record := store.read(one))]
         accuracy: dict[int, list[float]] = {}
         for one, record in records:
@@ -126,15 +146,15 @@ class IntrinsicDimension(Command):
         measured = estimate(accuracy, self.threshold)
         title = f"Dimensions that {NETWORKS[self.network].label} needs on {self.data}"
         print_table(console, title, *cells(measured))
-        say(console, sentence(measured))
+        print_text(console, sentence(measured))
         pictures = [store.folder / f"accuracy.{kind}" for kind in ("png", "svg")]
         plot_dimension(measured, title, pictures, self.published)
         provenances = [record.provenance for _, record in records]
         origin = described(self.data, *data)
         text = markdown(measured, measurements[0], provenances, title, self.command, origin, self.published)
         write_atomically(store.folder / "report.md", text.encode())
-        say(console, f"data: {self.data}, {origin}")
-        say(console, f"report: {store.folder / 'report.md'}, {', '.join(map(str, pictures))}")
+        print_text(console, f"data: {self.data}, {origin}")
+        print_text(console, f"report: {store.folder / 'report.md'}, {', '.join(map(str, pictures))}")
 
     @property
     def published(self) -> tuple[str, int] | None:
@@ -146,9 +166,10 @@ class IntrinsicDimension(Command):
     def command(self) -> str:
         """What to type for these results, wherever data and results are."""
         words = ["weight-feedback", "intrinsic-dimension", self.network]
+        defaults = {field.name: field.default for field in fields(self)}
         for name in ("data", "dimensions", "seeds", "epochs", "lr", "threshold", "projection"):
             value = getattr(self, name)
-            if value != type(self).model_fields[name].default:
+            if value != defaults[name]:
                 values = value if isinstance(value, tuple) else [value]
                 words += [f"--{name}", *(f"{one:g}" if isinstance(one, float) else str(one) for one in values)]
         return shlex.join(words)

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
-from pydantic import Field
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from weight_feedback.lab.commands.options import NUMBER, PAIR, WHOLE, Command, Cuda, DataDir, Device, choose
-from weight_feedback.lab.study.trials import Trial
-from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
-from weight_feedback.lab.tasks.notebook.lockstep import LoggedStep
-from weight_feedback.lab.tasks.notebook.networks import NETWORKS, find_network
-from weight_feedback.lab.tasks.notebook.settings import Training
-from weight_feedback.lab.training.environment import MOST_THREADS
-from weight_feedback.lab.training.run import Options, run_trial
-from weight_feedback.summaries import match_dimensions
+from weight_feedback.lab.commands.options import (
+    NUMBER,
+    RANGE,
+    WHOLE,
+    Bounds,
+    Command,
+    Cuda,
+    DataDir,
+    Device,
+    Range,
+    choose,
+)
+from weight_feedback.lab.tasks.notebook.names import NETWORKS
 
-Range = tuple[int, int]
+if TYPE_CHECKING:
+    from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
+    from weight_feedback.lab.tasks.notebook.lockstep import LoggedStep
+
+#: Of ``z`` that match-dimensions tries.
+SIZES = Range((10, 39))
+#: Arguments that are settings of a training, with the same defaults.
+TRAINING = ("batch_size", "test_batch_size", "lr", "momentum", "log_interval")
 
 
+@dataclass(frozen=True)
 class Train(Command):
-    """Train one network, with a log line every few steps and an evaluation after each epoch.
+    """Train one network, and evaluate it after each epoch.
 
     For example:
         weight-feedback train mnist-pooled --seed 1 --data mnist-5k
@@ -32,29 +44,36 @@ class Train(Command):
 
     network: Annotated[Positional[str], arg(metavar="NETWORK", help=f"One of {', '.join(NETWORKS)}.")]
     seed: Annotated[int, WHOLE, arg(help="Of every random stream.")] = 0
-    data: Annotated[str | None, arg(metavar="NAME", help="Data set; default: the network's own.")] = None
-    epochs: Annotated[int | None, WHOLE, arg(metavar="INT", help="Default: 6 on MNIST, 20 on CIFAR-10.")] = None
-    batch_size: Annotated[int, WHOLE, arg(help="Examples a step.")] = Training().batch_size
-    test_batch_size: Annotated[int, WHOLE, arg(help="Examples a batch in evaluation.")] = Training().test_batch_size
-    lr: Annotated[float, NUMBER, arg(help="Learning rate of SGD.")] = Training().lr
-    momentum: Annotated[float, NUMBER, arg(help="Momentum of SGD.")] = Training().momentum
-    log_interval: Annotated[int, WHOLE, arg(help="Steps between two log lines.")] = Training().log_interval
+    data: Annotated[Optional[str], arg(metavar="NAME", help="Data set; default: the network's own.")] = None
+    epochs: Annotated[Optional[int], WHOLE, arg(metavar="INT", help="Default: 6 on MNIST, 20 on CIFAR-10.")] = None
+    batch_size: Annotated[int, WHOLE, arg(help="Examples a step.")] = 64
+    test_batch_size: Annotated[int, WHOLE, arg(help="Examples a batch in evaluation.")] = 1000
+    lr: Annotated[float, NUMBER, arg(help="Learning rate of SGD.")] = 0.01
+    momentum: Annotated[float, NUMBER, arg(help="Momentum of SGD.")] = 0.5
+    log_interval: Annotated[int, WHOLE, arg(help="Steps between two log lines.")] = 40
     data_dir: DataDir = None
     device: Device = "auto"
     cuda: Cuda = True
     threads: Annotated[
-        int | None,
+        Optional[int],
         WHOLE,
-        Field(ge=1, le=MOST_THREADS),
+        Bounds(least=1),
         arg(metavar="INT", help="Of PyTorch; default: its own choice."),
     ] = None
-    save_weights: Annotated[Path | None, arg(metavar="FILE", help="Keep the weights, as safetensors.")] = None
+    save_weights: Annotated[Optional[Path], arg(metavar="FILE", help="Keep the weights, as safetensors.")] = None
 
     def __call__(self, console: Console) -> None:
         """Train, and print as it goes."""
+        from weight_feedback.lab.study.trials import Trial
+        from weight_feedback.lab.tasks.notebook.networks import find_network
+        from weight_feedback.lab.tasks.notebook.settings import Training
+        from weight_feedback.lab.training.environment import MOST_THREADS
+        from weight_feedback.lab.training.run import Options, run_trial
+
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise ValueError(f"--threads: expected at most {MOST_THREADS}, got {self.threads}")
         data = self.data or find_network(self.network).data
-        own = Training.model_fields.keys() & Train.model_fields.keys() - {"epochs"}
-        settings = {name: getattr(self, name) for name in own}
+        settings = {name: getattr(self, name) for name in TRAINING}
         epochs = self.epochs if self.epochs is not None else 20 if data == "cifar10" else 6
         trial = Trial(data=data, training=Training(epochs=epochs, **settings), model=self.network, seed=self.seed)
 
@@ -82,11 +101,13 @@ class Train(Command):
             console.print(f"weights: {self.save_weights}")
 
 
+@dataclass(frozen=True)
 class MatchDimensions(Command):
-    """List the pooling kernels for which the pooled weights of two layers fit into the input they extend.
+    """List kernels that pool weights to the size of an input.
 
-    fc1 is a [b, a + dx] matrix pooled by (n, m), fc2 is a [c, b] matrix pooled by (2, n); joined they give
-    dw numbers, and dx - dw >= 1 ones pad them to dx.
+    The pooled weights of two layers must fit into the input that they extend. fc1 is a [b, a + dx] matrix pooled by
+    (n, m), fc2 is a [c, b] matrix pooled by (2, n); joined they give dw numbers, and dx - dw >= 1 ones pad them
+    to dx.
 
     For example:
         weight-feedback match-dimensions --a 160 --b 50 --c 10
@@ -96,12 +117,14 @@ class MatchDimensions(Command):
     a: Annotated[int, WHOLE, arg(help="Inputs of fc1 without feedback.")]
     b: Annotated[int, WHOLE, arg(help="Outputs of fc1, inputs of fc2.")]
     c: Annotated[int, WHOLE, arg(help="Outputs of fc2.")]
-    dx: Annotated[Range, PAIR, arg(metavar="LOW HIGH", help="Sizes of z to try.")] = (10, 39)
-    n: Annotated[Range | None, PAIR, arg(metavar="LOW HIGH", help="Default: 10 to b - 1.")] = None
-    m: Annotated[Range | None, PAIR, arg(metavar="LOW HIGH", help="Default: 10 to a - 1.")] = None
+    dx: Annotated[Range, RANGE, arg(metavar="LOW HIGH", help="Sizes of z to try.")] = SIZES
+    n: Annotated[Optional[Range], RANGE, arg(metavar="LOW HIGH", help="Default: 10 to b - 1.")] = None
+    m: Annotated[Optional[Range], RANGE, arg(metavar="LOW HIGH", help="Default: 10 to a - 1.")] = None
 
     def __call__(self, console: Console) -> None:
         """Print one solution a line."""
+        from weight_feedback.summaries import match_dimensions
+
         for name, ends in (("dx", self.dx), ("n", self.n), ("m", self.m)):
             if ends is not None and ends[0] > ends[1]:
                 raise ValueError(f"--{name}: expected LOW HIGH, LOW at most HIGH, got {ends[0]} {ends[1]}")

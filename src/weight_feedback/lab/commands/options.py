@@ -1,59 +1,134 @@
-"""What several commands take: names of arguments, and their help."""
+"""What several commands take: names of arguments, their bounds, and their help."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Optional, get_type_hints
 
-from pydantic import Field, ValidationError
+from rich.console import Console
 from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from weight_feedback.lab.study.toml import builtin_studies
-from weight_feedback.lab.tasks.base import Frozen, explain
+from weight_feedback.lab.study.builtin import builtin_studies
+from weight_feedback.untrusted import shown
 
 
-class Refused(Exception):  # noqa: N818 - tyro would show a ValueError in words of its own
-    """Arguments that a command doesn't take; the message says which, what was expected, and what came."""
+class ArgumentError(Exception):
+    """Arguments that a command doesn't take; the message says which, what was expected, and what came.
+
+    No ValueError, which tyro would show in words of its own.
+    """
 
 
-class Command(Frozen):
+@dataclass(frozen=True)
+class Bounds:
+    """What an argument may be; stands in its annotation.
+
+    Attributes:
+        least: a number, and each one of several, is at least this.
+        above: likewise, more than this.
+        most: likewise, at most this.
+        some: whether there must be one at all, where there may be several.
+    """
+
+    least: float = -math.inf
+    above: float = -math.inf
+    most: float = math.inf
+    some: bool = False
+
+    def expected(self, value: object) -> str:
+        """Return what was expected in place of a value; nothing if it is as it should be.
+
+        Args:
+            value: of the argument, or one of several.
+        """
+        if self.some and value == ():
+            return "at least 1 item"
+        if not isinstance(value, int | float):
+            return ""
+        if not math.isfinite(value):
+            return "a finite number"
+        if value < self.least:
+            return f"at least {self.least:g}"
+        if value <= self.above:
+            return f"more than {self.above:g}"
+        return f"at most {self.most:g}" if value > self.most else ""
+
+
+@dataclass(frozen=True)
+class Command:
     """What all commands are: their fields are their arguments, checked before any work.
 
     Raises:
-        Refused: an argument is out of its bounds.
+        ArgumentError: an argument is out of its bounds, or a number isn't finite.
     """
 
-    def __init__(self, **arguments: Any) -> None:
-        try:
-            super().__init__(**arguments)
-        except ValidationError as error:
-            lines = [line.partition(": ") for line in explain(error).splitlines()]
-            said = [f"--{name.partition('.')[0].replace('_', '-')}: {what}" for name, _, what in lines]
-            raise Refused("\n".join(said)) from None
+    def __post_init__(self) -> None:
+        if wrong := list(self._wrong()):
+            raise ArgumentError("\n".join(wrong))
+
+    def _wrong(self) -> Iterator[str]:
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            bounds = next((one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Bounds)), Bounds())
+            value = getattr(self, name)
+            for one in (value, *(value if isinstance(value, tuple) else ())):
+                if expected := bounds.expected(one):
+                    yield f"--{name.replace('_', '-')}: expected {expected}, got {shown(one)}"
+
+    def __call__(self, console: Console) -> None:
+        """Do the work.
+
+        Args:
+            console: where to print.
+        """
+        raise NotImplementedError
 
 
-def _numbers(kind: Callable[[str], Any], words: str, count: int | Literal["*"]) -> PrimitiveConstructorSpec[Any]:
-    """Return how numbers are read from the command line, with a message of our own.
+class Texts(tuple[str, ...]):
+    """Several texts that make up one argument."""
+
+
+class Numbers(tuple[int, ...]):
+    """Several whole numbers that make up one argument."""
+
+
+class Range(tuple[int, int]):
+    """Two whole numbers that make up one argument: the least and the most."""
+
+
+class Paths(tuple[Path, ...]):
+    """Several paths that make up one argument."""
+
+
+def _read(
+    kind: Callable[[str], Any],
+    words: str,
+    several: Callable[[list[Any]], Any] | None = None,
+    count: int | Literal["*"] = "*",
+) -> PrimitiveConstructorSpec[Any]:
+    """Return how an argument is read from the command line, with a message of our own.
 
     Args:
-        kind: makes one of a text.
+        kind: makes one value of a text.
         words: what is expected.
-        count: how many; one isn't a tuple.
+        several: makes the argument of several values; default: it is a single one.
+        count: how many values there are, if several.
     """
 
     def read(texts: list[str]) -> Any:
-        found = []
+        values = []
         for text in texts:
             try:
-                found.append(kind(text))
+                values.append(kind(text))
             except ValueError:
                 raise ValueError(f"expected {words}, got {text!r}") from None
-        return found[0] if count == 1 else tuple(found)
+        return values[0] if several is None else several(values)
 
     return PrimitiveConstructorSpec(
-        nargs=count,
+        nargs=1 if several is None else count,
         metavar=kind.__name__.upper(),
         instance_from_str=read,
         is_instance=lambda value: value is None or isinstance(value, int | float | tuple),
@@ -62,10 +137,12 @@ def _numbers(kind: Callable[[str], Any], words: str, count: int | Literal["*"]) 
     )
 
 
-WHOLE = _numbers(int, "a whole number", 1)
-NUMBER = _numbers(float, "a number", 1)
-PAIR = _numbers(int, "whole numbers", 2)
-WHOLES = _numbers(int, "whole numbers", "*")
+WHOLE = _read(int, "a whole number")
+NUMBER = _read(float, "a number")
+RANGE = _read(int, "whole numbers", Range, 2)
+WHOLES = _read(int, "whole numbers", Numbers)
+TEXTS = _read(str, "texts", Texts)
+PATHS = _read(Path, "paths", Paths)
 
 OUT = Path("results")
 STUDIES = ", ".join(builtin_studies())
@@ -75,7 +152,7 @@ StudyName = Annotated[
     arg(metavar="STUDY", help=f"A TOML file, or a built-in study: {STUDIES}."),
 ]
 DataDir = Annotated[
-    Path | None,
+    Optional[Path],
     arg(
         metavar="DIR",
         help="Folder with data files; default: $WEIGHT_FEEDBACK_DATA, then the user cache.",
@@ -83,16 +160,17 @@ DataDir = Annotated[
 ]
 Out = Annotated[Path, arg(metavar="DIR", help="Folder that holds the results, one folder a study.")]
 To = Annotated[
-    Path | None,
+    Optional[Path],
     arg(metavar="DIR", help="Folder for report and pictures; default: the study's, among the results."),
 ]
 Arms = Annotated[
-    tuple[str, ...] | None,
-    Field(min_length=1),
+    Optional[Texts],
+    TEXTS,
+    Bounds(some=True),
     arg(metavar="ARM [ARM …]", help="Names of some arms; default: all."),
 ]
 Jobs = Annotated[
-    int | None, WHOLE, Field(ge=1), arg(metavar="INT", help="Trials side by side; default: one a core.")
+    Optional[int], WHOLE, Bounds(least=1), arg(metavar="INT", help="Trials side by side; default: one a core.")
 ]
 Device = Annotated[str, arg(metavar="NAME", help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
 Cuda = Annotated[bool, arg(help="--no-cuda trains on the CPU even where there is a GPU.")]

@@ -1,23 +1,17 @@
-"""What the command line shows: progress, tables, and a study's pictures and report."""
+"""What commands show: a study's plan, tables, pictures and report."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from weight_feedback.files import tell, write_atomically
-from weight_feedback.lab.data import datasets
-from weight_feedback.lab.data.published import described
-from weight_feedback.lab.execution.progress import Progress as RunProgress
+from weight_feedback.lab.commands.terminal import duration, print_table, print_text
 from weight_feedback.lab.report.figures import figures, save
 from weight_feedback.lab.report.markdown import arm_cells, failures, markdown, mixtures, swap_cells, trained_on
 from weight_feedback.lab.report.page import page
@@ -30,108 +24,12 @@ from weight_feedback.lab.store.readable import Readable
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.tasks.base import digest
-from weight_feedback.lab.training.plan import PlannedArm
-from weight_feedback.untrusted import printable
+
+if TYPE_CHECKING:  # as training imports torch, and reports don't
+    from weight_feedback.lab.training.plan import PlannedArm
 
 #: Characters of the names of arms in the names of pictures; file systems take 255 in all.
 LONGEST_SUFFIX = 150
-
-
-@contextmanager
-def progress(console: Console, name: str, epochs: int) -> Iterator[Callable[[int, str], None]]:
-    """Show progress: a bar in a terminal, a line for each tenth in a log file; both with the time that is left.
-
-    Args:
-        console: where to.
-        name: of what is under way.
-        epochs: all that there are to do.
-
-    Yields:
-        A function to call with the number of epochs done, and what else to say.
-    """
-    if not console.is_terminal:
-        shown, start = 0, time.monotonic()
-
-        def print_tenths(done: int, more: str) -> None:
-            nonlocal shown
-            if (tenths := done * 10 // max(epochs, 1)) > shown:
-                shown = tenths
-                left = (time.monotonic() - start) / done * (epochs - done)
-                console.print(f"{name}: {done}/{epochs} epochs; {more}; {_duration(left)} left", markup=False)
-
-        yield print_tenths
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} epochs; {task.fields[more]}", markup=False),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(name, total=epochs, more="")
-        yield lambda done, more: bar.update(task, completed=done, more=more)
-
-
-class Shown:
-    """Shows a run: what there is to do, progress, and notes; see `runner.Watcher`. A context, which ends the bar.
-
-    Args:
-        console: where to.
-        name: of the study.
-    """
-
-    def __init__(self, console: Console, name: str) -> None:
-        self._console, self._name = console, name
-        self._ends = ExitStack()
-
-    def __enter__(self) -> Shown:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ends.close()
-
-    def begin(self, trials: int, todo: int, epochs: int, jobs: int) -> None:
-        """Say what there is to do, and show progress from now on.
-
-        Args:
-            trials: all that were asked for.
-            todo: those that are going to be run.
-            epochs: of these.
-            jobs: how many run side by side.
-        """
-        together = f", {jobs} side by side" if todo else ""
-        self._console.print(f"{self._name}: {trials} trials, {trials - todo} finished, {todo} to run{together}")
-        self._show = self._ends.enter_context(progress(self._console, self._name, epochs))
-
-    def progress(self, standing: RunProgress) -> None:
-        """Show how far the run is.
-
-        Args:
-            standing: epochs, and trials that are running, done and failed.
-        """
-        trials = f"trials: {standing.running} running, {standing.done} done, {standing.failed} failed"
-        self._show(standing.epochs, trials)
-
-    def note(self, line: str) -> None:
-        """Print a note.
-
-        Args:
-            line: what people should know.
-        """
-        say(self._console, line, "bold red" if line.startswith("failed: ") else "")
-
-
-def say(console: Console, text: str, style: str = "") -> None:
-    """Print text as it is, but for characters that would do something to a terminal.
-
-    Args:
-        console: where to.
-        text: of one line or several.
-        style: see rich.
-    """
-    console.print(Text("\n".join(map(printable, text.splitlines())), style))
 
 
 def readable(console: Console, folder: Path) -> Store:
@@ -141,7 +39,7 @@ def readable(console: Console, folder: Path) -> Store:
         console: where to.
         folder: of the study.
     """
-    return Readable(folder, lambda line: say(console, line, "bold red"))
+    return Readable(folder, lambda line: print_text(console, line, "bold red"))
 
 
 def draw(
@@ -190,9 +88,9 @@ def _draw(console: Console, study: Study, shown: Sequence[ArmResult], stem: Path
     declared = [result.arm.label for result in shown if result.arm.name in study.declared_arms]
     curves = {result.arm.label: result.accuracy for result in shown}
     lacking = plot_accuracy(curves, study.title, pictures, declared)
-    say(console, "pictures: " + ", ".join(map(str, pictures)))
+    print_text(console, "pictures: " + ", ".join(map(str, pictures)))
     if lacking:
-        say(console, f"note: the font of these pictures lacks {lacking}: boxes are in their place")
+        print_text(console, f"note: the font of these pictures lacks {lacking}: boxes are in their place")
 
 
 def _finished(analysis: Analysis, store: Store, command: str) -> list[ArmResult]:
@@ -243,7 +141,7 @@ def present(
     if analysis.swaps:
         print_table(console, "in evaluation alone", *swap_cells(analysis.swaps))
     for sentence in (*failures(analysis.arms), *mixtures(analysis), *analysis.sentences):
-        say(console, sentence)
+        print_text(console, sentence)
     with _written_to(folder or store.folder) as goal:
         names = {}
         if not analysis.mixed:
@@ -256,7 +154,7 @@ def present(
         report, html = goal / "report.md", goal / "report.html"
         write_atomically(report, markdown(analysis, command, names).encode())
         write_atomically(html, page(analysis, made, command).encode())
-    say(
+    print_text(
         console,
         f"data:     {study.data}, {trained_on(analysis)}\nreport:   {html}, {report}\ntrials:   {store.trials}",
     )
@@ -284,10 +182,10 @@ def print_plan(
         console,
         study.title,
         ("arm", "parameters", "trials", "time of a trial"),
-        [[arm.name, f"{arm.parameters:,}", str(arm.trials), _duration(arm.seconds)] for arm in arms],
+        [[arm.name, f"{arm.parameters:,}", str(arm.trials), duration(arm.seconds)] for arm in arms],
     )
     trials, seconds = sum(arm.trials for arm in arms), sum(arm.trials * arm.seconds for arm in arms)
-    console.print(f"{trials} trials, about {_duration(seconds / jobs)} with {jobs} side by side")
+    console.print(f"{trials} trials, about {duration(seconds / jobs)} with {jobs} side by side")
     declared = study.declared
     if declared is None:
         console.print("Nothing is declared: there will be no contrasts and no verdicts.")
@@ -301,7 +199,7 @@ def print_plan(
         markup=False,
     )
     if declared.why:
-        say(console, f"That margin because: {declared.why}")
+        print_text(console, f"That margin because: {declared.why}")
     if shown is None:
         console.print("A single seed gives no verdicts.")
         return
@@ -333,58 +231,3 @@ def _can(words: str, size: float, claim: str, least: int | None) -> str:
     if not math.isnan(size):
         return words
     return f"can't show {claim} at all, which takes {'more than any number of' if least is None else least} seeds"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def print_table(console: Console, title: str, headings: Sequence[str], body: Sequence[Sequence[str]]) -> None:
-    """Print a table.
-
-    Args:
-        console: where to.
-        title: above the table.
-        headings: of the columns.
-        body: rows of cells.
-    """
-    # As texts, in which rich looks neither for markup nor for names of emoji.
-    table = Table(*headings, title=Text(title, style="table.title"))
-    for row in body:
-        table.add_row(*map(Text, row))
-    console.print(table)
-
-
-def print_available(console: Console, data_dir: Path | None) -> None:
-    """Print which data sets are here.
-
-    Args:
-        console: where to.
-        data_dir: where to look; see `datasets.load`.
-    """
-    table = Table("data set", "images", "found")
-    for row in datasets.available(data_dir):
-        where = row.where if row.found and row.where else "no: weight-feedback data fetch " + row.name
-        table.add_row(row.name, f"{row.images:,}", escape(where))
-    console.print(table)
-
-
-def print_verification(console: Console, name: str, data_dir: Path | None) -> None:
-    """Check a data set, and print what was seen.
-
-    Args:
-        console: where to.
-        name: of the data set.
-        data_dir: where to look; see `datasets.load`.
-    """
-    seen = datasets.verify(name, data_dir)
-    train, test = (list(images.shape) for images in (seen.dataset.train_images, seen.dataset.test_images))
-    console.print(f"{name}: complete, in {seen.where}; training images {train}, test images {test}", markup=False)
-    console.print(f"  {described(name, seen.dataset.fingerprint)}", markup=False)
-    for check in seen.files:
-        verdict = {True: "as published", False: "not as published", None: "none is published"}[check.matches]
-        console.print(f"  {check.file.name}: MD5 {check.md5}, {verdict}", markup=False)
-    for note in seen.notes:
-        console.print(f"  note: {note}", markup=False)

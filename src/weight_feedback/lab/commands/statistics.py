@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-from pydantic import Field
 from rich.console import Console
 from tyro.conf import arg
 
-from weight_feedback.lab.commands.options import NUMBER, OUT, WHOLE, WHOLES, Command, DataDir, Jobs, Out
-from weight_feedback.lab.commands.presenting import Shown, print_table, say
-from weight_feedback.lab.execution.runner import run
-from weight_feedback.lab.statistics.analysis import analyse
-from weight_feedback.lab.statistics.calibration import (
-    CONTRASTS,
-    SHAPES,
-    Calibration,
-    calibrate,
-    families,
-    looking,
-    measure,
+from weight_feedback.lab.commands.options import (
+    NUMBER,
+    OUT,
+    WHOLE,
+    WHOLES,
+    Bounds,
+    Command,
+    DataDir,
+    Jobs,
+    Numbers,
+    Out,
 )
-from weight_feedback.lab.statistics.estimates import Interval
-from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.study import Study
-from weight_feedback.lab.study.toml import load_study
+from weight_feedback.lab.commands.terminal import RunDisplay, print_table, print_text
+
+if TYPE_CHECKING:
+    from weight_feedback.lab.statistics.calibration import Calibration
+    from weight_feedback.lab.statistics.estimates import Interval
+    from weight_feedback.lab.study.study import Study
 
 HEADINGS = (
     "seeds",
@@ -35,16 +35,19 @@ HEADINGS = (
     "BCa interval covers %",
 )
 FAMILIES = ("differences", "seeds", "a difference %", "equivalence %", "either %", "either, halved levels %")
+#: Of simulated studies.
+SEEDS = Numbers((10, 20, 30))
 #: Of an A/A study: two arms that differ in nothing but the random draw of P and V.
 SAME = "same-mnist-5k"
 
 
+@dataclass(frozen=True)
 class Calibrate(Command):
-    """Run the statistics on studies with a known truth: how often are they wrong?
+    """Count how often the statistics are wrong.
 
-    Simulated studies take seconds. With --trained, an A/A study of real trainings follows, in which two arms are
-    the same but for the random draw of P and V; its seeds are cut into contrasts that share none. It is kept in
-    --out like any study, and run only where it is missing.
+    They run on simulated studies, whose truth is known, which takes seconds. With --trained, an A/A study of real
+    trainings follows, in which two arms are the same but for the random draw of P and V; its seeds are cut into
+    contrasts that share none. It is kept in --out like any study, and run only where it is missing.
 
     For example:
         weight-feedback calibrate
@@ -53,13 +56,13 @@ class Calibrate(Command):
         weight-feedback calibrate --trained
     """
 
-    studies: Annotated[int, WHOLE, Field(ge=1), arg(help="Simulated studies for each count of seeds.")] = 2000
+    studies: Annotated[int, WHOLE, Bounds(least=1), arg(help="Simulated studies for each count of seeds.")] = 2000
     seeds: Annotated[
-        tuple[Annotated[int, Field(ge=2)], ...],
+        Numbers,
         WHOLES,
-        Field(min_length=1),
+        Bounds(least=2, some=True),
         arg(metavar="N [N …]", help="Counts of seeds."),
-    ] = (10, 20, 30)
+    ] = SEEDS
     effect: Annotated[float, NUMBER, arg(help="True difference, in standard deviations of the differences.")] = 0.0
     trained: Annotated[bool, arg(help="Follow up with real trainings.")] = False
     families: Annotated[
@@ -67,15 +70,17 @@ class Calibrate(Command):
         arg(help="Also count false claims in families of 1 to 10 verdicts; takes minutes."),
     ] = False
     same: Annotated[str, arg(metavar="STUDY", help="The A/A study, of two arms.")] = SAME
-    contrast_seeds: Annotated[int, WHOLE, Field(ge=2), arg(metavar="N", help="Seeds of each of its contrasts.")] = (
-        10
-    )
+    contrast_seeds: Annotated[
+        int, WHOLE, Bounds(least=2), arg(metavar="N", help="Seeds of each of its contrasts.")
+    ] = 10
     out: Out = OUT
     data_dir: DataDir = None
     jobs: Jobs = None
 
     def __call__(self, console: Console) -> None:
         """Simulate, and print one row for each count of seeds."""
+        from weight_feedback.lab.statistics.calibration import calibrate
+
         same = self._same() if self.trained else None
         found = calibrate(self.studies, self.seeds, effect=self.effect)
         title = f"{self.studies:,} simulated studies, true effect {self.effect:g}"
@@ -88,13 +93,17 @@ class Calibrate(Command):
 
     def _judge(self, console: Console) -> None:
         """Print one row for each shape and count of seeds, as it comes."""
+        from weight_feedback.lab.statistics.calibration import CONTRASTS, SHAPES, families, looking
+
         rows = []
         for shape in SHAPES:
             for n in self.seeds:
                 found = families(self.studies, n, shape)
                 shares = (found.difference, found.equivalence, found.both, found.halved)
                 rows.append([shape, str(n), *map(_percent, shares)])
-                say(console, ", ".join(f"{name} {cell}" for name, cell in zip(FAMILIES, rows[-1], strict=True)))
+                print_text(
+                    console, ", ".join(f"{name} {cell}" for name, cell in zip(FAMILIES, rows[-1], strict=True))
+                )
         title = f"{self.studies:,} simulated families, false claims: the worst of 1 to {CONTRASTS} contrasts"
         print_table(console, title, FAMILIES, rows)
         console.print(
@@ -103,6 +112,8 @@ class Calibrate(Command):
         )
 
     def _same(self) -> Study:
+        from weight_feedback.lab.study.toml import load_study
+
         study = load_study(self.same)
         if len(study.arms) != 2 or study.seeds < self.contrast_seeds:
             raise ValueError(
@@ -113,8 +124,13 @@ class Calibrate(Command):
         return study
 
     def _train(self, console: Console, study: Study) -> None:
+        from weight_feedback.lab.execution.runner import run
+        from weight_feedback.lab.statistics.analysis import analyse
+        from weight_feedback.lab.statistics.calibration import measure
+        from weight_feedback.lab.store.store import Store
+
         store = Store(self.out / study.name)
-        with Shown(console, study.name) as shown:
+        with RunDisplay(console, study.name) as shown:
             run(study, store, jobs=self.jobs, data_dir=self.data_dir, watcher=shown)
         analysis = analyse(study, store)
         if analysis.mixed:
@@ -126,7 +142,7 @@ class Calibrate(Command):
         differences = (first - second)[: contrasts * self.contrast_seeds].reshape(contrasts, self.contrast_seeds)
         title = f"{contrasts} contrasts of real trainings, {study.name}, true effect 0"
         print_table(console, title, HEADINGS, [_row(measure(differences))])
-        mean, sd = np.mean(differences), np.std(differences, ddof=1)
+        mean, sd = differences.mean(), differences.std(ddof=1)
         console.print(f"mean difference {mean:+.3f} points, standard deviation {sd:.3f}")
 
 

@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
-from pydantic import Field
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from weight_feedback.files import tell
 from weight_feedback.lab.commands.options import (
     NUMBER,
     OUT,
+    PATHS,
     WHOLE,
     Arms,
+    Bounds,
     Command,
     Cuda,
     DataDir,
     Device,
     Jobs,
     Out,
+    Paths,
     StudyName,
     To,
     choose,
 )
-from weight_feedback.lab.commands.presenting import Shown, draw, present, print_plan, readable, say
-from weight_feedback.lab.execution.backends import BackendName, connected, cores
-from weight_feedback.lab.execution.runner import missing, run
-from weight_feedback.lab.execution.trackers import TrackerName, make_tracker
-from weight_feedback.lab.report.export import export
-from weight_feedback.lab.statistics.sensitivity import sensitivity
-from weight_feedback.lab.store.merge import merge
-from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.shards import Shard, parse_shard
-from weight_feedback.lab.study.toml import load_study
-from weight_feedback.lab.training.plan import plan
+from weight_feedback.lab.commands.terminal import RunDisplay, print_text
+from weight_feedback.lab.execution.names import BackendName, TrackerName
+
+if TYPE_CHECKING:
+    from weight_feedback.lab.study.shards import Shard
 
 
+@dataclass(frozen=True)
 class Plan(Command):
-    """Say what a study will take, before it is run: parameters, trials, time, and what its seeds can show.
+    """Say what a study takes and can show, before it runs.
+
+    That is parameters, trials, time, and what differences its seeds can show.
 
     For example:
         weight-feedback plan quick
@@ -49,9 +48,9 @@ class Plan(Command):
 
     study: StudyName
     sd: Annotated[
-        float | None,
+        Optional[float],
         NUMBER,
-        Field(gt=0),
+        Bounds(above=0),
         arg(metavar="POINTS", help="Standard deviation of the paired differences, if you know one."),
     ] = None
     data_dir: DataDir = None
@@ -61,18 +60,26 @@ class Plan(Command):
 
     def __call__(self, console: Console) -> None:
         """Time a few steps of each arm, and print the plan."""
+        from weight_feedback.lab.commands.presenting import print_plan
+        from weight_feedback.lab.execution.backends import cores
+        from weight_feedback.lab.statistics.sensitivity import sensitivity
+        from weight_feedback.lab.study.toml import load_study
+        from weight_feedback.lab.training.plan import plan
+
         study = load_study(self.study)
         arms = plan(study, data_dir=self.data_dir, device=choose(self.device, self.cuda))
         shown = sensitivity(study.seeds, study.declared) if study.declared else None
         print_plan(console, study, arms, shown, self.sd, self.jobs or cores())
 
 
+@dataclass(frozen=True)
 class Run(Command):
-    """Run a study: its missing trials, one on each core; then draw its pictures and write its report.
+    """Run what is missing of a study, and write its report.
 
-    Each trial is kept the moment it finishes, and a long one's training after a minute's worth of epochs, so a
-    run can be stopped at any time (Ctrl-C; a second one stops at once). Running again runs what is missing, goes on
-    with what was broken off, and makes again what is damaged.
+    Trials run one on each core; pictures come with the report. Each trial is kept the moment it finishes, and a
+    long one's training after a minute's worth of epochs, so a run can be stopped at any time (Ctrl-C; a second one
+    stops at once). Running again runs what is missing, goes on with what was broken off, and makes again what is
+    damaged.
 
     For example:
         weight-feedback run quick
@@ -87,17 +94,17 @@ class Run(Command):
     study: StudyName
     arms: Arms = None
     seeds: Annotated[
-        int | None,
+        Optional[int],
         WHOLE,
-        Field(ge=1),
+        Bounds(least=1),
         arg(metavar="N", help="Run this many seeds; those beyond the study's own are exploratory."),
     ] = None
     out: Out = OUT
     data_dir: DataDir = None
     jobs: Annotated[
-        int | None,
+        Optional[int],
         WHOLE,
-        Field(ge=1),
+        Bounds(least=1),
         arg(
             metavar="INT",
             aliases=["--workers"],
@@ -109,7 +116,7 @@ class Run(Command):
         arg(metavar="ENGINE", help="What runs the trials: loky (processes of this machine), dask or ray."),
     ] = "loky"
     address: Annotated[
-        str | None,
+        Optional[str],
         arg(
             metavar="ADDRESS",
             help="Of a Dask scheduler or a Ray cluster that runs already; default: one on this machine, for the "
@@ -117,7 +124,7 @@ class Run(Command):
         ),
     ] = None
     shard: Annotated[
-        str | None,
+        Optional[str],
         arg(
             metavar="I/N",
             help="Run part I of N, from 1/N to N/N; `merge` brings parts in several folders together.",
@@ -126,13 +133,13 @@ class Run(Command):
     device: Device = "auto"
     cuda: Cuda = True
     track: Annotated[
-        TrackerName | None,
+        Optional[TrackerName],
         arg(metavar="TRACKER", help="Also log each finished trial to tensorboard, mlflow or wandb."),
     ] = None
     retries: Annotated[
         int,
         WHOLE,
-        Field(ge=0),
+        Bounds(least=0),
         arg(
             metavar="N",
             help="Try a trial this many times more, alone, if its process dies or its memory runs out; then it "
@@ -142,7 +149,7 @@ class Run(Command):
     checkpoint_seconds: Annotated[
         float,
         NUMBER,
-        Field(ge=0),
+        Bounds(least=0),
         arg(metavar="S", help="Keep how far a trial is at the end of an epoch, if it is this long since the last."),
     ] = 60.0
     mixed: Annotated[
@@ -155,11 +162,19 @@ class Run(Command):
 
     def __call__(self, console: Console) -> None:
         """Run, draw and report."""
+        from weight_feedback.lab.commands.presenting import present, readable
+        from weight_feedback.lab.execution.backends import connected
+        from weight_feedback.lab.execution.runner import missing, run
+        from weight_feedback.lab.execution.trackers import make_tracker
+        from weight_feedback.lab.store.store import Store
+        from weight_feedback.lab.study.shards import parse_shard
+        from weight_feedback.lab.study.toml import load_study
+
         study = load_study(self.study)
         shard = parse_shard(self.shard) if self.shard else None
         store = Store(self.out / study.name)
         tracker = make_tracker(self.track, Path.cwd() / store.folder / self.track) if self.track else None
-        with Shown(console, study.name) as shown:
+        with RunDisplay(console, study.name) as shown:
             run(
                 study,
                 store,
@@ -177,7 +192,7 @@ class Run(Command):
             )
         left = len(missing(study, store, self.arms, self.seeds)) if shard else 0
         if shard and left:
-            say(console, _rest(shard, left, self.study, store.folder))
+            print_text(console, _rest(shard, left, self.study, store.folder))
         else:
             present(console, study, readable(console, store.folder), _running(self.study))
 
@@ -191,8 +206,11 @@ def _rest(shard: Shard, left: int, study: str, folder: Path) -> str:
     )
 
 
+@dataclass(frozen=True)
 class Report(Command):
-    """Write the report of a study from its finished trials: a page, its pictures, and a text in Markdown.
+    """Write the report of a study from its finished trials.
+
+    That is a page, its pictures, and a text in Markdown.
 
     For example:
         weight-feedback report quick
@@ -214,13 +232,17 @@ class Report(Command):
 
     def __call__(self, console: Console) -> None:
         """Write and print."""
+        from weight_feedback.lab.commands.presenting import present, readable
+        from weight_feedback.lab.study.toml import load_study
+
         study = load_study(self.study)
         store = readable(console, self.out / study.name)
         present(console, study, store, _running(self.study), self.to, self.peek)
 
 
+@dataclass(frozen=True)
 class Plot(Command):
-    """Draw accuracy per epoch from the finished trials of a study, as PNG and SVG.
+    """Draw accuracy per epoch of a study, as PNG and SVG.
 
     For example:
         weight-feedback plot quick
@@ -234,13 +256,17 @@ class Plot(Command):
 
     def __call__(self, console: Console) -> None:
         """Print the table, and draw."""
+        from weight_feedback.lab.commands.presenting import draw, readable
+        from weight_feedback.lab.study.toml import load_study
+
         study = load_study(self.study)
         store = readable(console, self.out / study.name)
         draw(console, study, store, _running(self.study), self.arms, self.to)
 
 
+@dataclass(frozen=True)
 class Merge(Command):
-    """Copy the finished trials of a study from other folders into one.
+    """Copy finished trials from other folders into one.
 
     Nothing is copied if the same settings gave different results.
 
@@ -249,23 +275,29 @@ class Merge(Command):
     """
 
     target: Annotated[Positional[Path], arg(metavar="FOLDER", help="Of a study, as in results/STUDY.")]
-    sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="FOLDER [FOLDER …]", help="Where to copy from.")]
+    sources: Annotated[Positional[Paths], PATHS, arg(metavar="FOLDER [FOLDER …]", help="Where to copy from.")]
 
     def __call__(self, console: Console) -> None:
         """Merge, and print what was copied."""
+        from weight_feedback.files import tell
+        from weight_feedback.lab.store.merge import merge
+
         try:
             merged = merge(self.target, self.sources)
         except OSError as error:
             raise ValueError(f"{tell(error)}\nWhat was copied stays; the same command copies the rest") from error
-        say(
+        print_text(
             console,
             f"{self.target}: {merged.trials} trials, {merged.swaps} swaps and {merged.weights} weights copied, "
             f"{merged.already} were there already",
         )
 
 
+@dataclass(frozen=True)
 class Export(Command):
-    """Write the finished trials of a study as a tidy table, one row an arm, seed and epoch.
+    """Write the finished trials of a study as a tidy table.
+
+    It has one row an arm, seed and epoch.
 
     For example:
         weight-feedback export quick
@@ -275,12 +307,17 @@ class Export(Command):
     study: StudyName
     format: Annotated[Literal["csv", "parquet"], arg(metavar="FORMAT", help="csv or parquet.")] = "csv"
     file: Annotated[
-        Path | None, arg(metavar="FILE", help="Default: trials.csv or trials.parquet in the study's folder.")
+        Optional[Path], arg(metavar="FILE", help="Default: trials.csv or trials.parquet in the study's folder.")
     ] = None
     out: Out = OUT
 
     def __call__(self, console: Console) -> None:
         """Export, and print where to."""
+        from weight_feedback.files import tell
+        from weight_feedback.lab.commands.presenting import readable
+        from weight_feedback.lab.report.export import export
+        from weight_feedback.lab.study.toml import load_study
+
         study = load_study(self.study)
         store = readable(console, self.out / study.name)
         path = self.file or store.folder / f"trials.{self.format}"
@@ -290,7 +327,7 @@ class Export(Command):
             raise ValueError(
                 f"{tell(error)}\nThe results themselves are as they were; --file writes elsewhere"
             ) from error
-        say(console, f"{path}: {rows} rows")
+        print_text(console, f"{path}: {rows} rows")
 
 
 def _running(study: str) -> str:

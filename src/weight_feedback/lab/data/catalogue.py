@@ -1,4 +1,7 @@
-"""The data sets that live in files: what they consist of, where they are sought, and where they are fetched."""
+"""The data sets that live in files: what they consist of, where they are sought, and where they are fetched.
+
+What fetching takes is imported when something is fetched: names alone are asked for more often.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pooch
-from rich.console import Console
-from rich.progress import Progress
-
 from weight_feedback.lab.data.nearby import near_misses
-from weight_feedback.lab.data.parsers import CIFAR_BATCHES, CIFAR_BINARY_FOLDER, CIFAR_PICKLE_FOLDER
 from weight_feedback.lab.data.reading import DataError, unreadable
 
 ENVIRONMENT = "WEIGHT_FEEDBACK_DATA"
+CIFAR_BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+CIFAR_BINARY_FOLDER = "cifar-10-batches-bin"
+CIFAR_PICKLE_FOLDER = "cifar-10-batches-py"
 IDX_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -141,6 +142,8 @@ def source_of(name: str) -> Source:
 
 def cache_root() -> Path:
     """Return the user's cache folder of this project."""
+    import pooch
+
     return Path(pooch.os_cache("weight-feedback"))
 
 
@@ -196,6 +199,8 @@ def find(name: str, data_dir: Path | None) -> Found:
 
 def download(source: Source, file: str, folder: Path, progress: bool) -> Path:
     """Fetch one file from the first mirror that gives the right one."""
+    import pooch
+
     failures = []
     known = f"md5:{source.md5s[file][0]}"
     for mirror in source.mirrors:
@@ -219,6 +224,9 @@ class _Bar:
     """Shows a download with rich, by the attribute and methods that pooch asks of a progress bar."""
 
     def __init__(self, label: str, shown: bool) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
         self.total = 0
         self._progress = Progress(console=Console(stderr=True), disable=not shown)
         self._task = self._progress.add_task(label)

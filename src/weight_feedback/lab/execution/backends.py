@@ -19,13 +19,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 from joblib import Parallel, delayed
 
 from weight_feedback.lab.execution.interrupts import interrupts_blocked
+from weight_feedback.lab.execution.names import BackendName
 
-BackendName = Literal["loky", "dask", "ray"]
 #: Key of a job, and None when it is done, or why it must be tried again.
 Outcome = tuple[str, str | None]
 Call = Callable[[], Outcome]

@@ -9,13 +9,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from weight_feedback.lab.execution.names import TrackerName
 from weight_feedback.lab.store.store import Record
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.trials import Trial
-
-TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 
 #: Metrics that MLflow takes in one call.
 _BATCH = 1000

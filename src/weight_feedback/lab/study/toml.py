@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from weight_feedback.lab.data.reading import open_plain
+from weight_feedback.lab.study.builtin import builtin_studies
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.tasks.base import explain
 from weight_feedback.untrusted import printable, shown
@@ -19,12 +20,6 @@ LONGEST_FILE, LONGEST_LINE = 100_000, 1000
 
 class SpecError(ValueError):
     """A study file that can't be used; the message names file, field, what was expected and what came."""
-
-
-def builtin_studies() -> list[str]:
-    """Return the names of the studies that come with the package."""
-    folder = resources.files("weight_feedback.lab.study") / "builtin"
-    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
 def load_study(name_or_path: str) -> Study:
