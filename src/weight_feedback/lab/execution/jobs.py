@@ -78,7 +78,9 @@ def run_all(jobs: Sequence[Job], backend: Backend, retries: int, marks: Progress
     idle = 0
     tally.begin({job.key: (job.trials, job.epochs) for job in jobs})
     while left:
-        batch = [left[key] for key in left if key not in alone] or [left[key] for key in alone if key in left][:1]
+        batch = [left[key] for key in left if key not in alone]
+        if not batch:
+            batch = [left[next(key for key in alone if key in left)]]
         attempt = _attempt(batch, backend, marks, tally)
         for key in attempt.done:
             del left[key]
@@ -90,7 +92,8 @@ def run_all(jobs: Sequence[Job], backend: Backend, retries: int, marks: Progress
             ) from attempt.broke
         for key, reason in attempt.again.items():
             alone[key] = None
-            failed[key] += backend.jobs == 1 or len(batch) == 1
+            if backend.jobs == 1 or len(batch) == 1:
+                failed[key] += 1
             first, _, details = reason.partition("\n")
             if failed[key] > retries:
                 left.pop(key).give_up(f"{first}, {failed[key]} times\n{details}")

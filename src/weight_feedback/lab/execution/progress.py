@@ -176,8 +176,9 @@ def _make(progress: Path) -> tuple[Path, BinaryIO]:
         folder = progress / uuid.uuid4().hex
         # Another run may take it for a dead one's before it is locked, or remove the folder above as it ends.
         with suppress(FileNotFoundError, FileExistsError):
-            for part in ("", "epochs", "under-way", "failed"):
-                (folder / part).mkdir(parents=not part)
+            folder.mkdir(parents=True)
+            for part in ("epochs", "under-way", "failed"):
+                (folder / part).mkdir()
             lock = (folder / "lock").open("xb")
             if sys.platform != "win32":
                 with suppress(OSError):

@@ -43,7 +43,9 @@ def sentence(measured: Measured) -> str:
         measured: accuracies, and what follows from them.
     """
     counts = sorted({len(values) for values in measured.accuracy.values()})
-    seeds = f"{' to '.join(map(str, {counts[0]: 0, counts[-1]: 0}))} seed{'s' * (counts[-1] > 1)} for each number"
+    least, most = counts[0], counts[-1]
+    seeds = f"{least}" if least == most else f"{least} to {most}"
+    seeds += " seed for each number" if most == 1 else " seeds for each number"
     how = f"{100 * measured.confidence:g} % bootstrap interval, {seeds}" if counts[-1] > 1 else seeds
     return f"Least dimensions with {measured.threshold:g} % test accuracy: {measured.estimate} ({how})."
 

@@ -249,9 +249,9 @@ class Lockstep:
         Returns:
             The losses of the models, shape ``[n]``.
         """
-        losses, *_ = [learner.step(batch) for learner, batch in zip(self._learners.values(), batches, strict=True)]
+        losses = [learner.step(batch) for learner, batch in zip(self._learners.values(), batches, strict=True)]
         self._tell()
-        return losses
+        return losses[0]
 
     def _tell(self) -> None:
         for donor in self._donors:

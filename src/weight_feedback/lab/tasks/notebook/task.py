@@ -51,9 +51,14 @@ def check_fit(settings: Settings, data: Dataset) -> None:
 def _check_subspace(subspace: Subspace, settings: Settings, network: Network) -> None:
     with torch.device("meta"):
         plain = ConvNet(network.channels, network.side, network.hidden)
-    hears = network.k if settings.signal is None else subspace.dimensions * (settings.signal != "none")
+    if settings.signal is None:
+        heard = network.k
+    elif settings.signal == "none":
+        heard = 0
+    else:
+        heard = subspace.dimensions
     sides = 2 if settings.conditioning == "film" else 1
-    subspace.check_fit(count_parameters(plain) + hears * network.hidden * sides)
+    subspace.check_fit(count_parameters(plain) + heard * network.hidden * sides)
 
 
 def _check_summary(settings: Summarised, network: Network) -> None:
