@@ -183,7 +183,7 @@ class Way:
 
     part: Part
     text: str
-    statement: ast.stmt
+    statement: ast.stmt | ast.ExceptHandler
     place: str
 
 
@@ -202,7 +202,7 @@ def made(source: Source, way: Way) -> Mutant:
     return Mutant(source.module, number, line, text, was, way.place, head(way.statement))
 
 
-def head(statement: ast.stmt) -> range:
+def head(statement: ast.stmt | ast.ExceptHandler) -> range:
     """Return the lines of a statement, without its body."""
     first = min([statement.lineno, *(one.lineno for one in getattr(statement, "decorator_list", ()))])
     body = getattr(statement, "body", None)
@@ -221,13 +221,14 @@ def breakable(source: Source) -> dict[int, list[Way]]:
 
 
 def walk(
-    node: ast.AST, statement: ast.stmt | None = None, place: str = ""
-) -> Iterator[tuple[ast.AST, ast.stmt, str]]:
+    node: ast.AST, statement: ast.stmt | ast.ExceptHandler | None = None, place: str = ""
+) -> Iterator[tuple[ast.AST, ast.stmt | ast.ExceptHandler, str]]:
     """Yield what of a tree can be broken: neither imports nor types nor texts; and its statement and place."""
     for child in inside(node):
         if unbreakable(child):
             continue
-        above = child if isinstance(child, ast.stmt) else statement
+        # An except clause is no statement, but has lines and a body as one.
+        above = child if isinstance(child, ast.stmt | ast.ExceptHandler) else statement
         if above is not None:
             yield child, above, place
         named = isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
