@@ -34,7 +34,7 @@ torture: .venv/test .venv/wheel  ## Kill a study 3,000 times, and at every failp
 
 fuzz: .venv/test .venv/wheel  ## Fire a million inputs at every parser, and 200,000 led by coverage (an hour).
 	@$(PIP) '.[fuzz]'
-	$(BIN)/python benchmarks/fuzz.py $(ARGS)
+	$(BIN)/python tests/fuzz.py $(ARGS)
 
 mutants: .venv/test .venv/wheel  ## Break what guards results, and 100 lines anywhere: some test must fail each time (hours).
 	$(BIN)/python tests/mutants.py $(ARGS)

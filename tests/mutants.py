@@ -23,10 +23,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
-import tracing
-from breaking import Mutant, Source, every, mutants, sample
-from copies import PYTEST, forked, project, survives, warm
-from tracing import Traced, Tracer
+from helpers import tests_by_line
+from helpers.mutations import Mutant, Source, every, mutants, sample
+from helpers.project_copies import PYTEST, forked, project, survives, warm
+from helpers.tests_by_line import Traced, Tracer
 
 #: Module to the tests that guard it, the fastest first.
 TESTS = {
@@ -181,18 +181,18 @@ def break_all(pool: ProcessPoolExecutor, todo: Mapping[Mutant, tuple[Rounds, flo
 
 def known_of_tests() -> Traced:
     """Return which tests run which lines, after running those of which that isn't known."""
-    traced = tracing.load()
+    traced = tests_by_line.load()
     if files := traced.unknown():
         print(f"finding out which lines are run by the tests of {len(files)} files; this takes a while", flush=True)
         with project() as copy, tempfile.TemporaryDirectory() as folder:
             code = forked(copy, [*PYTEST, *files], partial(Tracer, Path(folder)))
             if code not in (0, 1):
                 sys.exit(f"the tests can't be run; pytest ended with {code}")
-            traced.add(tracing.collect(Path(folder), copy / "src/weight_feedback"), files)
+            traced.add(tests_by_line.collect(Path(folder), copy / "src/weight_feedback"), files)
         module = next(iter(TESTS))
         whole = Mutant(module, 0, "", Source.of(module).text)
         traced.failing = [test for test in traced.failing if not survives(whole, [{test: traced.seconds[test]}])]
-        tracing.save(traced)
+        tests_by_line.save(traced)
     for test in traced.failing:
         print(f"fails with nothing broken, and is left out: {test}")
     return traced

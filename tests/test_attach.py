@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import weight_feedback as wf
-from cases import IMAGES as X
-from cases import attached, net
+from helpers.cases import IMAGES as X
+from helpers.cases import attached, net
 
 
 def read_names(model: nn.Module, layer: str = "fc1") -> list[str]:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from interrupted import few_images
+from helpers.interrupted_trials import few_images
 from weight_feedback.lab.training import plan
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
 
 
 @pytest.fixture

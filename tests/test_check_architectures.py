@@ -1,4 +1,4 @@
-"""What `check`, `attach` and `diagnose` say of other people's networks and of toys, beside what truly happens."""
+"""What `check`, `attach` and `diagnose` say of other people's networks and of small ones, beside what happens."""
 
 from __future__ import annotations
 
@@ -19,14 +19,11 @@ from torch import nn
 from torch.nn import utils
 from torch.nn.utils import parametrizations
 
-import architectures
-import integration_architectures
-import toys
-import truth
 import weight_feedback as wf
-from architectures import Architecture, Conditioning, drawn
-from hearing import Calls
-from truth import Truth
+from helpers import architectures, integration_architectures, observed_feedback, small_networks
+from helpers.architectures import Architecture, Conditioning, drawn
+from helpers.diagnoses import Calls
+from helpers.observed_feedback import Truth
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:None of the inputs have requires_grad=True. Gradients will be None:UserWarning"
@@ -35,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 #: Words of `Truth.of` for layers that don't learn to hear, whatever is trained.
 UNHEARD = ("uncalled", "lost", "moves alone")
 NETWORKS = [*architectures.CASES, *integration_architectures.CASES]
-ALL = [*NETWORKS, *toys.CASES]
+ALL = [*NETWORKS, *small_networks.CASES]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +50,11 @@ class Tried:
         return self.case.attached(self.training, self.conditioning)
 
     def speaking(self) -> nn.Module:
-        return truth.speak_up(self.silent())
+        return observed_feedback.speak_up(self.silent())
 
     @functools.cached_property
     def truth(self) -> Truth:
-        return truth.find(self.speaking(), self.case.inputs())
+        return observed_feedback.find(self.speaking(), self.case.inputs())
 
     @property
     def used(self) -> Mapping[str, set[str]]:
@@ -68,7 +65,7 @@ class Tried:
 def used_otherwise(case: Architecture) -> Mapping[str, set[str]]:
     base = case.base()
     names = architectures.able(base)
-    used = case.used or truth.used_otherwise(base, names, case.inputs())
+    used = case.used or observed_feedback.used_otherwise(base, names, case.inputs())
     return {name: set(used.get(name, ())) for name in names}
 
 
@@ -90,14 +87,14 @@ def test_what_truly_happens_is_what_is_known(tried: Tried) -> None:
     spoilt = any(changed & used for used in tried.used.values())
     if tried.case.folds is not None:
         spoilt = not tried.case.folds
-    assert (found.folded > truth.ROUNDING) == spoilt
+    assert (found.folded > observed_feedback.ROUNDING) == spoilt
     assert spoilt or tried.conditioning == "film" or found.folded == 0
 
 
 def checked(model: nn.Module, tried: Tried) -> tuple[wf.Check, bool]:
     """Return what `check` found, and whether it raised."""
     try:
-        with truth.seeded():
+        with observed_feedback.seeded():
             return wf.check(model, **tried.case.inputs()), False
     except wf.CheckError as error:
         return error.report, True
@@ -110,17 +107,17 @@ def test_check_says_what_truly_happens(tried: Tried) -> None:
     assert {name: layer.calls for name, layer in report.layers.items()} == found.calls
     assert {name: layer.gradient for name, layer in report.layers.items()} == found.gradient
     assert {name: {*layer.used} for name, layer in report.layers.items()} == tried.used
-    assert (report.fold_difference > truth.ROUNDING) == (found.folded > truth.ROUNDING)
+    assert (report.fold_difference > observed_feedback.ROUNDING) == (found.folded > observed_feedback.ROUNDING)
     if found.folded == 0:
         assert report.fold_difference == 0
     unheard = [name for name in found.calls if found.of(name) in UNHEARD]
-    assert raised == (bool(unheard) or found.folded > truth.ROUNDING) == bool(report.problems)
+    assert raised == (bool(unheard) or found.folded > observed_feedback.ROUNDING) == bool(report.problems)
     assert all(report.layers[name].problems for name in unheard)
     for layer in report.layers.values():
         assert {*layer.problems} <= {*report.problems}
 
 
-@pytest.mark.parametrize("case", toys.CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", small_networks.CASES, ids=lambda case: case.name)
 def test_check_says_the_same_of_a_trained_model(case: Architecture) -> None:
     tried = Tried(case, "concat", training=False)
     (silent, _), (speaking, _) = checked(tried.silent(), tried), checked(tried.speaking(), tried)
@@ -149,13 +146,13 @@ def test_check_says_why_a_fold_differs(bias: bool, why: str) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in ALL if case in toys.CASES or "uncalled" in case.layers.values()],
+    [case for case in ALL if case in small_networks.CASES or "uncalled" in case.layers.values()],
     ids=lambda case: case.name,
 )
 def test_fold_compares_where_inputs_are_given(case: Architecture) -> None:
     tried = Tried(case, "concat", training=False)
     model, inputs = tried.speaking(), case.inputs()
-    if tried.truth.folded > truth.ROUNDING:
+    if tried.truth.folded > observed_feedback.ROUNDING:
         with pytest.raises(ValueError, match="fold: on inputs= the folded model returns something else"):
             wf.fold(model, inputs=inputs)
     else:
@@ -163,11 +160,13 @@ def test_fold_compares_where_inputs_are_given(case: Architecture) -> None:
         assert not wf.feedback_layers(folded)
 
 
-@pytest.mark.parametrize("tried", [tried for tried in TRIED if tried.case in toys.CASES or tried.training], ids=str)
+@pytest.mark.parametrize(
+    "tried", [tried for tried in TRIED if tried.case in small_networks.CASES or tried.training], ids=str
+)
 @torch.no_grad()
 def test_check_leaves_no_trace(tried: Tried) -> None:
     model, inputs = tried.speaking(), tried.case.inputs()
-    output = truth.run(model, inputs)
+    output = observed_feedback.run(model, inputs)
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trained = [parameter.requires_grad for parameter in model.parameters()]
@@ -188,7 +187,7 @@ def test_check_leaves_no_trace(tried: Tried) -> None:
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
     assert (np.random.get_state()[1] == states[2]).all()  # noqa: NPY002
-    assert truth.distance(truth.run(model, inputs), output) == 0
+    assert observed_feedback.distance(observed_feedback.run(model, inputs), output) == 0
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
@@ -206,7 +205,7 @@ def test_attach_warns_of_weights_that_others_take(case: Architecture) -> None:
     expected = {name: parts for name, parts in used_otherwise(case).items() if parts}
     for pattern, parts in case.warned.items():
         expected |= dict.fromkeys(fnmatch.filter(used_otherwise(case), pattern), parts)
-    if case in toys.CASES:
+    if case in small_networks.CASES:
         expected = {}  # their functions aren't methods, and so nothing shows
     assert warned == expected
 
@@ -219,7 +218,7 @@ def test_a_power_iteration_that_has_just_begun_makes_no_difference(norm, conditi
     model = nn.Sequential(norm(nn.Linear(16, 16)), nn.Tanh(), norm(nn.Linear(16, 16))).train(training)
     wf.attach(model, ["0", "2"], summary=wf.CountSketch(3), conditioning=conditioning)
     report = wf.check(model, torch.rand(5, 16))
-    assert report.fold_difference < truth.ROUNDING
+    assert report.fold_difference < observed_feedback.ROUNDING
 
 
 def test_a_check_costs_one_forward_and_one_of_the_fold() -> None:
@@ -245,7 +244,7 @@ OPAQUE = ("checkpoint-reentrant", "reversible")
 )
 def test_diagnose_knows_what_is_cancelled(tried: Tried) -> None:
     model = tried.speaking()
-    with truth.seeded():
+    with observed_feedback.seeded():
         found = wf.diagnose(model, **tried.case.inputs()).layers
     assert all(parameter.grad is None for parameter in model.parameters())
     assert {name: layer.calls for name, layer in found.items()} == tried.truth.calls

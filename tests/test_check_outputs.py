@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import weight_feedback as wf
-from hearing import Calls
+from helpers.diagnoses import Calls
 
 X = torch.linspace(-1, 1, 24).view(4, 6)
 

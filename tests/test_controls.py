@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-import cases
-import reference
 import weight_feedback as wf
+from helpers import cases, reference
 
 # Signals that hold z
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-import cases
 import weight_feedback as wf
-from hearing import Calls, Z, adding, decided, hearing, of, rms
+from helpers import cases
+from helpers.diagnoses import Calls, Z, adding, decided, hearing, of, rms
 from weight_feedback.diagnose import diagnose
 
 # Audible

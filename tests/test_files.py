@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from disk import Disk, Watch
+from helpers.power_failure import Disk, Watch
 from weight_feedback import failpoints, files
 from weight_feedback.files import LEFTOVER_AGE, prepare, remove, write_atomically
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-import cases
 import weight_feedback as wf
+from helpers import cases
 
 K = 3
 each_layer = pytest.mark.parametrize("case", cases.LAYERS, ids=cases.ids(cases.LAYERS))

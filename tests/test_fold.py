@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-import cases
 import weight_feedback as wf
-from cases import IMAGES as X
-from cases import ConvNet, attached, net
+from helpers import cases
+from helpers.cases import IMAGES as X
+from helpers.cases import ConvNet, attached, net
 
 # fold
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import cases
 import weight_feedback as wf
+from helpers import cases
 from weight_feedback.layers import FeedbackConv1d, FeedbackConv3d
 
 K = 3

@@ -6,9 +6,9 @@ import ast
 
 import pytest
 
-from breaking import Source, breakable, made, modules, mutants, sample
+from helpers.mutations import Source, breakable, made, modules, mutants, sample
+from helpers.tests_by_line import Traced
 from mutants import EQUIVALENT, TESTS
-from tracing import Traced
 
 TEXT = '''
 """A text."""

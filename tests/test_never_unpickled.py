@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import targets
 import weight_feedback
+from helpers.parsers import targets
 
 SOURCES = Path(weight_feedback.__file__).parent
 #: What loads or runs objects, code or commands out of data.
@@ -63,7 +63,7 @@ def test_the_search_finds_what_it_should() -> None:
 
 
 def test_every_reader_works_where_nothing_can_be_unpickled(tmp_path, monkeypatch) -> None:
-    parsers = targets.targets(tmp_path / "files")
+    parsers = targets(tmp_path / "files")
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was unpickled or run")

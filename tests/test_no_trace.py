@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
 import weight_feedback as wf
-from hearing import Calls
+from helpers.diagnoses import Calls
 
 X = torch.linspace(-1, 1, 24).view(4, 6)
 

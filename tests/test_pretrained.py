@@ -15,10 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import cases
 import weight_feedback as wf
-from cases import IMAGES, attached, net
-from saved import CONFIG, WEIGHTS, X, blank, check_round_trip, contents
+from helpers import cases
+from helpers.cases import IMAGES, attached, net
+from helpers.saved_models import CONFIG, WEIGHTS, X, blank, check_round_trip, contents
 from weight_feedback.pretrained import PretrainedError, load_pretrained, save_pretrained
 
 # Round trips

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cases import attached, net
-from saved import CONFIG, WEIGHTS, check_refused, model_of_errors, rewrite
+from helpers.cases import attached, net
+from helpers.saved_models import CONFIG, WEIGHTS, check_refused, model_of_errors, rewrite
 from weight_feedback.pretrained import load_pretrained, save_pretrained
 
 

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import limits
 import weight_feedback as wf
-from cases import attached, net
-from saved import CONFIG, WEIGHTS, check_refused, contents, model_of_errors, rewrite
+from helpers import limits
+from helpers.cases import attached, net
+from helpers.saved_models import CONFIG, WEIGHTS, check_refused, contents, model_of_errors, rewrite
 from weight_feedback import pretrained
 from weight_feedback.pretrained import PretrainedError, load_pretrained, save_pretrained
 

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import reference
-import timm_models
 import weight_feedback as wf
-from real_models import CASES, Case
+from helpers import reference, timm_models
+from helpers.real_models import CASES, Case
 from weight_feedback.pretrained import load_pretrained, save_pretrained
 
 both_modes = pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

@@ -1,7 +1,7 @@
 """What an earlier version wrote is read for ever, with the same values: a file of each format that was released.
 
-The files in ``fixtures/format-N`` were written by the first version with that format (``frozen.py`` makes them) and
-are never written anew.
+The files in ``fixtures/format-N`` were written by the first version with that format (``write_formats.py``
+makes them) and are never written anew.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import pytest
 import torch
 
 import weight_feedback as wf
-from frozen import build
-from saved import CONFIG, WEIGHTS
+from helpers.saved_models import CONFIG, WEIGHTS
 from weight_feedback.lab.execution import runner
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.store.store import Store, StoreError, read_record
@@ -26,6 +25,7 @@ from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
 from weight_feedback.lab.tasks.notebook.history import History
 from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
 from weight_feedback.pretrained import PretrainedError, load_pretrained
+from write_formats import build
 
 FIRST = Path(__file__).parent / "fixtures" / "format-1"
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import weight_feedback as wf
-from cases import IMAGES as X
-from cases import net
+from helpers.cases import IMAGES as X
+from helpers.cases import net
 from weight_feedback.attach import feedback_parameters
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-import sharded
 import weight_feedback as wf
-from processes import Job, together
-from sharded import SUMMARIES, K, X, hear, late, net, train
+from helpers import sharded_jobs
+from helpers.process_jobs import Job, together
+from helpers.sharded_jobs import SUMMARIES, K, X, hear, late, net, train
 
 Results = Callable[[Job], list[dict]]
 
@@ -22,15 +22,16 @@ Results = Callable[[Job], list[dict]]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Results:
     jobs = [
-        sharded.fully_sharded, sharded.communicated, sharded.cast, sharded.refused, sharded.checkpointed,
-        sharded.tensor_parallel, sharded.in_all_directions, sharded.flattened,
+        sharded_jobs.fully_sharded, sharded_jobs.communicated, sharded_jobs.cast, sharded_jobs.refused,
+        sharded_jobs.checkpointed, sharded_jobs.tensor_parallel, sharded_jobs.in_all_directions,
+        sharded_jobs.flattened,
     ]  # fmt: skip
     return together(tmp_path_factory.mktemp("sharded"), jobs)
 
 
 def check(rank: dict, model: torch.nn.Module) -> None:
     """Compare with a network that was trained in one process."""
-    expected = sharded.found(model)
+    expected = sharded_jobs.found(model)
     for what in ("state", "heard", "output"):
         torch.testing.assert_close(rank[what], expected[what], rtol=1e-9, atol=1e-9)
 
@@ -39,18 +40,18 @@ def check(rank: dict, model: torch.nn.Module) -> None:
 def test_fsdp2_equals_one_process(results: Results, summary: str) -> None:
     alone = late(hear(net(), summary))
     train(alone)
-    for rank in results(sharded.fully_sharded):
+    for rank in results(sharded_jobs.fully_sharded):
         check(rank[summary], alone)
 
 
 def test_one_all_reduce_for_all_signals(results: Results) -> None:
-    for rank in results(sharded.communicated):
+    for rank in results(sharded_jobs.communicated):
         assert list(rank.values()) == [1]
         assert "all_reduce" in next(iter(rank))
 
 
 def test_mixed_precision_hears_the_full_weights(results: Results) -> None:
-    for rank in results(sharded.cast):
+    for rank in results(sharded_jobs.cast):
         alone = hear(net().float())
         alone.load_state_dict(alone.state_dict() | rank["state"])
         heard = wf.signals(alone)["0"]()
@@ -83,14 +84,14 @@ def test_mixed_precision_hears_the_full_weights(results: Results) -> None:
     ],
 )
 def test_what_cannot_be_is_refused(results: Results, what: str, message: str) -> None:
-    for rank in results(sharded.refused):
+    for rank in results(sharded_jobs.refused):
         assert re.match(message, rank[what])
 
 
 @pytest.mark.parametrize("original", ["False", "True"])
 def test_fsdp1_shows_weights_to_their_own_unit_alone(results: Results, original: str) -> None:
     alone = hear(net())(X)
-    for rank in results(sharded.flattened):
+    for rank in results(sharded_jobs.flattened):
         found = rank[original]
         torch.testing.assert_close(found["output"], alone.detach(), rtol=1e-9, atol=1e-9)
         assert re.match(
@@ -105,13 +106,13 @@ def test_fsdp1_shows_weights_to_their_own_unit_alone(results: Results, original:
 
 
 def test_a_sharded_checkpoint_goes_round(results: Results) -> None:
-    for rank in results(sharded.checkpointed):
+    for rank in results(sharded_jobs.checkpointed):
         torch.testing.assert_close(rank["loaded"], rank["saved"], rtol=0, atol=0)
 
 
 def test_shards_along_any_dimension_are_added_up(results: Results) -> None:
-    expected = wf.signals(sharded.convolved())["1"]()
-    for rank in results(sharded.in_all_directions):
+    expected = wf.signals(sharded_jobs.convolved())["1"]()
+    for rank in results(sharded_jobs.in_all_directions):
         assert len(rank["heard"]) == 5
         for heard in rank["heard"]:
             torch.testing.assert_close(heard, expected, rtol=1e-12, atol=1e-12)
@@ -122,7 +123,7 @@ def test_shards_along_any_dimension_are_added_up(results: Results) -> None:
 def test_tensor_parallel_equals_one_process(results: Results, summary: str, conditioning: str) -> None:
     alone = hear(net(width=8), summary, conditioning=conditioning)
     train(alone)
-    for rank in results(sharded.tensor_parallel):
+    for rank in results(sharded_jobs.tensor_parallel):
         done = rank[f"{summary}-{conditioning}"]
         check(done, alone)
         torch.testing.assert_close(done["folded"], done["output"], rtol=1e-12, atol=1e-12)
@@ -131,7 +132,7 @@ def test_tensor_parallel_equals_one_process(results: Results, summary: str, cond
 def test_fsdp2_of_tensor_parallel_equals_one_process(tmp_path) -> None:
     alone = hear(net(width=8))
     train(alone)
-    for rank in together(tmp_path, [sharded.both], size=4)(sharded.both):
+    for rank in together(tmp_path, [sharded_jobs.both], size=4)(sharded_jobs.both):
         check(rank, alone)
 
 

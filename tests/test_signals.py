@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-import cases
 import weight_feedback as wf
+from helpers import cases
 
 each_signal = pytest.mark.parametrize("case", cases.SIGNALS, ids=cases.ids(cases.SIGNALS))
 X = torch.linspace(-1, 1, 24, dtype=torch.float64).view(4, 6)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import weight_feedback as wf
-from other_tools import X, check_right, expected, hear, net
+from helpers.other_tools import X, check_right, expected, hear, net
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import weight_feedback as wf
-from other_tools import X, expected, hear, net
+from helpers.other_tools import X, expected, hear, net
 
 # Fusing and tracing
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import weight_feedback as wf
-from other_tools import X, expected, hear, net
+from helpers.other_tools import X, expected, hear, net
 
 # Quantisation
 

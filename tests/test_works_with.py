@@ -19,9 +19,8 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
-import cases
-import reference
 import weight_feedback as wf
+from helpers import cases, reference
 
 Weights = Mapping[str, Tensor]
 X = torch.linspace(-9, 9, 48, dtype=torch.float64).sin().view(8, 6)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import weight_feedback as wf
-from processes import Job, save_and_load, together, train_on_half_of_the_batch
+from helpers.process_jobs import Job, save_and_load, together, train_on_half_of_the_batch
 from test_works_with import X, heard, shift, train
 
 

@@ -37,7 +37,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from safetensors.numpy import load
 
-from killing import Work, adopt, alone, complete, finish, fork, kill_at, points, require
+from helpers.killed_processes import Work, adopt, alone, complete, finish, fork, kill_at, points, require
 from weight_feedback.lab.commands.presenting import present
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution.runner import run

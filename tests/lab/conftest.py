@@ -8,7 +8,7 @@ from pathlib import Path
 import pooch
 import pytest
 
-from datafiles import TEST, TRAIN
+from helpers.data_files import TEST, TRAIN
 from weight_feedback.lab.data import catalogue
 
 

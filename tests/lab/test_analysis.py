@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, fill, record
+from helpers.made_up_study import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, fill, record
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Declared, Study

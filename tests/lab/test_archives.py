@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import limits
-from datafiles import RECORD, cifar, failure
+from helpers import limits
+from helpers.data_files import RECORD, cifar, failure
 from weight_feedback.lab.data import parsers
 from weight_feedback.lab.data.archives import BLOCK, read_members
 from weight_feedback.lab.data.reading import DataError

@@ -21,9 +21,9 @@ from pathlib import Path
 import pytest
 
 import weight_feedback
-from children import DiesOnce, may_fork, wait_until
-from limits import SECONDS
-from watched import Watched
+from helpers.child_processes import DiesOnce, may_fork, wait_until
+from helpers.limits import SECONDS
+from helpers.recording_watcher import Watched
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.data.datasets import DataError
 from weight_feedback.lab.execution import backends, cluster, runner, workers
@@ -308,10 +308,10 @@ def test_one_trial_at_a_time_in_a_process(tmp_path, monkeypatch) -> None:
 def test_a_trial_ends_with_its_run(tmp_path, monkeypatch) -> None:
     """A cluster's worker outlives the run; what it trains for a dead one is dropped, and isn't a failure."""
 
-    def orphaned(trials, *, on_epoch, **_):
+    def orphaned(trials, options):
         (marks,) = (tmp_path / "progress").iterdir()
         shutil.rmtree(marks)
-        on_epoch(1)
+        options.on_epoch(1)
 
     monkeypatch.setattr(workers, "run_cohort", orphaned)
     with pytest.raises(workers.RunOverError, match="the run that this trial was for has ended"):

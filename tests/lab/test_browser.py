@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from madeup import EPOCHS, SEEDS, STUDY, fill
+from helpers.made_up_study import EPOCHS, SEEDS, STUDY, fill
 from weight_feedback.lab.report.figures import figures
 from weight_feedback.lab.report.page import page
 from weight_feedback.lab.statistics.analysis import analyse

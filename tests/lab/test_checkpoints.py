@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from interrupted import STEPS, TRAINING, bits, cut, few_images, make
+from helpers.interrupted_trials import STEPS, TRAINING, bits, cut, few_images, make
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.arms import build_arm

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 import weight_feedback as wf
-from interrupted import few_images
-from lockstep_training import train, train_cohort
-from watched import Watched
+from helpers.interrupted_trials import few_images
+from helpers.lockstep_training import train, train_cohort
+from helpers.recording_watcher import Watched
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution import runner, workers
 from weight_feedback.lab.store.store import Store

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import weight_feedback as wf
-from interrupted import STEPS, TRAINING, few_images, make
-from tomls import BASE
+from helpers.interrupted_trials import STEPS, TRAINING, few_images, make
+from helpers.studies import BASE
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.study.toml import load_study

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import weight_feedback as wf
-from lockstep_training import train
+from helpers.lockstep_training import train
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.toml import SpecError, load_study

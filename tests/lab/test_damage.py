@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from children import drop_privileges, fork_command, may_fork, stand_ins
-from watched import Watched
+from helpers.child_processes import drop_privileges, fork_command, may_fork, stand_ins
+from helpers.recording_watcher import Watched
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.runner import missing, run

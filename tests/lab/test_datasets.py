@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from datafiles import TEST, TRAIN, failure, idx_files, write
+from helpers.data_files import TEST, TRAIN, failure, idx_files, write
 from weight_feedback.lab.data import catalogue, datasets, parsers
 from weight_feedback.lab.data.datasets import DataError
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, declare, fill, record
+from helpers.made_up_study import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, declare, fill, record
 from weight_feedback.lab.report.export import export
 from weight_feedback.lab.store.store import Record, Store
 

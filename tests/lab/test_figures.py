@@ -15,7 +15,19 @@ import pytest
 from matplotlib.image import imread
 from scipy import stats
 
-from madeup import ACCURACY, EPOCHS, HEARINGS, LOSS, PROVENANCE, SEEDS, SIGNALS, STUDY, declare, fill, record
+from helpers.made_up_study import (
+    ACCURACY,
+    EPOCHS,
+    HEARINGS,
+    LOSS,
+    PROVENANCE,
+    SEEDS,
+    SIGNALS,
+    STUDY,
+    declare,
+    fill,
+    record,
+)
 from weight_feedback.lab.report.figures import Figure, figures, save
 from weight_feedback.lab.statistics.analysis import Analysis, analyse
 from weight_feedback.lab.store.store import Record, Store

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafiles import RECORD, cifar, failure
+from helpers.data_files import RECORD, cifar, failure
 from weight_feedback.lab.data import parsers, reading
 from weight_feedback.lab.data.reading import DataError
 

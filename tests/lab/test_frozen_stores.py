@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from children import stand_ins
 from frozen_reports import FINISHED, MEASURE, REPORTED, STORES, copy_stores, report
+from helpers.child_processes import stand_ins
 from weight_feedback.lab.commands import cli
 
 #: What comes out of everything that is missing in the stores, and where that was.

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from children import stand_ins
-from madeup import STUDY, fill
-from tomls import document
+from helpers.child_processes import stand_ins
+from helpers.made_up_study import STUDY, fill
+from helpers.studies import document
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.execution import runner
 from weight_feedback.lab.store.store import Store

@@ -17,10 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fuzzing
-import limits
-import targets
-from fuzzing import Target
+from helpers import fuzzing, limits
+from helpers.fuzzing import Target
+from helpers.parsers import targets
 from weight_feedback.lab.data.archives import BLOCK
 
 NAMES = ["idx", "idx-files", "cifar", "archive", "pickle", "record", "study", "config", "weights", "checkpoint"]
@@ -36,7 +35,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def parsers(folder) -> dict[str, Target]:
-    return targets.targets(folder / "files")
+    return targets(folder / "files")
 
 
 @pytest.fixture
@@ -163,7 +162,7 @@ def unprintable(_: bytes) -> None:
 )
 def test_a_parser_that_does_anything_else_is_found_out(kept, parse, failure) -> None:
     target, seconds = Target([b"seed"], parse, ValueError), 0.2 if parse is endless else fuzzing.SECONDS
-    with pytest.raises(AssertionError, match=r"python benchmarks/fuzz.py bad --again .*/bad-\w+ raises") as found:
+    with pytest.raises(AssertionError, match=r"python tests/fuzz.py bad --again .*/bad-\w+ raises") as found:
         fuzzing.fire("bad", target, 1, 0, kept, seconds)
     assert type(found.value.__cause__) is failure
     (path,) = kept.iterdir()

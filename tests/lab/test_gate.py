@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from children import Forking, drop_privileges, fork, may_fork, stand_ins
-from madeup import ACCURACY, SEEDS, SIGNALS, STUDY, declare, fill, record
-from tomls import BASE, OWN, PLAIN, document
+from helpers.child_processes import Forking, drop_privileges, fork, may_fork, stand_ins
+from helpers.made_up_study import ACCURACY, SEEDS, SIGNALS, STUDY, declare, fill, record
+from helpers.studies import BASE, OWN, PLAIN, document
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.execution import workers

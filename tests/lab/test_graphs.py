@@ -8,9 +8,9 @@ from unittest.mock import MagicMock, call
 import pytest
 import torch
 
-from interrupted import STEPS, TRAINING, bits, few_images, make
-from lockstep_training import trained
-from tapes import HostWorkError, Tapes
+from helpers.cpu_graphs import HostWorkError, Tapes
+from helpers.interrupted_trials import STEPS, TRAINING, bits, few_images, make
+from helpers.lockstep_training import trained
 from weight_feedback.lab.data.datasets import normalise
 from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook import graphs

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from madeup import PROVENANCE, STUDY, fill, record
-from tomls import BASE, document
+from helpers.made_up_study import PROVENANCE, STUDY, fill, record
+from helpers.studies import BASE, document
 from weight_feedback.lab.commands.terminal import print_table
 from weight_feedback.lab.report.export import export
 from weight_feedback.lab.report.figures import figures, save

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import limits
-from datafiles import failure
+from helpers import limits
+from helpers.data_files import failure
 from weight_feedback.lab.data import catalogue, reading
 from weight_feedback.lab.data.parsers import read_cifar_archive
 from weight_feedback.lab.data.reading import DataError

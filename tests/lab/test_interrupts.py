@@ -13,7 +13,7 @@ from multiprocessing import resource_tracker
 
 import pytest
 
-from children import Forking, fork_command, living, may_fork, wait_until
+from helpers.child_processes import Forking, fork_command, living, may_fork, wait_until
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.execution import jobs, workers
 from weight_feedback.lab.execution.interrupts import Interrupted, interruptible

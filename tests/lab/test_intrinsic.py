@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from records import RECORD, TRIAL
-from watched import Watched
+from helpers.made_up_records import RECORD, TRIAL
+from helpers.recording_watcher import Watched
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.data.datasets import normalise
 from weight_feedback.lab.execution import measurements

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from madeup import STUDY, fill, record
+from helpers.made_up_study import STUDY, fill, record
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.store.merge import Merged, merge
 from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-import madeup
-from children import stand_ins
+from helpers import made_up_study
+from helpers.child_processes import stand_ins
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.store.provenance import DECIDING, differences, mixed_surroundings
@@ -101,7 +101,7 @@ def test_a_mixture_is_said(store, capsys, tmp_path) -> None:
 
 
 def test_sentences_and_differences() -> None:
-    here = {**surroundings(CPU), **madeup.PROVENANCE}
+    here = {**surroundings(CPU), **made_up_study.PROVENANCE}
     assert mixed_surroundings([here, here, {}]) == []
     assert differences(here, [here, {}, {"torch": here["torch"]}]) == []
     # Two GPUs of one kind are one device.

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import reference
+import notebook_networks
 import weight_feedback as wf
+from helpers import reference
 from weight_feedback.lab.tasks.notebook.networks import NETWORKS, ConvNet, build, count_parameters, initialise
 
-NAMES = list(reference.NETWORKS)
+NAMES = list(notebook_networks.NETWORKS)
 # The largest matrix takes 1.6 GB in float32: that network is compared in float32, to half of its precision.
 LARGE = "cifar10-projected"
 
@@ -34,8 +35,8 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wf.DenseProjection, "_draws", lambda _: iter(()))
 
 
-def plain_version(name: str, model: ConvNet) -> reference.Network:
-    plain = reference.Network(name).to(model.fc1.weight.dtype)
+def plain_version(name: str, model: ConvNet) -> notebook_networks.Network:
+    plain = notebook_networks.Network(name).to(model.fc1.weight.dtype)
     with torch.no_grad():
         for layer in ("conv1", "conv2", "fc1", "fc2"):
             ours, theirs = model.get_submodule(layer), plain.get_submodule(layer)
@@ -57,7 +58,7 @@ def parts(model: nn.Module, of=lambda parameter: parameter) -> dict[str, Tensor]
 
 
 def batches(name: str, count: int, size: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-    (channels, *_), side, *_ = reference.NETWORKS[name]
+    (channels, *_), side, *_ = notebook_networks.NETWORKS[name]
     generator = torch.Generator().manual_seed(0)
     return [
         (
@@ -99,9 +100,9 @@ def test_equals_plain_version_through_training(name: str) -> None:
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", NAMES)
 def test_parameter_counts(name: str) -> None:
-    *_, k, hidden, _, trainable = reference.NETWORKS[name]
+    *_, k, hidden, _, trainable = notebook_networks.NETWORKS[name]
     model = build(name, seed=0)
-    assert count_parameters(model) == trainable == count_parameters(reference.Network(name))
+    assert count_parameters(model) == trainable == count_parameters(notebook_networks.Network(name))
     assert NETWORKS[name].k == k
     assert model.fc1.out_features == hidden
     if k:
@@ -146,7 +147,7 @@ def test_arms_of_a_seed_share_what_they_can(data: str) -> None:
     shapes, values = {}, {}
     for name in kinds:
         model = build(name, seed=4)
-        fan_in = {"fc1": model.fc1.in_features + reference.NETWORKS[name][2]}
+        fan_in = {"fc1": model.fc1.in_features + notebook_networks.NETWORKS[name][2]}
         for key, value in model.named_parameters():
             layer = key.split(".")[0]
             shapes[name, key] = (value.shape, fan_in.get(layer, model.get_parameter(f"{layer}.weight")[0].numel()))
@@ -188,8 +189,8 @@ def test_global_generator_plays_no_part() -> None:
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", NAMES)
 def test_initial_distribution(name: str) -> None:
-    channels, _, k, hidden, _, _ = reference.NETWORKS[name]
-    flat = reference.CONV_OUTPUTS[name.split("-")[0]]
+    channels, _, k, hidden, _, _ = notebook_networks.NETWORKS[name]
+    flat = notebook_networks.CONV_OUTPUTS[name.split("-")[0]]
     fan_ins = {"conv1": 25 * channels[0], "conv2": 25 * channels[1], "fc1": flat + k, "fc2": hidden}
     for key, value in build(name, seed=0).named_parameters():
         bound, n = 1 / math.sqrt(fan_ins[key.split(".")[0]]), value.numel()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import madeup
-from children import stand_ins
-from datafiles import idx_files, write
-from madeup import STUDY, declare, fill
+from helpers import made_up_study
+from helpers.child_processes import stand_ins
+from helpers.data_files import idx_files, write
+from helpers.made_up_study import STUDY, declare, fill
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution.runner import run
@@ -137,7 +137,7 @@ def test_swaps_that_are_left_from_other_data_are_seen(tmp_path) -> None:
     store.trials.mkdir()
     rest = declare(Store(tmp_path / "rest"))
     for arm, trial in STUDY.trials():
-        rest.write(trial, madeup.record(trial, arm.name))
+        rest.write(trial, made_up_study.record(trial, arm.name))
     with pytest.raises(
         StoreError, match=r"made-up: 23 results: fingerprint 0{16}, .*; 1 results: fingerprint 1{16}, "
     ):
@@ -149,7 +149,7 @@ def test_seeds_beyond_the_study_keep_others_data_out(tmp_path) -> None:
     store = declare(Store(tmp_path / "made-up"))
     for seed in (STUDY.seeds, STUDY.seeds + 1):
         trial = STUDY.trial(STUDY.arms[0], seed)
-        store.write(trial, madeup.record(trial, "none"))
+        store.write(trial, made_up_study.record(trial, "none"))
     with pytest.raises(StoreError, match="2 results: fingerprint 0000000000000000"):
         run(STUDY, store)
 
@@ -157,7 +157,7 @@ def test_seeds_beyond_the_study_keep_others_data_out(tmp_path) -> None:
 def test_what_a_folder_calls_a_fingerprint_stays_text(tmp_path) -> None:
     store = declare(Store(tmp_path / "made-up"))
     for arm, trial in STUDY.trials():
-        made = madeup.record(trial, arm.name)
+        made = made_up_study.record(trial, arm.name)
         store.write(trial, Record(made.result | {"data": "\x1b[2J<b>|`*_"}, made.provenance))
     text = markdown(analyse(STUDY, store), "command", {})
     assert "\x1b" not in text

@@ -9,7 +9,7 @@ import json
 import re
 from html.parser import HTMLParser
 
-from madeup import SEEDS, STUDY, fill
+from helpers.made_up_study import SEEDS, STUDY, fill
 from weight_feedback.lab.report.figures import figures
 from weight_feedback.lab.report.page import TEMPLATES, page
 from weight_feedback.lab.statistics.analysis import analyse

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-import limits
-from datafiles import RECORD, cifar, failure
+from helpers import limits
+from helpers.data_files import RECORD, cifar, failure
 from weight_feedback.lab.data import parsers, reading
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from statsmodels.stats.power import TTestPower
 
-from tapes import Tapes
+from helpers.cpu_graphs import Tapes
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.statistics.sensitivity import sensitivity
 from weight_feedback.lab.study.study import Declared

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from madeup import PROVENANCE, STUDY, declare, fill, record
+from helpers.made_up_study import PROVENANCE, STUDY, declare, fill, record
 from weight_feedback.lab.commands.cli import main
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.data.published import described

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from tomls import document
+from helpers.studies import document
 from weight_feedback.lab.execution import runner
 from weight_feedback.lab.report.markdown import markdown
 from weight_feedback.lab.statistics.analysis import analyse

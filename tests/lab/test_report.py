@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from madeup import ACCURACY, SEEDS, STUDY, fill
+from helpers.made_up_study import ACCURACY, SEEDS, STUDY, fill
 from weight_feedback.lab.report.markdown import arm_cells, contrast_cells, failures, interval, markdown, swap_cells
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.statistics.estimates import Interval

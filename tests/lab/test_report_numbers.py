@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
-from madeup import SEEDS, STUDY, fill
+from helpers.made_up_study import SEEDS, STUDY, fill
 from weight_feedback.lab.report.export import export
 from weight_feedback.lab.report.figures import figures, save
 from weight_feedback.lab.report.page import page

@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 import torch
 
-from interrupted import STEPS, TRAINING, Cut, bits, cut, few_images, make, results, run
+from helpers.interrupted_trials import STEPS, TRAINING, Cut, bits, cut, few_images, make, results, run
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation

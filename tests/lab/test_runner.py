@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from children import DiesOnce
-from watched import Watched
+from helpers.child_processes import DiesOnce
+from helpers.recording_watcher import Watched
 from weight_feedback.lab.data.catalogue import ENVIRONMENT
 from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.backends import cores

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from children import fork_command, may_fork, stand_ins
-from tomls import BASE, document
+from helpers.child_processes import fork_command, may_fork, stand_ins
+from helpers.studies import BASE, document
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.store.store import Store

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from datafiles import idx_files, write
+from helpers.data_files import idx_files, write
 from weight_feedback.lab.data import catalogue, datasets
 from weight_feedback.lab.data.datasets import DataError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from records import OWN, RECORD, SWAP, TRIAL, record
+from helpers.made_up_records import OWN, RECORD, SWAP, TRIAL, record
 from weight_feedback import files
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.store.merge import merge

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-import limits
-from tomls import BASE, OWN, PLAIN, document
+from helpers import limits
+from helpers.studies import BASE, OWN, PLAIN, document
 from weight_feedback.lab.execution import runner
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import MOST_TRIALS, Study

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from children import stand_ins
-from limits import SECONDS
+from helpers.child_processes import stand_ins
+from helpers.limits import SECONDS
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.commands.terminal import RunDisplay
 from weight_feedback.lab.execution.progress import Progress

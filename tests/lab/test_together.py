@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from children import fork, living, may_fork, wait_until
-from watched import Watched
+from helpers.child_processes import fork, living, may_fork, wait_until
+from helpers.recording_watcher import Watched
 from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.progress import clear_dead, progress_files
 from weight_feedback.lab.execution.runner import run

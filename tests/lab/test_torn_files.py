@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from records import OWN, PROVENANCE, RECORD, SWAP, TRIAL, record
+from helpers.made_up_records import OWN, PROVENANCE, RECORD, SWAP, TRIAL, record
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError

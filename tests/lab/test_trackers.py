@@ -14,7 +14,7 @@ from unittest.mock import MagicMock, call
 
 import pytest
 
-from madeup import STUDY, record
+from helpers.made_up_study import STUDY, record
 from weight_feedback.lab.execution.trackers import make_tracker, metrics, parameters
 from weight_feedback.lab.store.store import Record
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import weight_feedback as wf
-from lockstep_training import train
+from helpers.lockstep_training import train
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.tasks.intrinsic.task import FeedForward
 from weight_feedback.lab.tasks.notebook import lockstep

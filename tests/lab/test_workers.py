@@ -10,7 +10,7 @@ import joblib
 import pytest
 import torch
 
-from children import Forking, living, may_fork, wait_until
+from helpers.child_processes import Forking, living, may_fork, wait_until
 from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.store.store import Store, StoreError

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import cases
 import weight_feedback as wf
+from helpers import cases
 from weight_feedback import summaries
 from weight_feedback.registry import SUMMARIES
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import reference
 import weight_feedback as wf
+from helpers import reference
 
 ONE = torch.tensor([[1.0, 5, 2, -1, 9], [3, 0, -7, 4, 9], [8, 8, 8, 8, 8]])
 TWO = torch.tensor([[6.0, -2, -3, -4], [-5, -6, 7, -8]])

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_mo
 from torch.nn.parallel import DistributedDataParallel
 
 import weight_feedback as wf
-from limits import SECONDS
+from helpers.limits import SECONDS
 from test_works_with import LR, X, Y, heard, shift, train
 
 

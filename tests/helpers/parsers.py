@@ -21,10 +21,10 @@ import torch
 from torch import nn
 
 import weight_feedback as wf
-from fuzzing import Target
-from madeup import STUDY, record
-from saved import CONFIG, WEIGHTS
-from tomls import BASE, document
+from helpers.fuzzing import Target
+from helpers.made_up_study import STUDY, record
+from helpers.saved_models import CONFIG, WEIGHTS
+from helpers.studies import BASE, document
 from weight_feedback.lab.data import parsers
 from weight_feedback.lab.data.reading import DataError
 from weight_feedback.lab.store.store import Store, StoreError, read_record

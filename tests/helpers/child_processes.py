@@ -23,7 +23,7 @@ import pytest
 import vl_convert
 from joblib.parallel import ParallelBackendBase
 
-from limits import SECONDS
+from helpers.limits import SECONDS
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.report import page
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 import weight_feedback as wf
-from cases import net
+from helpers.cases import net
 from weight_feedback.pretrained import PretrainedError, load_pretrained, save_pretrained
 
 X = torch.linspace(-1, 1, 24, dtype=torch.float64).view(4, 6)

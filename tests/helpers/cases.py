@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import reference
 import weight_feedback as wf
+from helpers import reference
 from weight_feedback.layers import FeedbackConv1d, FeedbackConv2d, FeedbackConv3d
 
 Shapes = tuple[tuple[int, ...], ...]

@@ -24,9 +24,9 @@ from typing import NoReturn
 
 import pytest
 
-from breaking import Mutant
+from helpers.mutations import Mutant
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 #: What tests import: once, and not for each mutant.
 HEAVY = (
     "hypothesis", "joblib", "matplotlib.figure", "pandas", "pydantic", "pytest", "safetensors.torch", "scipy.stats",

@@ -1,6 +1,7 @@
 """Writes one file of each format as this version writes it, for `test_released_formats.py` to read for ever.
 
-``python tests/frozen.py tests/fixtures/format-N`` is run when a format is released, and replaces nothing there.
+``python tests/write_formats.py tests/fixtures/format-N`` is run when a format is released, and replaces nothing
+there.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from torch.func import functional_call, vmap
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
-from architectures import Architecture, drawn
-from hearing import Calls
+from helpers.architectures import Architecture, drawn
+from helpers.diagnoses import Calls
 
 
 def batch() -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Fire at every parser of what comes from outside: at random, and, with atheris, led by coverage.
 
-`python benchmarks/fuzz.py` runs a million inputs a parser at random, and, where atheris is installed (`pip install
+`python tests/fuzz.py` runs a million inputs a parser at random, and, where atheris is installed (`pip install
 '.[fuzz]'`), 200,000 more that are led by coverage. An input that a parser neither takes nor refuses is kept in a
 file, and ends the run; `--again FILE` runs it once more.
 """
@@ -14,8 +14,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 #: What atheris follows: the parsers, and those of Python's own that they are built on.
 FOLLOWED = [
@@ -48,8 +46,8 @@ def main() -> int:
 
 def at_random(args: argparse.Namespace, folder: Path) -> int:
     """Run inputs at random here, and then inputs led by coverage in a process of their own, parser by parser."""
-    import fuzzing
-    from targets import targets
+    from helpers import fuzzing
+    from helpers.parsers import targets
 
     made = targets(folder)
     unknown = [name for name in args.names if name not in made]
@@ -83,8 +81,8 @@ def guide(name: str, runs: int, kept: Path, folder: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=FOLLOWED):
-        import fuzzing
-        from targets import targets
+        from helpers import fuzzing
+        from helpers.parsers import targets
 
     target = targets(folder / "files")[name]
     corpus = folder / "corpus"

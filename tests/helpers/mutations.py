@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ways import Edit, Part, changes, losses
+from helpers.mutation_edits import Edit, Part, changes, losses
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src/weight_feedback"
 #: Where formulas are broken too.
 STATISTICS = ("lab/statistics/estimates", "lab/statistics/calibration")
@@ -199,7 +199,10 @@ def broken(source: Source, ways: list[Way], first: int) -> Mutant | None:
 def made(source: Source, way: Way) -> Mutant:
     text, number = source.replaced(way.part, way.text), way.part.lineno
     line, was = text.splitlines()[number - 1], source.lines[number - 1]
-    return Mutant(source.module, number, line, text, was, way.place, head(way.statement))
+    lines = head(way.statement)
+    if number not in lines:  # the clauses of `try` and `match` are no statements
+        lines = range(number, way.part.end_lineno + 1)
+    return Mutant(source.module, number, line, text, was, way.place, lines)
 
 
 def head(statement: ast.stmt | ast.ExceptHandler) -> range:

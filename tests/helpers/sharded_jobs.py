@@ -1,4 +1,4 @@
-"""What each of several processes does with weights that are spread over them; see processes.py."""
+"""What each of several processes does with weights that are spread over them; see process_jobs.py."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from architectures import Architecture, drawn
+from helpers.architectures import Architecture, drawn
 
 CLASSES = 5
 SWIN = {"img_size": 32, "window_size": 4, "embed_dim": 8, "depths": (2, 2), "num_heads": (2, 2)}

@@ -1,7 +1,7 @@
 """Parsers under fire: damaged, spliced and lying inputs, each of which must give a valid object or the typed error.
 
 `fire` runs a number of inputs at random, within bounds on memory and time; an input that gets through is kept in a
-file, which ``benchmarks/fuzz.py`` runs again. The parsers and their valid inputs are in ``targets.py``.
+file, which ``tests/fuzz.py`` runs again. The parsers and their valid inputs are in ``parsers.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import limits
+from helpers import limits
 
 #: Bytes that this process may ask for beyond what it has.
 MEMORY = 192 * 2**20
@@ -121,7 +121,7 @@ def survives(name: str, target: Target, data: bytes, kept: Path, seconds: float 
     kept.mkdir(parents=True, exist_ok=True)
     path = kept / f"{name}-{hashlib.sha256(data).hexdigest()[:16]}"
     path.write_bytes(data)
-    raise AssertionError(f"python benchmarks/fuzz.py {name} --again {path} raises {failure!r}") from failure
+    raise AssertionError(f"python tests/fuzz.py {name} --again {path} raises {failure!r}") from failure
 
 
 def can_be_printed(error: Exception) -> bool:
