@@ -38,14 +38,14 @@ from rich.console import Console
 from safetensors.numpy import load
 
 from helpers.killed_processes import Work, adopt, alone, complete, finish, fork, kill_at, points, require
+from helpers.studies import compare_signals
 from weight_feedback.lab.commands.presenting import present
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import Store, read_declaration, read_record
 from weight_feedback.lab.store.weights import weights_digest
-from weight_feedback.lab.study.study import Arm, Declared, Study
-from weight_feedback.lab.tasks.notebook.settings import Projected, Training
+from weight_feedback.lab.study.study import Study
 
 CONSOLE = Console(soft_wrap=True)
 #: After so many kills, on average, a study is let go on to its end.
@@ -57,16 +57,8 @@ PNG, SVG = b"\x89PNG" + bytes(50_000) + b"IEND", b"<svg>" + b" " * 10_000 + b"</
 
 def study(seeds: int, cohort: int = 1) -> Study:
     """Return a study with weights that are kept, donors, swaps, and a declaration."""
-    return Study(
-        name="tiny",
-        title="Tiny",
-        data="generated",
-        seeds=seeds,
-        training=Training(epochs=2, batch_size=50, cohort=cohort),
-        summary=Projected(k=4),
-        arms=tuple(Arm(name=name, model="mnist-plain", label=name, signal=name) for name in ("own", "yoked")),
-        declared=Declared(primary=(("own", "yoked"),), margin=0.5),
-    )
+    training = {"epochs": 2, "batch_size": 50, "cohort": cohort}
+    return compare_signals("yoked", "own", seeds=seeds, training=training)
 
 
 def warm_up() -> None:

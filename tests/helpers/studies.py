@@ -1,9 +1,11 @@
-"""Studies as plain values, and as TOML."""
+"""Small studies that many tests run; studies as plain values, and as TOML."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
+
+from weight_feedback.lab.study.study import Study
 
 PLAIN = {"name": "plain", "model": "mnist-plain", "label": "w/o"}
 OWN = {"name": "own", "model": "mnist-plain", "label": "w/", "signal": "own"}
@@ -17,6 +19,30 @@ BASE = {
     "arms": [PLAIN, OWN],
     "declared": {"primary": [["own", "plain"]], "margin": 0.5},
 }
+
+
+def compare_networks(**changes: Any) -> Study:
+    """A study of two of the notebook's networks, plain and pooled, of which nothing is declared."""
+    names = ("plain", "pooled")
+    arms = [{"name": name, "model": f"mnist-{name}", "label": f"with {name}"} for name in names]
+    return _tiny({"arms": arms, **changes})
+
+
+def compare_signals(*signals: str, **changes: Any) -> Study:
+    """A study of the plain network with signals, of which the last is to be compared with the first."""
+    arms = [{"name": name, "model": "mnist-plain", "label": f"with {name}", "signal": name} for name in signals]
+    declared = {"primary": [[signals[-1], signals[0]]], "margin": 1.0}
+    return _tiny({"summary": {"k": 4}, "arms": arms, "declared": declared, **changes})
+
+
+def _tiny(fields: dict[str, Any]) -> Study:
+    common = {"name": "tiny", "title": "Tiny", "data": "generated", "seeds": 2}
+    return Study.model_validate({**common, "training": {"epochs": 1, "batch_size": 250}, **fields})
+
+
+def study_text(study: Study) -> str:
+    """The file that a study is read from."""
+    return document(study.model_dump(mode="json", exclude_unset=True, exclude_none=True))
 
 
 def toml(value: Any) -> str:

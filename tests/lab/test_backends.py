@@ -24,6 +24,7 @@ import weight_feedback
 from helpers.child_processes import DiesOnce, may_fork, wait_until
 from helpers.limits import SECONDS
 from helpers.recording_watcher import Watched
+from helpers.studies import compare_signals
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.data.datasets import DataError
 from weight_feedback.lab.execution import backends, cluster, runner, workers
@@ -31,8 +32,6 @@ from weight_feedback.lab.execution.backends import connected
 from weight_feedback.lab.execution.progress import progress_files
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Store, StoreError
-from weight_feedback.lab.study.study import Arm, Declared, Study
-from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc, and kills"),
@@ -41,18 +40,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO:FutureWarning"),
 ]
 
-STUDY = Study(
-    name="tiny",
-    title="Tiny",
-    data="generated",
-    seeds=1,
-    training=Training(epochs=1, batch_size=250),
-    summary=Projected(k=3),
-    arms=tuple(
-        Arm(name=name, model="mnist-plain", label=name, signal=name) for name in ("none", "constant", "own")
-    ),
-    declared=Declared(primary=(("own", "none"),), margin=1.0),
-)
+STUDY = compare_signals("none", "constant", "own", seeds=1)
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 import weight_feedback
+from helpers.studies import compare_networks, compare_signals, study_text
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.data.catalogue import ENVIRONMENT
 from weight_feedback.lab.execution import workers
@@ -14,17 +15,7 @@ from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.toml import load_study
 
-STUDY = """
-name = "tiny"
-title = "Tiny"
-data = "generated"
-seeds = 2
-training = {epochs = 2, batch_size = 250}
-arms = [
-  {name = "plain", model = "mnist-plain", label = "w/o"},
-  {name = "pooled", model = "mnist-pooled", label = "w/"},
-]
-"""
+STUDY = compare_networks(training={"epochs": 2, "batch_size": 250})
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +28,7 @@ def no_data(monkeypatch, tmp_path) -> None:
 @pytest.fixture
 def study(tmp_path) -> str:
     path = tmp_path / "a tiny one.toml"  # a command line must quote it
-    path.write_text(STUDY)
+    path.write_text(study_text(STUDY))
     return str(path)
 
 
@@ -182,7 +173,7 @@ def test_original_epochs_are_the_default(capsys, monkeypatch) -> None:
     class Seen(Exception):  # noqa: N818 - it isn't an error
         pass
 
-    def seen(trial, **_):
+    def seen(trial, options):
         raise Seen(trial.data, trial.training.epochs)
 
     monkeypatch.setattr("weight_feedback.lab.training.run.run_trial", seen)
@@ -208,14 +199,14 @@ def test_run_then_plot(capsys, study, tmp_path) -> None:
     ]
     assert str(folder / "report.html") in out
     assert str(folder / "accuracy.png") in out
-    assert "| w/o | 9,950 | 2 |" in (folder / "report.md").read_text()
+    assert "| with plain | 9,950 | 2 |" in (folder / "report.md").read_text()
 
     again = run(capsys, "run", study, "--out", tmp_path / "out", "--jobs", 1)
     assert "4 finished, 0 to run" in again
 
     out = run(capsys, "plot", study, "--out", tmp_path / "out", "--arms", "pooled")
     assert (folder / "accuracy-pooled.svg").exists()
-    assert "w/o" not in out
+    assert "with plain" not in out
 
     before = {path: path.read_bytes() for path in (folder / "report.html", folder / "report.md")}
     for path in before:
@@ -231,20 +222,14 @@ def test_run_then_plot(capsys, study, tmp_path) -> None:
 
 def test_a_declared_study_ends_in_verdicts(capsys, tmp_path) -> None:
     path = tmp_path / "c.toml"
-    path.write_text(
-        'name = "c"\ntitle = "C"\ndata = "generated"\nseeds = 2\nsummary = {k = 4}\n'
-        "training = {epochs = 1, batch_size = 250}\n"
-        'declared = {primary = [["own", "none"]], margin = 0.5}\narms = [\n'
-        '{name = "none", model = "mnist-plain", label = "none", signal = "none"},\n'
-        '{name = "own", model = "mnist-plain", label = "own", signal = "own"},\n]\n'
-    )
+    path.write_text(study_text(compare_signals("none", "own", name="c")))
     out = run(capsys, "run", path, "--out", tmp_path, "--jobs", 1)
     assert "own − none: " in out
     report = (tmp_path / "c" / "report.md").read_text()
     assert "- own − none: " in report
     assert (tmp_path / "c" / "figures" / "forest.png").exists()
     assert "another seed's final z" in out
-    path.write_text(path.read_text().replace("margin = 0.5", "margin = 5.0"))
+    path.write_text(path.read_text().replace('"margin" = 1.0', '"margin" = 5.0'))
     assert "declared otherwise" in refused(capsys, "run", path, "--out", tmp_path)
 
 
@@ -316,12 +301,9 @@ def test_calibrate_prints_shares_with_intervals(capsys) -> None:
 
 def test_calibrate_on_real_trainings_cuts_seeds_into_contrasts(capsys, tmp_path) -> None:
     path = tmp_path / "same.toml"
-    path.write_text(
-        'name = "same"\ntitle = "S"\ndata = "generated"\nseeds = 7\nsummary = {k = 4}\n'
-        "training = {epochs = 1, batch_size = 250}\narms = [\n"
-        '{name = "own", model = "mnist-plain", label = "own", signal = "own"},\n'
-        '{name = "again", model = "mnist-plain", label = "again", signal = "own", salt = 1},\n]\n'
-    )
+    own = {"name": "own", "model": "mnist-plain", "label": "own", "signal": "own"}
+    again = {**own, "name": "again", "label": "again", "salt": 1}
+    path.write_text(study_text(compare_signals("own", name="same", seeds=7, arms=[own, again], declared=None)))
     args = ["calibrate", "--studies", 10, "--seeds", 4, "--trained", "--same", path, "--out", tmp_path]
     out = run(capsys, *args, "--contrast-seeds", 3, "--jobs", 1)
     assert "2 contrasts of real trainings, same, true effect 0" in out

@@ -15,10 +15,11 @@ import weight_feedback as wf
 from helpers.interrupted_trials import few_images
 from helpers.lockstep_training import train, train_cohort
 from helpers.recording_watcher import Watched
+from helpers.studies import compare_signals
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution import runner, workers
 from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.study import Arm, Study
+from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook import evaluation, lockstep
 from weight_feedback.lab.tasks.notebook.arms import build_arm
@@ -219,17 +220,11 @@ def test_a_cohort_is_part_of_what_a_trial_is() -> None:
     assert len({make(cohort=cohort).key() for cohort in (1, 2, 4)}) == 3
 
 
-STUDY = Study(
-    name="tiny",
-    title="Tiny",
-    data="generated",
+STUDY = compare_signals(
+    *("none", "own"),
     seeds=4,
-    training=Training(epochs=1, batch_size=125, cohort=2),
-    summary=Projected(k=5),
-    arms=(
-        Arm(name="none", model="mnist-plain", signal="none", label="w/o"),
-        Arm(name="own", model="mnist-plain", signal="own", label="w/"),
-    ),
+    training={"epochs": 1, "batch_size": 125, "cohort": 2},
+    declared=None,
 )
 
 

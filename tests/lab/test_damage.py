@@ -13,6 +13,7 @@ import pytest
 
 from helpers.child_processes import drop_privileges, fork_command, may_fork, stand_ins
 from helpers.recording_watcher import Watched
+from helpers.studies import compare_signals, study_text
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.runner import missing, run
@@ -25,19 +26,7 @@ from weight_feedback.lab.training.run import run_cohort
 pytestmark = may_fork
 forks = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and drops capabilities")
 
-TEXT = """
-name = "tiny"
-title = "Tiny"
-data = "generated"
-seeds = 2
-training = {epochs = 1, batch_size = 25}
-summary = {k = 4}
-declared = {primary = [["own", "none"]], margin = 0.5}
-arms = [
-  {name = "none", model = "mnist-plain", label = "none", signal = "none"},
-  {name = "own", model = "mnist-plain", label = "own", signal = "own"},
-]
-"""
+STUDY = compare_signals("none", "own", training={"epochs": 1, "batch_size": 25})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +39,7 @@ def at_once() -> Iterator[None]:
 def finished(tmp_path_factory) -> Path:
     """The file of a study; beside it, the study's folder, with all that a run leaves."""
     path = tmp_path_factory.mktemp("finished") / "tiny.toml"
-    path.write_text(TEXT)
+    path.write_text(study_text(STUDY))
     cli.main(["run", str(path), "--out", str(path.parent), "--jobs", "1"])
     return path
 
@@ -168,7 +157,7 @@ def test_a_folder_that_is_read_only_is_said_before_training(path, store, monkeyp
         assert code == 2, out
         assert "Permission denied" in out
         assert advice in out
-        assert args == ("export",) or "│ own" in out  # the table is shown all the same
+        assert args == ("export",) or "│ with own" in out  # the table is shown all the same
     for args in (("report", "--to", elsewhere), ("plot", "--to", elsewhere), ("export", "--file", elsewhere / "t")):
         assert give(*args)[0] == 0
     assert {"report.html", "accuracy.png", "t"} <= {file.name for file in elsewhere.iterdir()}
@@ -221,7 +210,7 @@ def test_a_failure_that_cannot_be_noted_ends_the_run(path, study, store, monkeyp
 
     tried = []
 
-    def failing(trials, **_):
+    def failing(trials, options):
         tried.append(trials)
         raise RuntimeError("no luck")
 

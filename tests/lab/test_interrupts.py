@@ -14,6 +14,7 @@ from multiprocessing import resource_tracker
 import pytest
 
 from helpers.child_processes import Forking, fork_command, living, may_fork, wait_until
+from helpers.studies import compare_networks, study_text
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.execution import jobs, workers
 from weight_feedback.lab.execution.interrupts import Interrupted, interruptible
@@ -27,23 +28,13 @@ pytestmark = [
     may_fork,
 ]
 
-STUDY = """
-name = "tiny"
-title = "Tiny"
-data = "generated"
-seeds = 2
-training = {epochs = 1, batch_size = 250}
-arms = [
-  {name = "plain", model = "mnist-plain", label = "w/o"},
-  {name = "pooled", model = "mnist-pooled", label = "w/"},
-]
-"""
+STUDY = compare_networks()
 
 
 @pytest.fixture
 def study(tmp_path):
     path = tmp_path / "a study's.toml"  # a command line must quote it
-    path.write_text(STUDY)
+    path.write_text(study_text(STUDY))
     return path
 
 

@@ -7,33 +7,14 @@ import torch
 
 from helpers import made_up_study
 from helpers.child_processes import stand_ins
+from helpers.studies import compare_networks, study_text
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.store.provenance import DECIDING, differences, mixed_surroundings
 from weight_feedback.lab.store.store import Record, Store, StoreError
-from weight_feedback.lab.study.study import Arm, Study
-from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training.environment import surroundings
 
-TEXT = """
-name = "tiny"
-title = "Tiny"
-data = "generated"
-seeds = 3
-training = {epochs = 1, batch_size = 250}
-arms = [
-  {name = "plain", model = "mnist-plain", label = "w/o"},
-  {name = "pooled", model = "mnist-pooled", label = "w/"},
-]
-"""
-STUDY = Study(
-    name="tiny",
-    title="Tiny",
-    data="generated",
-    seeds=3,
-    training=Training(epochs=1, batch_size=250),
-    arms=tuple(Arm(name=name, model=f"mnist-{name}", label=name) for name in ("plain", "pooled")),
-)
+STUDY = compare_networks(seeds=3)
 CPU = torch.device("cpu")
 
 
@@ -88,7 +69,7 @@ def test_other_arms_and_what_is_unknown_or_decides_nothing_are_not(store) -> Non
 
 def test_a_mixture_is_said(store, capsys, tmp_path) -> None:
     path = tmp_path / "tiny.toml"
-    path.write_text(TEXT)
+    path.write_text(study_text(STUDY))
     change(store, torch="2.0.0")
     command = ["run", str(path), "--out", str(tmp_path), "--jobs", "1"]
     with pytest.raises(SystemExit):

@@ -6,27 +6,18 @@ import pytest
 
 from helpers.child_processes import DiesOnce
 from helpers.recording_watcher import Watched
+from helpers.studies import compare_networks
 from weight_feedback.lab.data.catalogue import ENVIRONMENT
 from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.backends import cores
 from weight_feedback.lab.execution.progress import Progress
 from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.study import Arm, Study
+from weight_feedback.lab.study.study import Arm
 from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training.run import Options, run_cohort, run_trial
 
-STUDY = Study(
-    name="tiny",
-    title="Tiny",
-    data="generated",
-    seeds=2,
-    training=Training(epochs=2, batch_size=125),
-    arms=(
-        Arm(name="plain", model="mnist-plain", label="w/o"),
-        Arm(name="pooled", model="mnist-pooled", label="w/"),
-    ),
-)
+STUDY = compare_networks(training={"epochs": 2, "batch_size": 125})
 
 
 def test_results_do_not_depend_on_workers_nor_on_their_deaths(tmp_path) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from helpers.made_up_records import OWN, RECORD, SWAP, TRIAL, record
+from helpers.studies import compare_networks
 from weight_feedback import files
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import FOLDERS, Damaged, Record, Store, StoreError
-from weight_feedback.lab.study.study import Arm, Declared, Study
+from weight_feedback.lab.study.study import Declared
 from weight_feedback.lab.study.trials import Swap, Trial
 from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 
@@ -120,14 +121,7 @@ def test_the_longest_names_fit_with_what_is_added_to_them(store) -> None:
     assert store.set_aside(store.path(swap), "why").exists()
 
 
-DECLARED = Study(
-    name="s",
-    title="S",
-    data="generated",
-    seeds=1,
-    arms=tuple(Arm(name=name, model=f"mnist-{name}", label=name) for name in ("plain", "pooled")),
-    declared=Declared(primary=(("pooled", "plain"),), margin=0.5),
-)
+DECLARED = compare_networks(declared={"primary": [["pooled", "plain"]], "margin": 0.5})
 
 
 def test_a_declaration_is_kept_and_a_changed_one_refused(store) -> None:
@@ -149,7 +143,7 @@ def test_a_declaration_is_kept_and_a_changed_one_refused(store) -> None:
 def test_a_damaged_declaration_decides_nothing_anew(store, content) -> None:
     path = store.folder / "declaration.json"
     write_atomically(path, content)
-    with pytest.raises(Damaged, match=r"declaration.json: expected JSON with.*put back a copy of it"):
+    with pytest.raises(Damaged, match=r"declaration.json: expected JSON with.*put back a copy of the file"):
         store.declare(DECLARED)
     assert path.read_bytes() == content
 

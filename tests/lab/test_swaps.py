@@ -7,24 +7,16 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from helpers.studies import compare_signals
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Store, StoreError
-from weight_feedback.lab.study.study import Arm, Declared, Study
 from weight_feedback.lab.study.trials import Swap
 from weight_feedback.lab.tasks.notebook.arms import build_arm
-from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 from weight_feedback.lab.training.interventions import possible, run_swap
 
-STUDY = Study(
-    name="swapped",
-    title="Swapped",
-    data="generated",
-    seeds=3,
-    training=Training(epochs=2, batch_size=125, lr=0.1),
-    summary=Projected(k=8),
-    arms=tuple(Arm(name=name, model="mnist-plain", label=name, signal=name) for name in ("none", "own")),
-    declared=Declared(primary=(("own", "none"),), margin=1.0),
+STUDY = compare_signals(
+    "none", "own", seeds=3, training={"epochs": 2, "batch_size": 125, "lr": 0.1}, summary={"k": 8}
 )
 
 

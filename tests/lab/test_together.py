@@ -12,26 +12,16 @@ import pytest
 
 from helpers.child_processes import fork, living, may_fork, wait_until
 from helpers.recording_watcher import Watched
+from helpers.studies import compare_signals
 from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.progress import clear_dead, progress_files
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.study.study import Arm, Declared, Study
-from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 from weight_feedback.lab.training.run import run_cohort
 
 pytestmark = may_fork
 
-STUDY = Study(
-    name="tiny",
-    title="Tiny",
-    data="generated",
-    seeds=3,
-    training=Training(epochs=1, batch_size=250),
-    summary=Projected(k=4),
-    arms=tuple(Arm(name=name, model="mnist-plain", label=name, signal=name) for name in ("none", "own")),
-    declared=Declared(primary=(("own", "none"),), margin=1.0),
-)
+STUDY = compare_signals("none", "own", seeds=3)
 STARTS = 32
 
 

@@ -10,10 +10,10 @@ import random
 import pytest
 
 from helpers.made_up_records import OWN, PROVENANCE, RECORD, SWAP, TRIAL, record
+from helpers.studies import PLAIN, compare_networks
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError
-from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.training.run import Options, run_trial
 
 
@@ -199,14 +199,7 @@ def test_every_flipped_bit_is_seen(store, real) -> None:
 
 
 def test_damage_in_a_run_is_set_aside_and_the_trial_run_again(tmp_path, real) -> None:
-    study = Study(
-        name="s",
-        title="S",
-        data="generated",
-        seeds=1,
-        training=TRIAL.training,
-        arms=(Arm(name="plain", model="mnist-plain", label="plain"),),
-    )
+    study = compare_networks(seeds=1, training=TRIAL.training, arms=[PLAIN])
     store = Store(tmp_path)
     whole = store.write(TRIAL, real).read_bytes()
     for content in (b"", whole[:500], whole.replace(b"[", b"{", 1), whole.replace(b'"format": 1', b'"format": 3')):

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from helpers.child_processes import Forking, living, may_fork, wait_until
+from helpers.studies import compare_networks, compare_signals
 from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.store.store import Store, StoreError
-from weight_feedback.lab.study.study import Arm, Declared, Study
-from weight_feedback.lab.tasks.notebook.settings import Projected, Training
+from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training.run import run_cohort
 
 pytestmark = [
@@ -23,14 +23,7 @@ pytestmark = [
     may_fork,
 ]
 
-STUDY = Study(
-    name="tiny",
-    title="Tiny",
-    data="generated",
-    seeds=2,
-    training=Training(epochs=1, batch_size=250),
-    arms=tuple(Arm(name=name, model=f"mnist-{name}", label=name) for name in ("plain", "pooled")),
-)
+STUDY = compare_networks()
 LAST = STUDY.trial(STUDY.arms[1], 1)
 
 
@@ -145,16 +138,7 @@ def test_memory_can_run_out_in_a_single_process(tmp_path, monkeypatch, options) 
 
 
 def test_a_swap_in_trouble_is_named(tmp_path, monkeypatch) -> None:
-    study = Study(
-        name="own",
-        title="Own",
-        data="generated",
-        seeds=1,
-        training=Training(epochs=1, batch_size=250),
-        summary=Projected(k=4),
-        arms=tuple(Arm(name=name, model="mnist-plain", label=name, signal=name) for name in ("none", "own")),
-        declared=Declared(primary=(("own", "none"),), margin=1.0),
-    )
+    study = compare_signals("none", "own", seeds=1)
     swap_run = workers.run_swap
 
     def swapped(swap, store, **options):
