@@ -182,7 +182,7 @@ def test_original_epochs_are_the_default(capsys, monkeypatch) -> None:
     class Seen(Exception):  # noqa: N818 - it isn't an error
         pass
 
-    def seen(trial, **_):
+    def seen(trial, _):
         raise Seen(trial.data, trial.training.epochs)
 
     monkeypatch.setattr("weight_feedback.lab.training.run.run_trial", seen)
