@@ -108,7 +108,7 @@ class Run(Command):
         arg(
             metavar="INT",
             aliases=["--workers"],
-            help="Trials side by side; default: one a core, or a cluster's worker.",
+            help="Trials side by side; default: one a core, or a cluster's worker; 1 for what takes seconds.",
         ),
     ] = None
     backend: Annotated[
@@ -174,13 +174,16 @@ class Run(Command):
         shard = parse_shard(self.shard) if self.shard else None
         store = Store(self.out / study.name)
         tracker = make_tracker(self.track, Path.cwd() / store.folder / self.track) if self.track else None
+        here = self.backend == "loky" and self.address is None
+        backend = None if here else connected(self.backend, self.address, self.jobs)
         with RunDisplay(console, study.name) as shown:
             run(
                 study,
                 store,
                 arms=self.arms,
                 seeds=self.seeds,
-                backend=connected(self.backend, self.address, self.jobs),
+                jobs=self.jobs,
+                backend=backend,
                 shard=shard,
                 data_dir=self.data_dir,
                 device=choose(self.device, self.cuda),

@@ -29,6 +29,9 @@ from weight_feedback.lab.tasks.notebook.task import check_fit, room
 from weight_feedback.lab.training.environment import choose_device, surroundings
 from weight_feedback.lab.training.interventions import possible
 
+#: Examples that are trained on in a few seconds, which is what starting a process takes: it imports PyTorch.
+FEW_EXAMPLES = 20_000
+
 
 class Watcher(Protocol):
     """Told how a run goes, from several threads."""
@@ -104,7 +107,8 @@ def run(
         store: what is finished, and where to keep what is run.
         arms: names of the arms to run; default: all.
         seeds: run more or fewer seeds than the study has.
-        jobs: trials side by side, in processes of this machine; default: one for each core.
+        jobs: trials side by side, in processes of this machine; default: one for each core, or this very process
+            where it trains all of them in less time than it takes to start others.
         backend: where trials run, in place of these; see `backends.connected`. It is entered if there is anything
             to run.
         shard: which part of the trials to run; swaps are left until all of the study's trials are finished.
@@ -140,7 +144,11 @@ def run(
     admit(study, store, itertools.chain.from_iterable(found.provenances.values()), trains=bool(todo))
     refuse_other_data(found.data, study.data, data.fingerprint, store.folder)
     idle = not todo and not any(possible(swap, store) for swap in found.swaps)
-    with nullcontext(Processes(1)) if idle else backend or connected(jobs=jobs) as pool:
+    with (
+        nullcontext(Processes(1))
+        if idle
+        else backend or connected(jobs=jobs or _jobs(todo, found.swaps, data)) as pool
+    ):
         if pool.remote:
             store, data_dir = shared_paths(store, data_dir)
         elif not mixed:
@@ -162,6 +170,12 @@ def run(
             if shard is None or not missing(study, store, arms, seeds):
                 run_all(_swaps(worker, found.swaps), pool, retries, shared, tally)
     return len(todo)
+
+
+def _jobs(todo: Sequence[tuple[Arm, Trial]], swaps: Sequence[Swap], data: datasets.Dataset) -> int | None:
+    """Return 1 for so little work that processes for it take longer to start; None for one job a core."""
+    epochs = sum(trial.training.epochs for _, trial in todo)
+    return 1 if epochs * len(data.train_labels) + len(swaps) * len(data.test_labels) <= FEW_EXAMPLES else None
 
 
 def _check(**numbers: tuple[float | None, float]) -> None:

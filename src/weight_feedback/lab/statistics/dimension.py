@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import isotonic_regression
 
 from weight_feedback.lab.statistics.estimates import check_confidence
 
@@ -133,6 +132,8 @@ def _vector(d: int, values: ArrayLike) -> NDArray[np.float64]:
 
 
 def _fit(means: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.optimize import isotonic_regression  # which takes seconds, and isn't needed to draw what was found
+
     return np.asarray(isotonic_regression(means, weights=weights).x)
 
 

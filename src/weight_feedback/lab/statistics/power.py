@@ -1,7 +1,8 @@
 """Power: what a number of pairs can show, by the very tests that verdicts are given by.
 
 Differences are taken to be normal. Few pairs have few sign flips, and so coarse p-values: there the tests are
-run on simulated differences of a fixed seed. With more, t tests have about the same power, and formulas.
+run on simulated differences of a fixed seed. With more, t tests have about the same power, and formulas: what they
+take of SciPy is imported with the first of them, as it takes seconds, and many reports need none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 from weight_feedback.lab.statistics.estimates import EXACT, FLIPS, equivalence_p, flip_p, flip_signs
 
@@ -77,6 +77,8 @@ def detection_power(n: int, effect: float, alpha: float = 0.05) -> float:
         return 0.0
     if n <= EXACT and alpha / smallest_flip_p(n) < _FINE:
         return float((flip_p(_noise(n) + abs(effect), _signs(n)) < alpha).mean())
+    from scipy import stats
+
     centre, edge = effect * math.sqrt(n), stats.t.isf(alpha / 2, n - 1)
     # The lower tail is written as the upper one of −t: scipy's and statsmodels' lower tail is NaN far out.
     return float(stats.nct.sf(edge, n - 1, centre) + stats.nct.sf(edge, n - 1, -centre))
@@ -127,6 +129,8 @@ def detectable_margin(n: int, alpha: float = 0.05) -> float:
 
 def _reach(short: Callable[[float], float]) -> float:
     """Return where a function that rises with its argument, from below 0, is 0."""
+    from scipy import optimize
+
     top = 1.0
     while short(top) < 0:
         top *= 2
@@ -188,6 +192,8 @@ def equivalence_power(n: int, sd: float, margin: float, difference: float = 0.0,
         return float(abs(difference) < margin)
     if n <= EXACT and alpha / smallest_equivalence_p(n) < _FINE:
         return float((equivalence_p(difference + sd * _noise(n), margin, _signs(n)) < alpha).mean())
+    from scipy import stats
+
     levels = (np.arange(_LEVELS) + 0.5) / _LEVELS
     error = sd / math.sqrt(n)
     measured = error * np.sqrt(stats.chi2.ppf(levels, n - 1) / (n - 1))

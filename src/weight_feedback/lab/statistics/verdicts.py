@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from weight_feedback.lab.statistics.estimates import (
     Interval,
@@ -329,7 +329,7 @@ def _seeds_to_decide(e: Estimate, alpha: float) -> Seeds:
         return min((n for n in needed if n is not None), default=None)
 
     df = e.n - 1
-    low, high = (e.sd * math.sqrt(df / stats.chi2.isf(tail, df)) for tail in (0.025, 0.975))
+    low, high = (e.sd * math.sqrt(df / special.chdtri(df, tail)) for tail in (0.025, 0.975))
     return Seeds(fewest(e.sd), fewest(low), fewest(high))
 
 

@@ -19,6 +19,7 @@ from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing, e
 from weight_feedback.lab.tasks.notebook.graphs import Recorder, Replayed
 from weight_feedback.lab.tasks.notebook.history import History
 from weight_feedback.lab.tasks.notebook.networks import ConvNet
+from weight_feedback.lab.tasks.notebook.optimiser import SGD
 from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.tasks.notebook.subspace import Confined
 from weight_feedback.streams import stream
@@ -65,12 +66,7 @@ class Learner:
         self._trained = dict(self.model.named_parameters())
         if self.confined:
             self._trained = {"coordinates": self.confined.coordinates}
-        # One kernel for all parameters, in place of a Python loop over them.
-        sgd = torch.optim.SGD(self._trained.values(), lr=settings.lr, momentum=settings.momentum, fused=True)
-        self._optimiser = sgd
-        # Zeros are what the first step starts from anyway; now there is a place to restore momentum to.
-        for parameter in self._trained.values():
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self._optimiser = SGD(self._trained.values(), settings.lr, settings.momentum)
 
     def order(self, epoch: int) -> Tensor:
         """Return the order in which the networks see the images in an epoch.
@@ -134,9 +130,8 @@ class Learner:
         if self.confined:
             tensors["0.coordinates"] = self.confined.coordinates.detach()
         for name, parameter in self._trained.items():
-            for kind, value in self._optimiser.state[parameter].items():
-                parts = self.model.parts(value)
-                tensors |= {f"{i}.{kind}.{name}": part for i, part in enumerate(parts)}
+            parts = self.model.parts(self._optimiser.momenta[parameter])
+            tensors |= {f"{i}.momentum_buffer.{name}": part for i, part in enumerate(parts)}
         return tensors
 
 
