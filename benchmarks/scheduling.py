@@ -20,9 +20,9 @@ from pathlib import Path
 
 from timing import interleaved, machine, show
 from weight_feedback.lab.execution.backends import Backend, connected, cores
-from weight_feedback.lab.execution.jobs import Task, run_all
+from weight_feedback.lab.execution.jobs import Job, run_all
 from weight_feedback.lab.execution.runner import watched
-from weight_feedback.lab.store.inventory import survey
+from weight_feedback.lab.store.inventory import take_inventory
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.study.toml import load_study
@@ -44,9 +44,9 @@ def hand_out(backend: Backend, study: Study, trials: int) -> None:
         study: is sent with each.
         trials: how many.
     """
-    tasks = [Task(f"{i:016x}", f"trial {i}", partial(empty, study), print, 1, 1) for i in range(trials)]
-    with tempfile.TemporaryDirectory() as folder, watched(Path(folder) / "progress", None) as (marks, tally):
-        run_all(tasks, backend, 0, marks, tally)
+    asked = [Job(f"{i:016x}", f"trial {i}", partial(empty, study), print, 1, 1) for i in range(trials)]
+    with tempfile.TemporaryDirectory() as folder, watched(Path(folder) / "progress", None) as (progress, tally):
+        run_all(asked, backend, 0, progress, tally)
 
 
 def wide(backend: Backend, jobs: int) -> Backend:
@@ -81,9 +81,9 @@ def main() -> None:
             show(f"{args.trials:,} empty trials, {name}", args.trials / seconds, "trials a second")
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        survey(study, Store(Path(folder)), 1000)
+        take_inventory(study, Store(Path(folder)), 1000)
         trials = 1000 * len(study.arms)
-        show(f"{trials:,} trials surveyed, before the first", time.perf_counter() - start, "s")
+        show(f"{trials:,} trials looked for, before the first", time.perf_counter() - start, "s")
     print(machine())
 
 

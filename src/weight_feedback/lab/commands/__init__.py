@@ -1,4 +1,6 @@
-"""The commands of ``weight-feedback``, one class each: its fields are the arguments, calling it does the work.
+"""The command line: a class for each command.
+
+Its fields are the arguments, and calling it does the work.
 
 What the work needs is imported when it is called for, so that help, and what is wrong with arguments, come at once:
 the modules of the classes import no torch, NumPy, SciPy, pandas, Matplotlib or pydantic. For the same reason their

@@ -1,7 +1,8 @@
 """Tar archives, read member by member: nothing is extracted, and every byte is accounted for.
 
-Python's tarfile interprets what nobody needs here, and headers that are made for it keep it busy for ever, exhaust
-the stack or raise any error. This reader knows names, sizes and kinds of members, and refuses everything else.
+Python's tarfile interprets what nobody needs here, and headers that are made for it keep it busy without end,
+exhaust the stack or raise any error. This reader knows names, sizes and kinds of members, and refuses everything
+else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The data sets that live in files: what they consist of, where they are sought, and where they are fetched.
+"""The data sets that live in files: what they consist of, where they are looked for and fetched from.
 
 What fetching takes is imported when something is fetched: names alone are asked for more often.
 """

@@ -128,7 +128,7 @@ class Verification:
     """What `verify` saw in a data set that passed all its checks.
 
     Attributes:
-        dataset: the data, read anew.
+        dataset: the data, read again.
         where: its folder or archive, or where it comes from.
         files: one check for each file.
         notes: what is worth knowing and no error: files that differ from the published ones.
@@ -236,7 +236,7 @@ def available(data_dir: Path | None = None) -> list[Availability]:
 
 
 def verify(name: str, data_dir: Path | None = None) -> Verification:
-    """Read a data set anew, check every byte, and compare its files with the published ones.
+    """Read a data set again, check every byte, and compare its files with the published ones.
 
     Args:
         name: one of `names`.

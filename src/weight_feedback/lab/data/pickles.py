@@ -135,7 +135,7 @@ class _Machine:
 
     def _set(self, items: list[Any]) -> None:
         target, keys = self._top(dict), items[::2]
-        # Hashing tuples of tuples may take for ever, as may numbers that were chosen to have one hash.
+        # Hashing tuples of tuples may take without end, as may numbers that were chosen to have one hash.
         if len(items) % 2 or any(type(key) not in (bytes, str) for key in keys):
             raise ValueError("a dictionary whose keys aren't bytes or text")
         target.update(zip(keys, items[1::2], strict=True))

@@ -1,7 +1,7 @@
 """Where trials run: processes of this machine, or the workers of a Dask or Ray cluster.
 
 joblib has adapters for both engines, and their results are right; what they lack is what a long study needs. With
-Dask's (joblib 1.6) a job whose worker died for good is waited for for ever. Ray's is a pool of actors that can't
+Dask's (joblib 1.6) a job whose worker died for good is waited for without end. Ray's is a pool of actors that can't
 tell which of its jobs died, nor return results as they come. So jobs go through the engines' own futures, a few
 at a time, and each engine tries those of a dead worker again elsewhere, as it does by default.
 """
@@ -247,7 +247,7 @@ def connected(
         jobs: trials side by side; default: as many as the cluster has workers, or this machine cores.
 
     Returns:
-        What gives what runs tasks. Entering it raises ValueError if there is no cluster at the address, or its
+        What gives what runs jobs. Entering it raises ValueError if there is no cluster at the address, or its
         workers have several threads.
 
     Raises:

@@ -30,7 +30,7 @@ class Site:
 
     Args:
         folder: of the study's results.
-        marks: of the run, in that folder; its name can't be guessed.
+        progress: of the run, in that folder; its name can't be guessed.
         data: name of the data set.
         data_dir: where its files are looked for; see `datasets.load`.
         fingerprint: of the data, as the run's own process sees them.
@@ -40,7 +40,7 @@ class Site:
     """
 
     folder: Path
-    marks: ProgressFiles
+    progress: ProgressFiles
     data: str
     data_dir: Path | None
     fingerprint: str
@@ -68,7 +68,7 @@ def inspect(site: Site) -> dict[str, Any]:
         site: what it must see.
 
     Returns:
-        Its surroundings; see `trial.surroundings`.
+        Its surroundings; see `surroundings`.
 
     Raises:
         ValueError: it can't; the message says what is missing, and what to do.
@@ -78,7 +78,7 @@ def inspect(site: Site) -> dict[str, Any]:
             f"expected weight-feedback {site.version}, found {weight_feedback.__version__}; install the same "
             "everywhere"
         )
-    if not site.marks.alive:
+    if not site.progress.alive:
         raise StoreError(
             f"{site.folder}: expected the folder of results that the run itself writes to, but it can't be seen "
             f"there; give a folder that all machines share (--out), {_ALTERNATIVE}"

@@ -1,6 +1,6 @@
 """Jobs side by side in processes that may die: each is done, or given up for a reason of its own.
 
-It rests on a backend's few calls, and on marks in files: a process that dies can't say which job it was at, nor
+It rests on a backend's few calls, and on progress in files: a process that dies can't say which job it was at, nor
 can those that die with it.
 """
 
@@ -55,17 +55,17 @@ class _Attempt:
     broke: Exception | None
 
 
-def run_all(jobs: Sequence[Job], backend: Backend, retries: int, marks: ProgressFiles, tally: Tally) -> None:
+def run_all(jobs: Sequence[Job], backend: Backend, retries: int, progress: ProgressFiles, tally: Tally) -> None:
     """Run jobs side by side, and those that had to be broken off again, alone.
 
     When a process dies, those beside it die with it, and memory that one takes is missing to others. Whose fault it
-    was shows when each of them is tried again without company. Only what fails alone counts against a job.
+    was shows when each of them is tried again alone. Only what fails alone counts against a job.
 
     Args:
         jobs: what to do.
         backend: runs them.
         retries: a job that fails alone is tried this many times more, then it is given up.
-        marks: of the run.
+        progress: of the run.
         tally: told of each job that ends.
 
     Raises:
@@ -81,7 +81,7 @@ def run_all(jobs: Sequence[Job], backend: Backend, retries: int, marks: Progress
         batch = [left[key] for key in left if key not in alone]
         if not batch:
             batch = [left[next(key for key in alone if key in left)]]
-        attempt = _attempt(batch, backend, marks, tally)
+        attempt = _attempt(batch, backend, progress, tally)
         for key in attempt.done:
             del left[key]
         idle = 0 if attempt.done or attempt.again else idle + 1
@@ -99,10 +99,10 @@ def run_all(jobs: Sequence[Job], backend: Backend, retries: int, marks: Progress
                 left.pop(key).give_up(f"{first}, {failed[key]} times\n{details}")
                 tally.end(key)
             else:
-                marks.note(f"{left[key].name}: {first}; it will be tried again, alone")
+                progress.note(f"{left[key].name}: {first}; it will be tried again, alone")
 
 
-def _attempt(jobs: Sequence[Job], backend: Backend, marks: ProgressFiles, tally: Tally) -> _Attempt:
+def _attempt(jobs: Sequence[Job], backend: Backend, progress: ProgressFiles, tally: Tally) -> _Attempt:
     """Run jobs side by side until all are through, or the pool breaks."""
     done: set[str] = set()
     again: dict[str, str] = {}
@@ -110,7 +110,7 @@ def _attempt(jobs: Sequence[Job], backend: Backend, marks: ProgressFiles, tally:
     outcomes: Generator[Outcome] | None = None
     try:
         with interrupts_blocked():
-            outcomes = backend.outcomes({job.key: partial(_work, job.key, job.work, marks) for job in jobs})
+            outcomes = backend.outcomes({job.key: partial(_work, job.key, job.work, progress) for job in jobs})
         for key, reason in outcomes:
             if reason is None:
                 done.add(key)
@@ -122,7 +122,7 @@ def _attempt(jobs: Sequence[Job], backend: Backend, marks: ProgressFiles, tally:
     except Exception as error:  # each backend has exceptions of its own
         broke = error
         reason = f"its process died, killed from outside or because memory ran out\n{type(error).__name__}: {error}"
-        again |= dict.fromkeys(marks.take_unfinished(), reason)
+        again |= dict.fromkeys(progress.take_unfinished(), reason)
     except BaseException as error:
         if outcomes:
             outcomes.throw(error)  # then the backend ends the workers, wherever this came from
@@ -130,9 +130,9 @@ def _attempt(jobs: Sequence[Job], backend: Backend, marks: ProgressFiles, tally:
     return _Attempt(done, again, broke)
 
 
-def _work(key: str, work: Callable[[], str | None], marks: ProgressFiles) -> Outcome:
+def _work(key: str, work: Callable[[], str | None], progress: ProgressFiles) -> Outcome:
     try:
-        with marks.under_way(key):
+        with progress.under_way(key):
             return key, work()
     except Exception as error:
         raise _StoppedError(error) from error

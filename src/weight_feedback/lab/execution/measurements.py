@@ -25,7 +25,7 @@ from weight_feedback.lab.tasks.intrinsic.settings import Measurement
 from weight_feedback.lab.tasks.intrinsic.task import check, measure
 from weight_feedback.lab.training.environment import keep_freed_memory, provenance, surroundings, thread_count
 
-#: A task whose process dies is tried this many times more.
+#: A job whose process dies is tried this many times more.
 RETRIES = 2
 
 
@@ -60,18 +60,18 @@ def run(
         known = [record.result for one in measurements if one not in todo and (record := store.read(one))]
         refuse_other_data(fingerprints(known), measurements[0].data, data.fingerprint, store.folder)
     store.probe()
-    progress = store.folder / "progress"
-    clear_dead(progress)
+    folder = store.folder / "progress"
+    clear_dead(folder)
     with backend as pool:
         if watcher:
             watcher.begin(len(measurements), len(todo), sum(one.epochs for one in todo), pool.jobs)
-        with watched(progress, watcher) as (marks, tally):
-            worker = Worker(store, marks, data_dir)
+        with watched(folder, watcher) as (progress, tally):
+            worker = Worker(store, progress, data_dir)
             asked = [
                 Job(one.key(), one.file_name, partial(worker.run, one), partial(_give_up, one), 1, one.epochs)
                 for one in todo
             ]
-            run_all(asked, pool, RETRIES, marks, tally)
+            run_all(asked, pool, RETRIES, progress, tally)
 
 
 def _give_up(measurement: Measurement, reason: str) -> None:

@@ -1,6 +1,6 @@
-"""ProgressFiles: what the processes of one run tell each other, as files, in a folder that goes when the run ends.
+"""How far a run is: what its processes tell each other in files, in a folder that goes when the run ends.
 
-Nothing that counts is in them: how far a run is, which trials are under way, and lines for people.
+No result is in them: how many epochs are done, which trials are under way, and lines for people.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if sys.platform != "win32":
 
 @dataclass(frozen=True)
 class ProgressFiles:
-    """The marks of one run; picklable, for workers.
+    """The files by which the processes of one run say how far they are; picklable, for workers.
 
     Args:
         folder: of this run alone.
@@ -51,7 +51,7 @@ class ProgressFiles:
         return total
 
     def forget(self, key: str) -> None:
-        """Forget how far a job is: thousands of marks would take long to read, again and again.
+        """Forget how far a job is: thousands of files would take long to read, again and again.
 
         Args:
             key: of the job.
@@ -135,45 +135,45 @@ class ProgressFiles:
 
 
 @contextmanager
-def progress_files(progress: Path) -> Iterator[ProgressFiles]:
-    """Make a folder for the marks of a run, and remove it afterwards.
+def progress_files(parent: Path) -> Iterator[ProgressFiles]:
+    """Make a folder for the progress files of a run, and remove it afterwards.
 
     The run holds a lock in it, which goes with the process, however it ends.
 
     Args:
-        progress: holds one folder a run.
+        parent: holds one folder a run.
     """
-    folder, lock = _make(progress)
+    folder, lock = _make(parent)
     try:
         yield ProgressFiles(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         lock.close()
-        _remove_if_empty(progress)
+        _remove_if_empty(parent)
 
 
-def clear_dead(progress: Path) -> None:
-    """Remove the marks of runs that are dead; where locks don't work, they stay.
+def clear_dead(parent: Path) -> None:
+    """Remove the progress files of runs that are dead; where locks don't work, they stay.
 
     Args:
-        progress: holds one folder a run.
+        parent: holds one folder a run.
     """
     if sys.platform == "win32":
         return
     with suppress(FileNotFoundError):
-        for folder in progress.iterdir():
+        for folder in parent.iterdir():
             # What can't be opened is gone, or not a run's; what can't be locked is a living one's.
             with suppress(OSError), (folder / "lock").open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # A run that is still making this folder must find it gone, not lose parts of it.
-                dead = folder.rename(progress / uuid.uuid4().hex)
+                dead = folder.rename(parent / uuid.uuid4().hex)
                 shutil.rmtree(dead, ignore_errors=True)
-    _remove_if_empty(progress)
+    _remove_if_empty(parent)
 
 
-def _make(progress: Path) -> tuple[Path, BinaryIO]:
+def _make(parent: Path) -> tuple[Path, BinaryIO]:
     while True:
-        folder = progress / uuid.uuid4().hex
+        folder = parent / uuid.uuid4().hex
         # Another run may take it for a dead one's before it is locked, or remove the folder above as it ends.
         with suppress(FileNotFoundError, FileExistsError):
             folder.mkdir(parents=True)
@@ -214,11 +214,11 @@ class Tally:
     """Counts what ends; for several threads.
 
     Args:
-        marks: of the run.
+        files: of the run.
     """
 
-    def __init__(self, marks: ProgressFiles) -> None:
-        self._marks = marks
+    def __init__(self, files: ProgressFiles) -> None:
+        self._files = files
         self._left: dict[str, tuple[int, int]] = {}
         self._trials = self._epochs = 0
         self._lock = threading.Lock()
@@ -242,13 +242,13 @@ class Tally:
             trials, epochs = self._left.pop(key)
             self._trials += trials
             self._epochs += epochs
-            self._marks.forget(key)
+            self._files.forget(key)
 
     def progress(self) -> Progress:
         """Return how far the run is now."""
         with self._lock:
-            epochs = self._epochs + self._marks.epochs()
-            running = sum(self._left.get(key, (0, 0))[0] for key in self._marks.running())
-            failed = self._marks.failed()
+            epochs = self._epochs + self._files.epochs()
+            running = sum(self._left.get(key, (0, 0))[0] for key in self._files.running())
+            failed = self._files.failed()
             # A trial is marked as failed a little before its job ends.
             return Progress(epochs, running, max(0, self._trials - failed), failed)

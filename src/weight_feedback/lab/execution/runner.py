@@ -20,7 +20,7 @@ from weight_feedback.lab.execution.progress import Progress, ProgressFiles, Tall
 from weight_feedback.lab.execution.trackers import Tracker
 from weight_feedback.lab.execution.workers import THREADS, Worker
 from weight_feedback.lab.statistics.gate import admit
-from weight_feedback.lab.store.inventory import Survey, clean, refuse_other_data, refuse_to_mix, survey
+from weight_feedback.lab.store.inventory import Inventory, clean, refuse_other_data, refuse_to_mix, take_inventory
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.shards import Shard
 from weight_feedback.lab.study.study import Arm, Study
@@ -46,11 +46,11 @@ class Watcher(Protocol):
             jobs: how many run side by side.
         """
 
-    def progress(self, standing: Progress) -> None:
+    def progress(self, now: Progress) -> None:
         """Called about twice a second, and when the run ends, with how far it is.
 
         Args:
-            standing: epochs, and trials that are running, done and failed.
+            now: epochs, and trials that are running, done and failed.
         """
 
     def note(self, line: str) -> None:
@@ -118,7 +118,7 @@ def run(
         retries: see above.
         mixed: whether trials may be added to an arm whose finished ones come from another machine, device or
             software, where equal settings needn't give equal bits.
-        checkpoint_seconds: see `run_trial`.
+        checkpoint_seconds: seconds, at least, from one checkpoint of a trial to the next.
         watcher: told how it goes; default: its notes become warnings when the run ends.
 
     Returns:
@@ -139,7 +139,7 @@ def run(
     where = choose_device(device)
     data = datasets.load(study.data, data_dir)
     _check_arms(study, data)
-    found = survey(study, store, seeds)
+    found = take_inventory(study, store, seeds)
     todo = [(arm, trial) for arm, trial in asked if trial not in found.whole]
     admit(study, store, itertools.chain.from_iterable(found.provenances.values()), trains=bool(todo))
     refuse_other_data(found.data, study.data, data.fingerprint, store.folder)
@@ -162,13 +162,13 @@ def run(
             watcher.begin(len(asked), len(todo), len(todo) * study.training.epochs, pool.jobs)
         if idle:
             return 0
-        with watched(store.folder / "progress", watcher) as (shared, tally):
-            worker = Worker(study, store, shared, data_dir, device, tracker, checkpoint_seconds)
+        with watched(store.folder / "progress", watcher) as (progress, tally):
+            worker = Worker(study, store, progress, data_dir, device, tracker, checkpoint_seconds)
             if pool.remote:
                 worker = _sent(worker, pool, data.fingerprint, None if mixed else (found, [arm for arm, _ in todo]))
-            run_all(_trials(worker, todo), pool, retries, shared, tally)
+            run_all(_trials(worker, todo), pool, retries, progress, tally)
             if shard is None or not missing(study, store, arms, seeds):
-                run_all(_swaps(worker, found.swaps), pool, retries, shared, tally)
+                run_all(_swaps(worker, found.swaps), pool, retries, progress, tally)
     return len(todo)
 
 
@@ -189,10 +189,12 @@ def _check_arms(study: Study, data: datasets.Dataset) -> None:
         check_fit(study.trial(arm, study.first_seed), data)
 
 
-def _sent(worker: Worker, pool: Backend, fingerprint: str, unmixed: tuple[Survey, Sequence[Arm]] | None) -> Worker:
+def _sent(
+    worker: Worker, pool: Backend, fingerprint: str, unmixed: tuple[Inventory, Sequence[Arm]] | None
+) -> Worker:
     """Return what works on a cluster, all of whose workers can run these trials, and are alike unless mixed."""
     data, device = worker.study.data, worker.device
-    site = Site(worker.store.folder, worker.marks, data, worker.data_dir, fingerprint, device, THREADS)
+    site = Site(worker.store.folder, worker.progress, data, worker.data_dir, fingerprint, device, THREADS)
     here = agree(pool, site, mixed=unmixed is None)
     if unmixed is None:
         return replace(worker, site=site)
@@ -227,34 +229,34 @@ def _swaps(worker: Worker, swaps: Sequence[Swap]) -> list[Job]:
 
 
 @contextmanager
-def watched(progress: Path, watcher: Watcher | None) -> Iterator[tuple[ProgressFiles, Tally]]:
-    """Make a folder for marks and a tally of what ends, and watch them meanwhile.
+def watched(folder: Path, watcher: Watcher | None) -> Iterator[tuple[ProgressFiles, Tally]]:
+    """Make the progress files of a run and a tally of what ends, and watch them meanwhile.
 
     Args:
-        progress: holds one folder a run.
+        folder: holds one folder a run.
         watcher: told what is in them; without one, notes are warnings.
     """
-    with progress_files(progress) as shared:
-        stop, tally = threading.Event(), Tally(shared)
-        thread = threading.Thread(target=_watch, args=(shared, tally, watcher, stop), daemon=True)
+    with progress_files(folder) as progress:
+        stop, tally = threading.Event(), Tally(progress)
+        thread = threading.Thread(target=_watch, args=(progress, tally, watcher, stop), daemon=True)
         if watcher:
             thread.start()
         try:
-            yield shared, tally
+            yield progress, tally
         finally:
             stop.set()
             if watcher:
                 thread.join()
             else:
-                for line in shared.notes(0)[0]:
+                for line in progress.notes(0)[0]:
                     warnings.warn(line, stacklevel=3)
 
 
-def _watch(shared: ProgressFiles, tally: Tally, watcher: Watcher, stop: threading.Event) -> None:
-    said, last = 0, False
+def _watch(progress: ProgressFiles, tally: Tally, watcher: Watcher, stop: threading.Event) -> None:
+    position, last = 0, False
     while not last:
         last = stop.wait(0.5)
-        lines, said = shared.notes(said)
+        lines, position = progress.notes(position)
         for line in lines:
             watcher.note(line)
         watcher.progress(tally.progress())

@@ -48,7 +48,7 @@ class TensorBoard:
         """Log a finished trial.
 
         Args:
-            study: see `Tracker.log`, here and below.
+            study: whose trial it is.
             arm: its arm.
             trial: its settings.
             record: what came out.
@@ -84,7 +84,7 @@ class MLflow:
         """Log a finished trial.
 
         Args:
-            study: see `Tracker.log`, here and below.
+            study: whose trial it is.
             arm: its arm.
             trial: its settings.
             record: what came out.
@@ -141,7 +141,7 @@ class WandB:
         """Log a finished trial.
 
         Args:
-            study: see `Tracker.log`, here and below.
+            study: whose trial it is.
             arm: its arm.
             trial: its settings.
             record: what came out.

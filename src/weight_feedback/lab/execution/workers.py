@@ -40,18 +40,18 @@ class Worker:
     Args:
         study: whose trials they are.
         store: where results go.
-        marks: of the run.
+        progress: of the run.
         data_dir: where data files are looked for; see `datasets.load`.
         device: see `choose_device`.
         tracker: told of each trial that is finished.
-        checkpoint_seconds: see `run_trial`.
+        checkpoint_seconds: see `Options`.
         site: what every worker of a cluster must see; None on this machine.
         expected: surroundings that workers of a cluster must have; None: whatever they are.
     """
 
     study: Study
     store: Store
-    marks: ProgressFiles
+    progress: ProgressFiles
     data_dir: Path | None
     device: str
     tracker: Tracker | None
@@ -76,7 +76,7 @@ class Worker:
         Raises:
             StoreError: another result of the same settings is known, a failure can't be noted, or this process
                 isn't fit to run trials.
-            RunOverError: see there.
+            RunOverError: the run has ended.
         """
         with self._alone():
             return self._run_cohort(arm, missing)
@@ -88,7 +88,7 @@ class Worker:
         try:
             if left:
                 driver = self.driver if self.site is None else None
-                self._train(arm, trials, left, counter(self.marks, key, driver, len(missing)))
+                self._train(arm, trials, left, counter(self.progress, key, driver, len(missing)))
         except (StoreError, RunOverError):
             raise
         except Exception as error:  # whatever it is, the other trials go on
@@ -125,7 +125,7 @@ class Worker:
             on_epoch=count,
             checkpoint=self.store.checkpoint(trials[0]),
             checkpoint_seconds=self.checkpoint_seconds,
-            on_note=self.marks.note,
+            on_note=self.progress.note,
         )
         records = run_cohort(trials, options)
         declaration = self.study.declaration() if self.study.declared else ""
@@ -156,15 +156,15 @@ class Worker:
                 raise StoreError(
                     f"{trial.file_name} failed ({first}), and that can't be noted: {tell(error)}"
                 ) from None
-            self.marks.fail(trial.file_name)
-            self.marks.note(f"failed: {trial.file_name}: {first}")
+            self.progress.fail(trial.file_name)
+            self.progress.note(f"failed: {trial.file_name}: {first}")
 
     def _track(self, arm: Arm, trial: Trial, record: Record) -> None:
         if self.tracker:
             try:
                 self.tracker.log(self.study, arm, trial, record)
             except Exception as error:  # the trial is kept; a tracker that is down must not stop the study
-                self.marks.note(f"{trial.file_name}: the tracker failed: {error}")
+                self.progress.note(f"{trial.file_name}: the tracker failed: {error}")
 
     def run_swap(self, swap: Swap) -> str | None:
         """Run a swap.
@@ -203,28 +203,28 @@ class Worker:
             reason: its first line is shown.
         """
         first = reason.partition("\n")[0]
-        self.marks.note(f"failed: {swap.file_name}: {first}")
+        self.progress.note(f"failed: {swap.file_name}: {first}")
 
 
-def counter(marks: ProgressFiles, key: str, driver: int | None, trials: int = 1) -> Callable[..., None]:
+def counter(progress: ProgressFiles, key: str, driver: int | None, trials: int = 1) -> Callable[..., None]:
     """Return what is to be called after each epoch, with its number: it says how far a job is.
 
     It ends the job when the run is dead, so that nobody waits for it any more: by an error where a process is a
     cluster's, and stays, else with the process.
 
     Args:
-        marks: of the run.
-        key: of the task.
+        progress: of the run.
+        key: of the job.
         driver: the process that all others work for; None on a cluster.
         trials: of the job, trained together.
     """
     parent = os.getppid()
 
     def count(epoch: int, *_: object) -> None:
-        marks.count(key, epoch * trials)
+        progress.count(key, epoch * trials)
         if driver is None:
-            if not marks.alive:
-                raise RunOverError(f"{marks.folder}: the run that this trial was for has ended")
+            if not progress.alive:
+                raise RunOverError(f"{progress.folder}: the run that this trial was for has ended")
         elif os.getpid() != driver and os.getppid() != parent:
             os._exit(1)
 

@@ -78,7 +78,7 @@ def estimate(
 
     Mean accuracies are made monotone in ``d`` by least squares (isotonic regression, weighted by seeds), and
     interpolated in ``log d``. The interval is that of percentiles of a bootstrap (Efron 1979) in which seeds are
-    drawn anew for each ``d``; with few seeds it is too narrow. Where ends lie between two resamples, it is the
+    drawn again for each ``d``; with few seeds it is too narrow. Where ends lie between two resamples, it is the
     outer one.
 
     Args:

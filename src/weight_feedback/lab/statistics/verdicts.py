@@ -38,7 +38,7 @@ MISSING_PERCENT = 5
 """Of the pairs; with more missing, a verdict is withheld: trials rarely fail by chance alone."""
 
 SCOPE = "on this test set, with this training set"
-"""What a verdict speaks of: seeds are all that is drawn anew."""
+"""What a verdict speaks of: seeds are all that is drawn again."""
 MOST = f"more than {MOST_SEEDS:,}"
 
 Direction = Literal["better", "worse"]

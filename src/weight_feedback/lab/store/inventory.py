@@ -19,7 +19,7 @@ from weight_feedback.lab.study.trials import Swap, Trial
 
 
 @dataclass(frozen=True)
-class Survey:
+class Inventory:
     """What was found.
 
     Attributes:
@@ -37,7 +37,7 @@ class Survey:
     data: Counter[str] = field(default_factory=Counter)
 
 
-def survey(study: Study, store: Store, seeds: int | None = None) -> Survey:
+def take_inventory(study: Study, store: Store, seeds: int | None = None) -> Inventory:
     """Read all that is finished of a study, once.
 
     Args:
@@ -48,7 +48,7 @@ def survey(study: Study, store: Store, seeds: int | None = None) -> Survey:
     Raises:
         StoreError: a file is of another format.
     """
-    found, seeds = Survey(), max(study.seeds, seeds or 0)
+    found, seeds = Inventory(), max(study.seeds, seeds or 0)
     for arm, trial in study.trials(seeds=seeds):
         record = _read(found, store, trial)
         if record is not None:
@@ -72,12 +72,12 @@ def _following(study: Study, store: Store, seeds: int) -> Iterator[Trial]:
         yield from there
 
 
-def _count(found: Survey, record: Record | None) -> None:
+def _count(found: Inventory, record: Record | None) -> None:
     if record is not None:
         found.data.update(fingerprints([record.result]))
 
 
-def _read(found: Survey, store: Store, trial: Trial | Swap) -> Record | None:
+def _read(found: Inventory, store: Store, trial: Trial | Swap) -> Record | None:
     try:
         record = store.read(trial)
     except Damaged as error:
@@ -87,7 +87,7 @@ def _read(found: Survey, store: Store, trial: Trial | Swap) -> Record | None:
     return record
 
 
-def _weights_are_whole(found: Survey, store: Store, trial: Trial, record: Record) -> bool:
+def _weights_are_whole(found: Inventory, store: Store, trial: Trial, record: Record) -> bool:
     path = store.weights(trial)
     try:
         read_weights(path, record)
@@ -99,13 +99,13 @@ def _weights_are_whole(found: Survey, store: Store, trial: Trial, record: Record
     return True
 
 
-def clean(found: Survey, store: Store, note: Callable[[str], None]) -> None:
+def clean(found: Inventory, store: Store, note: Callable[[str], None]) -> None:
     """Set damaged files aside, and remove checkpoints that are needed no more.
 
     Args:
         found: in the store.
         store: where it is.
-        note: told of each damaged file.
+        note: called with a line for people for each damaged file.
     """
     for path, reason in found.damaged.items():
         note(f"{reason}; it is now {store.set_aside(path, reason)}")
@@ -116,7 +116,7 @@ def clean(found: Survey, store: Store, note: Callable[[str], None]) -> None:
             remove(path)
 
 
-def refuse_to_mix(found: Survey, arms: Sequence[Arm], here: Mapping[str, Any]) -> None:
+def refuse_to_mix(found: Inventory, arms: Sequence[Arm], here: Mapping[str, Any]) -> None:
     """Refuse to add trials to an arm whose finished ones come from other surroundings.
 
     Args:

@@ -43,7 +43,7 @@ def read_weights(path: Path, record: Record) -> Arrays:
     content = path.read_bytes()
     try:
         arrays = load(content)
-    except SafetensorError:
+    except (SafetensorError, KeyError):  # the latter where NumPy has no such type of number, as bfloat16
         arrays = {}
     if weights_digest(arrays) != record.result["weights"]:
         raise StoreError(f"{path}: not the weights of the trial's record; delete both to run the trial again")

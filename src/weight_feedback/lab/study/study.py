@@ -1,4 +1,4 @@
-"""What a study is: arms × seeds, and what is declared of them; read strictly from TOML."""
+"""What a study is: arms × seeds, and what is declared of them."""
 
 from __future__ import annotations
 

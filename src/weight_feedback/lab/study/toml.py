@@ -57,7 +57,7 @@ def _read_study(name_or_path: str) -> str:
         with open_plain(path) as file:
             content = file.read(LONGEST_FILE + 1)
     elif name_or_path in builtin_studies():
-        content = (resources.files("weight_feedback.lab.study") / "builtin" / f"{name_or_path}.toml").read_bytes()
+        content = (resources.files("weight_feedback.lab.study.builtin") / f"{name_or_path}.toml").read_bytes()
     else:
         raise SpecError(
             f"no study {shown(name_or_path)}: expected the path of a TOML file, or one of the built-in studies: "

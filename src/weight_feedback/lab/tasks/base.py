@@ -19,7 +19,7 @@ MOST_WRONG = 20
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=64)]
 
 
-# Without an upper bound, a slip of the finger keeps a machine busy for ever, or takes all of its memory.
+# Without an upper bound, a typing error keeps a machine busy for years, or takes all of its memory.
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 

@@ -76,7 +76,7 @@ def thread_count(threads: int | None) -> Iterator[None]:
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed for what is allocated next, in place of handing it back to the system.
 
-    A training step frees and allocates the same megabytes each time; fetching them anew costs thousands of page
+    A training step frees and allocates the same megabytes each time; fetching them again costs thousands of page
     faults. It changes no result. Elsewhere, nothing happens.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":

@@ -11,7 +11,7 @@ from weight_feedback.lab.tasks.notebook.settings import Subspace
 
 
 class Measurement(Frozen):
-    """A network trained with Adam in a random subspace, to see how well ``d`` dimensions do; see `intrinsic`.
+    """A network trained with Adam in a random subspace, to see how well ``d`` dimensions do; see `measure`.
 
     Networks, starts, subspaces and data orders of two measurements are independent, even if the seeds are the same.
     """

@@ -33,7 +33,7 @@ class LoggedStep:
         epoch: from 1.
         seen: images seen in this epoch.
         images: images in an epoch.
-        loss: of the last batch.
+        loss: of its batch, before the step.
     """
 
     epoch: int

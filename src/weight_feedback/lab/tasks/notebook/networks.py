@@ -112,8 +112,8 @@ class Network:
 
     Attributes:
         data: the data set that it was made for.
-        channels: see `ConvNet`.
-        side: see `ConvNet`.
+        channels: of the input, after the first and after the second convolution.
+        side: height and width of the input, in pixels.
         hidden: outputs of fc1.
         kernels: kernels of fc1 and fc2 for the pooled summary; None: no pooling.
         k: size of ``z``; 0: no feedback.

@@ -162,7 +162,9 @@ class Pooled(_Summary):
 
 def _kind(summary: object) -> str:
     if isinstance(summary, dict):
-        return "pooled" if "kernels" in summary else "sketched" if "sketch" in summary else "projected"
+        if "kernels" in summary:
+            return "pooled"
+        return "sketched" if "sketch" in summary else "projected"
     return type(summary).__name__.lower()
 
 
