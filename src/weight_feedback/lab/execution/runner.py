@@ -144,11 +144,8 @@ def run(
     admit(study, store, itertools.chain.from_iterable(found.provenances.values()), trains=bool(todo))
     refuse_other_data(found.data, study.data, data.fingerprint, store.folder)
     idle = not todo and not any(possible(swap, store) for swap in found.swaps)
-    with (
-        nullcontext(Processes(1))
-        if idle
-        else backend or connected(jobs=jobs or _jobs(todo, found.swaps, data)) as pool
-    ):
+    engine = backend or connected(jobs=jobs or _jobs(todo, found.swaps, data))
+    with nullcontext(Processes(1)) if idle else engine as pool:
         if pool.remote:
             store, data_dir = shared_paths(store, data_dir)
         elif not mixed:

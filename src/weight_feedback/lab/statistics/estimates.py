@@ -243,9 +243,8 @@ def equivalence_p(samples: NDArray[np.float64], margin: float, signs: NDArray[np
     # Of the t tests, that of the nearer end has the larger p-value.
     room = margin - np.abs(samples.mean(axis=1))
     error = samples.std(axis=1, ddof=1) / math.sqrt(n)
-    p = special.stdtr(
-        n - 1, -room / error
-    )  # Student's t, with the bits of `scipy.stats`, which takes seconds to import
+    # Student's t, with the bits of `scipy.stats`, which takes seconds to import.
+    p = special.stdtr(n - 1, -room / error)
     for distances in (margin - samples, margin + samples):
         count = _as_far(distances, distances.sum(axis=1), signs)
         p = np.maximum(p, _share(count, 2 * len(signs), n))
