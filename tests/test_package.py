@@ -15,6 +15,7 @@ import mypy.api
 import pytest
 
 import weight_feedback as wf
+from weight_feedback import lab
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {
@@ -32,8 +33,9 @@ def test_public_names() -> None:
     assert public == set(wf.__all__)
 
 
-def test_names_are_handed_on_as_type_checkers_see_them() -> None:
-    tree = ast.parse(Path(wf.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("package", [wf, lab], ids=["library", "lab"])
+def test_names_are_handed_on_as_type_checkers_see_them(package) -> None:
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     assert ast.unparse(block.test) == "TYPE_CHECKING"
     seen = {}
@@ -42,7 +44,7 @@ def test_names_are_handed_on_as_type_checkers_see_them() -> None:
         for alias in node.names:
             assert alias.asname == alias.name  # else type checkers take it for private
             seen[alias.name] = getattr(importlib.import_module(str(node.module)), alias.name)
-    assert {name: getattr(wf, name) for name in wf.__all__} == seen
+    assert {name: getattr(package, name) for name in package.__all__} == seen
 
 
 def test_names_are_as_those_of_any_package() -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 
 import pytest
 
 import weight_feedback
 from helpers.studies import compare_networks, compare_signals, study_text
 from weight_feedback.lab.commands import cli
+from weight_feedback.lab.commands.networks import TRAINING, Train
 from weight_feedback.lab.data.catalogue import ENVIRONMENT
 from weight_feedback.lab.execution import workers
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.toml import load_study
+from weight_feedback.lab.tasks.notebook import names, networks
+from weight_feedback.lab.tasks.notebook.settings import Training
 
 STUDY = compare_networks(training={"epochs": 2, "batch_size": 250})
 
@@ -181,6 +185,12 @@ def test_original_epochs_are_the_default(capsys, monkeypatch) -> None:
         with pytest.raises(Seen) as caught:
             cli.main(["train", network])
         assert caught.value.args == expected
+
+
+def test_a_training_by_hand_has_the_settings_of_any_other() -> None:
+    defaults = {field.name: field.default for field in fields(Train)}
+    assert {name: defaults[name] for name in TRAINING} == {name: getattr(Training(), name) for name in TRAINING}
+    assert tuple(networks.NETWORKS) == names.NETWORKS
 
 
 def test_run_then_plot(capsys, study, tmp_path) -> None:

@@ -21,7 +21,7 @@ from weight_feedback.lab.commands.options import (
     Numbers,
     Out,
 )
-from weight_feedback.lab.commands.terminal import RunDisplay, print_table, print_text
+from weight_feedback.lab.commands.terminal import RunDisplay, print_table, print_text, readable
 
 if TYPE_CHECKING:
     from weight_feedback.lab.store.store import Store
@@ -94,7 +94,6 @@ class IntrinsicDimension(Command):
 
     def __call__(self, console: Console) -> None:
         """Run, draw and report."""
-        from weight_feedback.lab.commands.presenting import readable
         from weight_feedback.lab.execution.measurements import run
         from weight_feedback.lab.store.store import Store
 

@@ -20,7 +20,6 @@ from weight_feedback.lab.statistics.analysis import Analysis, analyse
 from weight_feedback.lab.statistics.gate import ranges
 from weight_feedback.lab.statistics.outcomes import ArmResult, study_outcome
 from weight_feedback.lab.statistics.sensitivity import Sensitivity
-from weight_feedback.lab.store.readable import Readable
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.tasks.base import digest
@@ -30,16 +29,6 @@ if TYPE_CHECKING:  # as training imports torch, and reports don't
 
 #: Characters of the names of arms in the names of pictures; file systems take 255 in all.
 LONGEST_SUFFIX = 150
-
-
-def readable(console: Console, folder: Path) -> Store:
-    """Return a study's store, to look at: what is damaged in it is left out, and that is said.
-
-    Args:
-        console: where to.
-        folder: of the study.
-    """
-    return Readable(folder, lambda line: print_text(console, line, "bold red"))
 
 
 def draw(

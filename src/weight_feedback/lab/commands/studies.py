@@ -28,7 +28,7 @@ from weight_feedback.lab.commands.options import (
     To,
     choose,
 )
-from weight_feedback.lab.commands.terminal import RunDisplay, print_text
+from weight_feedback.lab.commands.terminal import RunDisplay, print_text, readable
 from weight_feedback.lab.execution.names import BackendName, TrackerName
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Run(Command):
 
     def __call__(self, console: Console) -> None:
         """Run, draw and report."""
-        from weight_feedback.lab.commands.presenting import present, readable
+        from weight_feedback.lab.commands.presenting import present
         from weight_feedback.lab.execution.backends import connected
         from weight_feedback.lab.execution.runner import missing, run
         from weight_feedback.lab.execution.trackers import make_tracker
@@ -235,7 +235,7 @@ class Report(Command):
 
     def __call__(self, console: Console) -> None:
         """Write and print."""
-        from weight_feedback.lab.commands.presenting import present, readable
+        from weight_feedback.lab.commands.presenting import present
         from weight_feedback.lab.study.toml import load_study
 
         study = load_study(self.study)
@@ -259,7 +259,7 @@ class Plot(Command):
 
     def __call__(self, console: Console) -> None:
         """Print the table, and draw."""
-        from weight_feedback.lab.commands.presenting import draw, readable
+        from weight_feedback.lab.commands.presenting import draw
         from weight_feedback.lab.study.toml import load_study
 
         study = load_study(self.study)
@@ -317,7 +317,6 @@ class Export(Command):
     def __call__(self, console: Console) -> None:
         """Export, and print where to."""
         from weight_feedback.files import tell
-        from weight_feedback.lab.commands.presenting import readable
         from weight_feedback.lab.report.export import export
         from weight_feedback.lab.study.toml import load_study
 

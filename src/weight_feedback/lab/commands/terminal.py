@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from weight_feedback.untrusted import printable
 
 if TYPE_CHECKING:
     from weight_feedback.lab.execution.progress import Progress as RunProgress
+    from weight_feedback.lab.store.store import Store
 
 
 def prepare_streams() -> None:
@@ -76,6 +78,18 @@ def print_text(console: Console, text: str, style: str = "") -> None:
         style: see rich.
     """
     console.print(Text("\n".join(map(printable, text.splitlines())), style))
+
+
+def readable(console: Console, folder: Path) -> Store:
+    """Return a study's store, to look at: what is damaged in it is left out, and that is said.
+
+    Args:
+        console: where to.
+        folder: of the study.
+    """
+    from weight_feedback.lab.store.readable import Readable
+
+    return Readable(folder, lambda line: print_text(console, line, "bold red"))
 
 
 def print_table(console: Console, title: str, headings: Sequence[str], body: Sequence[Sequence[str]]) -> None:

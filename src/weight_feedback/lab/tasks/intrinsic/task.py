@@ -21,6 +21,7 @@ from weight_feedback.lab.tasks.intrinsic.settings import Measurement
 from weight_feedback.lab.tasks.notebook.evaluation import evaluate
 from weight_feedback.lab.tasks.notebook.networks import Classifier, count_parameters, initialise
 from weight_feedback.lab.tasks.notebook.subspace import projection
+from weight_feedback.lab.tasks.optimisers import Adam
 from weight_feedback.streams import stream
 from weight_feedback.subspace import Subspace
 
@@ -106,12 +107,12 @@ def measure(
     network = build(measurement.network, seed)
     parameters = count_parameters(network)
     small = Subspace(network, projection(measurement.subspace, seed))
-    optimiser = torch.optim.Adam([small.coordinates], lr=measurement.lr, fused=True)
+    optimiser = Adam(small.coordinates, measurement.lr)
     accuracy = []
     for epoch in range(1, measurement.epochs + 1):
         order = torch.randperm(len(data.train_labels), generator=stream(seed, "data order", epoch), device="cpu")
         for batch in order.split(measurement.batch_size):
-            optimiser.zero_grad()
+            small.coordinates.grad = None
             output = small(normalise(data.train_images[batch], data.mean, data.std))
             F.nll_loss(output, data.train_labels[batch]).backward()
             optimiser.step()

@@ -19,9 +19,9 @@ from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing, e
 from weight_feedback.lab.tasks.notebook.graphs import Recorder, Replayed
 from weight_feedback.lab.tasks.notebook.history import History
 from weight_feedback.lab.tasks.notebook.networks import ConvNet
-from weight_feedback.lab.tasks.notebook.optimiser import SGD
 from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.tasks.notebook.subspace import Confined
+from weight_feedback.lab.tasks.optimisers import SGD
 from weight_feedback.streams import stream
 
 
