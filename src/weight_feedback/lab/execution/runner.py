@@ -29,8 +29,8 @@ from weight_feedback.lab.tasks.notebook.task import check_fit, room
 from weight_feedback.lab.training.environment import choose_device, surroundings
 from weight_feedback.lab.training.interventions import possible
 
-#: Examples that are trained on in a few seconds, which is what starting a process takes: it imports PyTorch.
-FEW_EXAMPLES = 20_000
+#: Examples and steps that take a few seconds of training, as starting a process does, which imports PyTorch.
+FEW_EXAMPLES, FEW_STEPS = 20_000, 1_000
 
 
 class Watcher(Protocol):
@@ -171,8 +171,12 @@ def run(
 
 def _jobs(todo: Sequence[tuple[Arm, Trial]], swaps: Sequence[Swap], data: datasets.Dataset) -> int | None:
     """Return 1 for so little work that processes for it take longer to start; None for one job a core."""
-    epochs = sum(trial.training.epochs for _, trial in todo)
-    return 1 if epochs * len(data.train_labels) + len(swaps) * len(data.test_labels) <= FEW_EXAMPLES else None
+    images = len(data.train_labels)
+    examples, steps = len(swaps) * len(data.test_labels), 0
+    for _, trial in todo:
+        examples += trial.training.epochs * images
+        steps += trial.training.epochs * trial.training.epoch_steps(images)
+    return 1 if examples <= FEW_EXAMPLES and steps <= FEW_STEPS else None
 
 
 def _check(**numbers: tuple[float | None, float]) -> None:
