@@ -22,6 +22,10 @@ from weight_feedback.lab.tasks.notebook.settings import Training
 STUDY = compare_networks(training={"epochs": 2, "batch_size": 250})
 
 
+#: Commands that take names of arms.
+ARMS = ("plan", "run", "report", "plot", "export")
+
+
 @pytest.fixture(autouse=True)
 def no_data(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "no-data"))
@@ -74,7 +78,7 @@ def test_train_logs_and_keeps_weights(capsys, tmp_path) -> None:
     weights = tmp_path / "net.safetensors"
     out = run(
         capsys, "train", "mnist-pooled", "--seed", 1, "--data", "generated", "--epochs", 2, "--batch-size", 125,
-        "--log-interval", 2, "--save-weights", weights, "--no-cuda", "--threads", 1,
+        "--log-interval", 2, "--save-weights", weights, "--device", "cpu", "--threads", 1,
     )  # fmt: skip
     lines = out.splitlines()
     assert [line.split("  loss")[0] for line in lines if "loss" in line and "test" not in line] == [
@@ -93,7 +97,8 @@ def test_train_logs_and_keeps_weights(capsys, tmp_path) -> None:
         (["train", "cifar10-plain", "--data", "generated"], "expected images of shape (3, 32, 32)"),
         (["train", "mnist-plain", "--data", "generated", "--epochs", "0"], "epochs: expected at least 1"),
         (["train", "mnist-plain", "--data", "generated", "--seed", "-1"], "seed: expected at least 0"),
-        (["train", "mnist-plain", "--data", "generated", "--device", "cuda", "--no-cuda"], "contradict"),
+        (["train", "mnist-plain", "--data", "generated", "--device", "quantum"], "device: "),
+        *(([name, "quick", "--arms", "own"], "--arms: expected names among") for name in ARMS),
         (["train", "mnist-plain", "--data", "generated", "--epochs", "one"], "one"),
         (["run", "nope"], "no study 'nope'"),
         (["plot", "quick", "--out", "empty"], "no finished trials in empty"),
@@ -284,14 +289,29 @@ def test_plan_says_what_a_study_takes_and_shows(capsys, study) -> None:
     assert "--sd: expected more than 0, got 0.0" in refused(capsys, "plan", study, "--sd", 0)
 
 
+def test_plan_takes_arms_and_seeds_as_run_does(capsys, study) -> None:
+    out = run(capsys, "plan", study, "--arms", "pooled", "--seeds", 3)
+    assert "3 trials, about" in out
+    assert "9,950" not in out
+    declared = ["plan", "controls-mnist-5k", "--seeds", 10, "--sd", 1, "--arms", "none", "own"]
+    out = run(capsys, *declared, "yoked")
+    assert "Declared are 30 seeds: without all of them there are no verdicts; more are exploratory." in out
+    # For 10 pairs, d = 0.9964 at 5 % (G*Power's tables), and 1.1503 at 2.5 %.
+    assert "With 10 seeds and 80 % power: detects a true difference of 1.2 points" in out
+    assert "of 1 at its mildest" in out
+    out = run(capsys, *declared)
+    assert "Verdicts need the other arms of the declared contrasts, too: yoked." in out
+    assert "power" not in out
+
+
 def test_merge_and_export(capsys, study, tmp_path) -> None:
     run(capsys, "run", study, "--out", tmp_path / "a", "--jobs", 1)
     merged = run(capsys, "merge", tmp_path / "b" / "tiny", tmp_path / "a" / "tiny")
     assert "4 trials, 0 swaps and 0 weights copied, 0 were there already" in merged
     assert "trials.csv: 8 rows" in run(capsys, "export", study, "--out", tmp_path / "b")
-    file = tmp_path / "t.parquet"
-    run(capsys, "export", study, "--out", tmp_path / "b", "--format", "parquet", "--file", file)
-    assert file.read_bytes().startswith(b"PAR1")
+    run(capsys, "export", study, "--out", tmp_path / "b", "--format", "parquet", "--to", tmp_path)
+    assert (tmp_path / "trials.parquet").read_bytes().startswith(b"PAR1")
+    assert "trials-pooled.csv: 4 rows" in run(capsys, "export", study, "--out", tmp_path / "b", "--arms", "pooled")
     assert "expected the folder of a study" in refused(capsys, "merge", tmp_path / "b", tmp_path / "none")
 
 

@@ -151,16 +151,16 @@ def test_a_folder_that_is_read_only_is_said_before_training(path, store, monkeyp
         ("run",): "with --to DIR",  # there is nothing to train
         ("report",): "with --to DIR",
         ("plot",): "with --to DIR",
-        ("export",): "--file writes elsewhere",
+        ("export",): "--to DIR writes elsewhere",
     }.items():
         code, out = give(*args)
         assert code == 2, out
         assert "Permission denied" in out
         assert advice in out
         assert args == ("export",) or "│ with own" in out  # the table is shown all the same
-    for args in (("report", "--to", elsewhere), ("plot", "--to", elsewhere), ("export", "--file", elsewhere / "t")):
-        assert give(*args)[0] == 0
-    assert {"report.html", "accuracy.png", "t"} <= {file.name for file in elsewhere.iterdir()}
+    for command in ("report", "plot", "export"):
+        assert give(command, "--to", elsewhere)[0] == 0
+    assert {"report.html", "accuracy.png", "trials.csv"} <= {file.name for file in elsewhere.iterdir()}
     assert content(store.folder) == before
 
 

@@ -55,7 +55,7 @@ def refused(capsys, args: str) -> str:
         ("report study.toml --to there", "there/accuracy.png", f"{KEPT}{TO}"),
         ("report study.toml", "results/made-up/accuracy.png", f"{KEPT}{TO}"),
         ("plot study.toml --to there", "there/accuracy.png", f"{KEPT}{TO}"),
-        ("export study.toml --file there/t.csv", "there/t.csv", f"{KEPT}--file writes elsewhere"),
+        ("export study.toml --to there", "there/trials.csv", f"{KEPT}--to DIR writes elsewhere"),
         (
             "merge there results/made-up",
             "there/declaration.json",

@@ -51,7 +51,7 @@ def hold_all_but_the_first(monkeypatch) -> None:
 def test_what_is_finished_is_kept_and_how_to_go_on_is_said(tmp_path, monkeypatch, study, number) -> None:
     hold_all_but_the_first(monkeypatch)
     store = Store(tmp_path / "tiny")
-    child = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"])
+    child = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--device", "cpu"])
     wait_until(lambda: list(store.trials.glob("[!.]*")), "a finished trial")
     wait_until(lambda: len(list(store.folder.glob("progress/*/under-way/*"))) == 2, "two trials under way")
     os.kill(child.pid, number)
@@ -81,7 +81,7 @@ def test_a_second_one_ends_it_at_once_whatever_it_waits_for(tmp_path, monkeypatc
 
     monkeypatch.setattr(Forking, "abort_everything", wait)
     store = Store(tmp_path / "tiny")
-    child = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"])
+    child = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--device", "cpu"])
     wait_until(lambda: len(list(store.folder.glob("progress/*/under-way/*"))) == 2, "two trials under way")
     os.kill(child.pid, signal.SIGINT)
     wait_until(waiting.exists, "an end that is waited for")
@@ -100,7 +100,7 @@ def test_one_that_comes_between_the_results_of_workers_leaves_none(tmp_path, mon
         raise Interrupted(signal.SIGINT)
 
     monkeypatch.setattr(jobs, "interrupts_blocked", interrupted)
-    child = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--no-cuda"])
+    child = fork_command(["run", study, "--out", tmp_path, "--jobs", 2, "--device", "cpu"])
     code, out = child.end()
     assert code == 130
     wait_until(lambda: not living(child.pid), "no process of the run")

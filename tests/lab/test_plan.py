@@ -31,6 +31,15 @@ def test_a_plan_has_exact_counts_and_a_time_for_each_arm() -> None:
         assert planned.seconds > 0
 
 
+def test_some_arms_and_another_number_of_seeds_can_be_planned() -> None:
+    arms = plan(STUDY, arms=["own", "none"], seeds=2)
+    assert [(arm.name, arm.trials) for arm in arms] == [("none", 2), ("own", 2)]
+    with pytest.raises(ValueError, match="arms: expected names among"):
+        plan(STUDY, arms=["nobody"])
+    with pytest.raises(ValueError, match="seeds: expected at most"):
+        plan(STUDY, seeds=10**9)
+
+
 @pytest.mark.parametrize("cohort", [1, 4])
 def test_a_trial_of_a_cohort_costs_its_share(monkeypatch, cohort) -> None:
     data = datasets.load("generated")  # 500 images for training, 100 for testing

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.child_processes import stand_ins
 from helpers.made_up_study import ACCURACY, SEEDS, STUDY, fill
+from helpers.studies import document
+from weight_feedback.lab.commands.cli import main
 from weight_feedback.lab.report.markdown import arm_cells, contrast_cells, failures, interval, markdown, swap_cells
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.statistics.estimates import Interval
@@ -108,3 +111,52 @@ def test_failures_are_said_one_by_one(store) -> None:
     analysis = analyse(STUDY, store)
     assert failures(analysis.arms) == ["own, seed 0: failed (MemoryError: no <room>); missing from all estimates."]
     assert "- own, seed 0: failed (MemoryError: no &lt;room>)" in markdown(analysis, COMMAND, {})
+
+
+def test_some_arms_are_shown_with_the_verdicts_of_all(store) -> None:
+    whole = analyse(STUDY, fill(store, seeds=SEEDS + 2))
+    some = analyse(STUDY, store, arms=["own", "none", "own"])
+    assert [result.arm.name for result in some.arms] == ["none", "own"]
+    between = [row for row in whole.contrasts if {row.a, row.b} == {"own", "none"}]
+    assert some.contrasts == between
+    assert [row.verdict for row in some.contrasts] == [whole.contrasts[0].verdict]
+    # Alone, a contrast would have smaller p-values: Holm's correction is of two.
+    assert some.contrasts[0].judged.flip_p > some.contrasts[0].estimate.flip_p
+    assert len(some.exploratory) == 1
+    assert {swap.arm for swap in some.swaps} == {"own"}
+    assert len(some.provenance) == 2 * SEEDS
+    said = (
+        "Shown: some arms (none, own), of 4. Verdicts and adjusted p-values are those of the whole declared family"
+    )
+    assert some.choice.startswith(said)
+    assert whole.choice == ""
+    assert analyse(STUDY, store, arms=["constant"]).contrasts == []
+    with pytest.raises(ValueError, match="arms: expected names among none, constant, yoked, own, got 'nobody'"):
+        analyse(STUDY, store, arms=["nobody"])
+
+
+def test_a_report_of_some_arms_stands_beside_that_of_all(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "made-up.toml").write_text(document(STUDY.model_dump(mode="json", exclude_none=True)))
+    folder = tmp_path / "results" / "made-up"
+    fill(Store(folder))
+    with stand_ins():
+        main(["report", "made-up.toml"])
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        capsys.readouterr()
+        main(["report", "made-up.toml", "--arms", "own", "none"])
+    out = capsys.readouterr().out
+    assert "Shown: some arms (none, own), of 4." in out
+    assert "own − none: " in out
+    assert "yoked" not in out
+    assert {path: path.read_bytes() for path in before} == before
+    new = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path not in before}
+    assert {"report-own-none.html", "report-own-none.md", "accuracy-own-none.png"} <= new
+    assert {name.partition("/")[0] for name in new if "/" in name} == {"figures-own-none"}
+    text = (folder / "report-own-none.md").read_text(encoding="utf-8")
+    assert "Shown: some arms (none, own), of 4. Verdicts" in text
+    assert "figures-own-none/forest.png" in text
+    assert "| yoked" not in text
+    assert "Made by: `weight-feedback run made-up.toml`\n" in text  # of which the verdicts need all arms
+    assert "Shown: some arms (none, own), of 4. Verdicts" in (folder / "report-own-none.html").read_text("utf-8")

@@ -15,11 +15,9 @@ from weight_feedback.lab.commands.options import (
     WHOLE,
     Bounds,
     Command,
-    Cuda,
     DataDir,
     Device,
     Range,
-    choose,
 )
 from weight_feedback.lab.tasks.notebook.names import NETWORKS
 
@@ -53,7 +51,6 @@ class Train(Command):
     log_interval: Annotated[int, WHOLE, arg(help="Steps between two log lines.")] = 40
     data_dir: DataDir = None
     device: Device = "auto"
-    cuda: Cuda = True
     threads: Annotated[
         Optional[int],
         WHOLE,
@@ -89,7 +86,7 @@ class Train(Command):
 
         options = Options(
             data_dir=self.data_dir,
-            device=choose(self.device, self.cuda),
+            device=self.device,
             threads=self.threads,
             weights={trial: self.save_weights} if self.save_weights else {},
             on_log=log,

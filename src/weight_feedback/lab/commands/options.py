@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, get_type_hints
 
 from rich.console import Console
 from tyro.conf import Positional, arg
@@ -14,6 +14,9 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from weight_feedback.lab.study.builtin import builtin_studies
 from weight_feedback.untrusted import shown
+
+if TYPE_CHECKING:
+    from weight_feedback.lab.study.study import Study
 
 
 class ArgumentError(Exception):
@@ -145,6 +148,8 @@ TEXTS = _read(str, "texts", Texts)
 PATHS = _read(Path, "paths", Paths)
 
 OUT = Path("results")
+#: Characters of the names of arms in the names of files; file systems take 255 in all.
+LONGEST_SUFFIX = 150
 STUDIES = ", ".join(builtin_studies())
 
 StudyName = Annotated[
@@ -161,7 +166,7 @@ DataDir = Annotated[
 Out = Annotated[Path, arg(metavar="DIR", help="Folder that holds the results, one folder a study.")]
 To = Annotated[
     Optional[Path],
-    arg(metavar="DIR", help="Folder for report and pictures; default: the study's, among the results."),
+    arg(metavar="DIR", help="Folder for what is written; default: the study's, among the results."),
 ]
 Arms = Annotated[
     Optional[Texts],
@@ -169,23 +174,43 @@ Arms = Annotated[
     Bounds(some=True),
     arg(metavar="ARM [ARM …]", help="Names of some arms; default: all."),
 ]
+Seeds = Annotated[
+    Optional[int],
+    WHOLE,
+    Bounds(least=1),
+    arg(metavar="N", help="How many; default: the study's. Those beyond its own are exploratory."),
+]
 Jobs = Annotated[
     Optional[int], WHOLE, Bounds(least=1), arg(metavar="INT", help="Trials side by side; default: one a core.")
 ]
 Device = Annotated[str, arg(metavar="NAME", help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
-Cuda = Annotated[bool, arg(help="--no-cuda trains on the CPU even where there is a GPU.")]
 
 
-def choose(device: str, cuda: bool) -> str:
-    """Return the device that two arguments name.
+def check_arms(study: Study, arms: Sequence[str] | None) -> None:
+    """Refuse names of arms that a study doesn't have.
 
     Args:
-        device: a name, or ``auto``.
-        cuda: whether a GPU may be taken.
+        study: arms × seeds.
+        arms: as they were given; None: all.
 
     Raises:
-        ValueError: the two contradict each other.
+        ValueError: there is no such arm.
     """
-    if not cuda and device.startswith("cuda"):
-        raise ValueError(f"--no-cuda and --device {device} contradict each other")
-    return device if cuda or device != "auto" else "cpu"
+    try:
+        study.choose(arms)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from None
+
+
+def suffix(arms: Sequence[str] | None) -> str:
+    """Return what the names of files on some arms end with, so that they stand beside those on all.
+
+    Args:
+        arms: their names; None: all, and nothing.
+    """
+    from weight_feedback.lab.tasks.base import digest
+
+    if arms is None:
+        return ""
+    names = "-" + "-".join(arms)
+    return names if len(names) <= LONGEST_SUFFIX else f"-{len(arms)}-arms-{digest(names)}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from weight_feedback.files import tell, write_atomically
+from weight_feedback.lab.commands.options import suffix
 from weight_feedback.lab.commands.terminal import duration, print_table, print_text
 from weight_feedback.lab.report.figures import figures, save
 from weight_feedback.lab.report.markdown import arm_cells, failures, markdown, mixtures, swap_cells, trained_on
@@ -22,13 +23,9 @@ from weight_feedback.lab.statistics.outcomes import ArmResult, study_outcome
 from weight_feedback.lab.statistics.sensitivity import Sensitivity
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
-from weight_feedback.lab.tasks.base import digest
 
 if TYPE_CHECKING:  # as training imports torch, and reports don't
     from weight_feedback.lab.training.plan import PlannedArm
-
-#: Characters of the names of arms in the names of pictures; file systems take 255 in all.
-LONGEST_SUFFIX = 150
 
 
 def draw(
@@ -50,26 +47,19 @@ def draw(
         folder: where the pictures go; default: the study's.
 
     Raises:
-        ValueError: an arm is unknown, nothing is finished, results come from different data, or the pictures can't
+        ValueError: nothing is finished, results come from different data, or the pictures can't
             be written there.
     """
-    known = [arm.name for arm in study.arms]
-    for name in arms or ():
-        if name not in known:
-            raise ValueError(f"--arms: expected names among {', '.join(known)}, got {name!r}")
     analysis = analyse(study, store, command=command)
     if analysis.mixed:
         raise ValueError(f"{store.folder}: {analysis.mixed}, and can't be drawn together")
     results = {result.arm.name: result for result in _finished(analysis, store, command)}
-    shown = [results[name] for name in arms or known if name in results]
+    shown = [results[name] for name in arms or results if name in results]
     if not shown:
         raise ValueError(_nothing(store, command))
     print_table(console, study.title, *arm_cells(shown))
-    suffix = "" if arms is None else "-" + "-".join(result.arm.name for result in shown)
-    if len(suffix) > LONGEST_SUFFIX:
-        suffix = f"-{len(shown)}-arms-{digest(suffix)}"
     with _written_to(folder or store.folder) as goal:
-        _draw(console, study, shown, goal / f"accuracy{suffix}")
+        _draw(console, study, shown, goal / f"accuracy{suffix(arms)}")
 
 
 def _draw(console: Console, study: Study, shown: Sequence[ArmResult], stem: Path) -> None:
@@ -105,7 +95,13 @@ def _written_to(folder: Path) -> Iterator[Path]:
 
 
 def present(
-    console: Console, study: Study, store: Store, command: str, folder: Path | None = None, peek: bool = False
+    console: Console,
+    study: Study,
+    store: Store,
+    command: str,
+    folder: Path | None = None,
+    peek: bool = False,
+    arms: Sequence[str] | None = None,
 ) -> None:
     """Print a study's tables and verdicts, draw its pictures, and write its report.
 
@@ -116,31 +112,39 @@ def present(
         command: that makes the results of all arms, for the report.
         folder: where pictures and report go; default: the study's.
         peek: see `analyse`.
+        arms: names of those to show; default: all. With some, files have their names in theirs, so that they stand
+            beside the report of all.
 
     Raises:
         ValueError: nothing is finished, or pictures and report can't be written there.
     """
-    analysis = analyse(study, store, command=command, peek=peek)
+    analysis = analyse(study, store, command=command, peek=peek, arms=arms)
     shown = _finished(analysis, store, command)
-    if len(analysis.arms) < len(study.arms):
+    # A verdict on some arms is of a family: it takes the others' trials, too.
+    if len(analysis.arms) < len(study.arms) and not (arms and study.declared):
         command += " --arms " + " ".join(result.arm.name for result in analysis.arms)
     if analysis.extended > study.seeds:
         command += f" --seeds {analysis.extended}"
     print_table(console, study.title, *arm_cells(shown, means=not analysis.mixed))
     if analysis.swaps:
         print_table(console, "in evaluation alone", *swap_cells(analysis.swaps))
-    for sentence in (*failures(analysis.arms), *mixtures(analysis), *analysis.sentences):
+    for sentence in (
+        *filter(None, [analysis.choice]),
+        *failures(analysis.arms),
+        *mixtures(analysis),
+        *analysis.sentences,
+    ):
         print_text(console, sentence)
     with _written_to(folder or store.folder) as goal:
-        names = {}
+        names, end = {}, suffix(arms)
         if not analysis.mixed:
-            _draw(console, study, shown, goal / "accuracy")
-            names["accuracy"] = "accuracy.png"
+            _draw(console, study, shown, goal / f"accuracy{end}")
+            names["accuracy"] = f"accuracy{end}.png"
         made = figures(analysis)
         for figure in made:
-            save(figure, goal / "figures")
-        names |= {figure.name: f"figures/{figure.name}.png" for figure in made}
-        report, html = goal / "report.md", goal / "report.html"
+            save(figure, goal / f"figures{end}")
+        names |= {figure.name: f"figures{end}/{figure.name}.png" for figure in made}
+        report, html = goal / f"report{end}.md", goal / f"report{end}.html"
         write_atomically(report, markdown(analysis, command, names).encode())
         write_atomically(html, page(analysis, made, command).encode())
     print_text(
@@ -156,6 +160,7 @@ def print_plan(
     shown: Sensitivity | None,
     sd: float | None,
     jobs: int,
+    seeds: int | None = None,
 ) -> None:
     """Print what a study will take.
 
@@ -166,6 +171,7 @@ def print_plan(
         shown: of `sensitivity`.
         sd: standard deviation of the paired differences, if one is known.
         jobs: trials side by side.
+        seeds: another number of them than the study's.
     """
     print_table(
         console,
@@ -189,6 +195,13 @@ def print_plan(
     )
     if declared.why:
         print_text(console, f"That margin because: {declared.why}")
+    if left_out := sorted(study.declared_arms - {arm.name for arm in arms}):
+        console.print(f"Verdicts need the other arms of the declared contrasts, too: {', '.join(left_out)}.")
+        return
+    if seeds not in (None, study.seeds):
+        console.print(
+            f"Declared are {study.seeds} seeds: without all of them there are no verdicts; more are exploratory."
+        )
     if shown is None:
         console.print("A single seed gives no verdicts.")
         return
@@ -206,7 +219,7 @@ def print_plan(
         "equivalence",
         shown.least_equivalence,
     )
-    console.print(f"With {study.seeds} seeds and 80 % power: {detects}; {shows}.", markup=False)
+    console.print(f"With {seeds or study.seeds} seeds and 80 % power: {detects}; {shows}.", markup=False)
     if sd is None and not math.isnan(shown.equivalence):
         most = declared.margin / shown.equivalence
         console.print(

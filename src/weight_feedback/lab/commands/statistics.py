@@ -16,6 +16,7 @@ from weight_feedback.lab.commands.options import (
     Bounds,
     Command,
     DataDir,
+    Device,
     Jobs,
     Numbers,
     Out,
@@ -76,6 +77,7 @@ class Calibrate(Command):
     out: Out = OUT
     data_dir: DataDir = None
     jobs: Jobs = None
+    device: Device = "auto"
 
     def __call__(self, console: Console) -> None:
         """Simulate, and print one row for each count of seeds."""
@@ -131,7 +133,7 @@ class Calibrate(Command):
 
         store = Store(self.out / study.name)
         with RunDisplay(console, study.name) as shown:
-            run(study, store, jobs=self.jobs, data_dir=self.data_dir, watcher=shown)
+            run(study, store, jobs=self.jobs, data_dir=self.data_dir, device=self.device, watcher=shown)
         analysis = analyse(study, store)
         if analysis.mixed:
             raise ValueError(f"calibrate: {analysis.mixed}; run {study.name} in another folder (--out)")

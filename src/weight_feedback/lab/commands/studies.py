@@ -18,15 +18,16 @@ from weight_feedback.lab.commands.options import (
     Arms,
     Bounds,
     Command,
-    Cuda,
     DataDir,
     Device,
     Jobs,
     Out,
     Paths,
+    Seeds,
     StudyName,
     To,
-    choose,
+    check_arms,
+    suffix,
 )
 from weight_feedback.lab.commands.terminal import RunDisplay, print_text, readable
 from weight_feedback.lab.execution.names import BackendName, TrackerName
@@ -44,9 +45,12 @@ class Plan(Command):
     For example:
         weight-feedback plan quick
         weight-feedback plan controls-mnist-5k --sd 0.6
+        weight-feedback plan controls-mnist-5k --arms none own yoked --seeds 10
     """
 
     study: StudyName
+    arms: Arms = None
+    seeds: Seeds = None
     sd: Annotated[
         Optional[float],
         NUMBER,
@@ -56,7 +60,6 @@ class Plan(Command):
     data_dir: DataDir = None
     jobs: Jobs = None
     device: Device = "auto"
-    cuda: Cuda = True
 
     def __call__(self, console: Console) -> None:
         """Time a few steps of each arm, and print the plan."""
@@ -67,9 +70,10 @@ class Plan(Command):
         from weight_feedback.lab.training.plan import plan
 
         study = load_study(self.study)
-        arms = plan(study, data_dir=self.data_dir, device=choose(self.device, self.cuda))
-        shown = sensitivity(study.seeds, study.declared) if study.declared else None
-        print_plan(console, study, arms, shown, self.sd, self.jobs or cores())
+        check_arms(study, self.arms)
+        arms = plan(study, arms=self.arms, seeds=self.seeds, data_dir=self.data_dir, device=self.device)
+        shown = sensitivity(self.seeds or study.seeds, study.declared) if study.declared else None
+        print_plan(console, study, arms, shown, self.sd, self.jobs or cores(), self.seeds)
 
 
 @dataclass(frozen=True)
@@ -93,12 +97,7 @@ class Run(Command):
 
     study: StudyName
     arms: Arms = None
-    seeds: Annotated[
-        Optional[int],
-        WHOLE,
-        Bounds(least=1),
-        arg(metavar="N", help="Run this many seeds; those beyond the study's own are exploratory."),
-    ] = None
+    seeds: Seeds = None
     out: Out = OUT
     data_dir: DataDir = None
     jobs: Annotated[
@@ -131,7 +130,6 @@ class Run(Command):
         ),
     ] = None
     device: Device = "auto"
-    cuda: Cuda = True
     track: Annotated[
         Optional[TrackerName],
         arg(metavar="TRACKER", help="Also log each finished trial to tensorboard, mlflow or wandb."),
@@ -171,6 +169,7 @@ class Run(Command):
         from weight_feedback.lab.study.toml import load_study
 
         study = load_study(self.study)
+        check_arms(study, self.arms)
         shard = parse_shard(self.shard) if self.shard else None
         store = Store(self.out / study.name)
         tracker = make_tracker(self.track, Path.cwd() / store.folder / self.track) if self.track else None
@@ -186,7 +185,7 @@ class Run(Command):
                 backend=backend,
                 shard=shard,
                 data_dir=self.data_dir,
-                device=choose(self.device, self.cuda),
+                device=self.device,
                 tracker=tracker,
                 retries=self.retries,
                 mixed=self.mixed,
@@ -213,16 +212,20 @@ def _rest(shard: Shard, left: int, study: str, folder: Path) -> str:
 class Report(Command):
     """Write the report of a study from its finished trials.
 
-    That is a page, its pictures, and a text in Markdown.
+    That is a page, its pictures, and a text in Markdown. With --arms, they show these arms and the contrasts
+    between them alone, judged as in the whole declared family; their files have the arms' names in theirs, and
+    stand beside those of the whole report.
 
     For example:
         weight-feedback report quick
         weight-feedback report controls-mnist-5k --out ~/results
         weight-feedback report quick --out /read-only/results --to .
         weight-feedback report controls-mnist-5k --peek
+        weight-feedback report controls-mnist-5k --arms none own yoked
     """
 
     study: StudyName
+    arms: Arms = None
     out: Out = OUT
     to: To = None
     peek: Annotated[
@@ -239,8 +242,9 @@ class Report(Command):
         from weight_feedback.lab.study.toml import load_study
 
         study = load_study(self.study)
+        check_arms(study, self.arms)
         store = readable(console, self.out / study.name)
-        present(console, study, store, _running(self.study), self.to, self.peek)
+        present(console, study, store, _running(self.study), self.to, self.peek, self.arms)
 
 
 @dataclass(frozen=True)
@@ -263,6 +267,7 @@ class Plot(Command):
         from weight_feedback.lab.study.toml import load_study
 
         study = load_study(self.study)
+        check_arms(study, self.arms)
         store = readable(console, self.out / study.name)
         draw(console, study, store, _running(self.study), self.arms, self.to)
 
@@ -300,19 +305,20 @@ class Merge(Command):
 class Export(Command):
     """Write the finished trials of a study as a tidy table.
 
-    It has one row an arm, seed and epoch.
+    It has one row an arm, seed and epoch, and is called trials.csv or trials.parquet; with --arms, the arms' names
+    are in its own.
 
     For example:
         weight-feedback export quick
-        weight-feedback export controls-mnist-5k --format parquet --file trials.parquet
+        weight-feedback export controls-mnist-5k --format parquet --to ~/tables
+        weight-feedback export controls-mnist-5k --arms none own
     """
 
     study: StudyName
     format: Annotated[Literal["csv", "parquet"], arg(metavar="FORMAT", help="csv or parquet.")] = "csv"
-    file: Annotated[
-        Optional[Path], arg(metavar="FILE", help="Default: trials.csv or trials.parquet in the study's folder.")
-    ] = None
+    arms: Arms = None
     out: Out = OUT
+    to: To = None
 
     def __call__(self, console: Console) -> None:
         """Export, and print where to."""
@@ -321,13 +327,14 @@ class Export(Command):
         from weight_feedback.lab.study.toml import load_study
 
         study = load_study(self.study)
+        check_arms(study, self.arms)
         store = readable(console, self.out / study.name)
-        path = self.file or store.folder / f"trials.{self.format}"
+        path = (self.to or store.folder) / f"trials{suffix(self.arms)}.{self.format}"
         try:
-            rows = export(study, store, path, self.format)
+            rows = export(study, store, path, self.format, arms=self.arms)
         except OSError as error:
             raise ValueError(
-                f"{tell(error)}\nThe results themselves are as they were; --file writes elsewhere"
+                f"{tell(error)}\nThe results themselves are as they were; --to DIR writes elsewhere"
             ) from error
         print_text(console, f"{path}: {rows} rows")
 

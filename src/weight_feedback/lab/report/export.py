@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ def export(
     path: Path,
     format: Literal["csv", "parquet"],  # noqa: A002
     seeds: int | None = None,
+    arms: Sequence[str] | None = None,
 ) -> int:
     """Write the finished trials of a study as a table.
 
@@ -40,19 +41,21 @@ def export(
         path: the file.
         format: of the file.
         seeds: how many of each arm; default: the study's own, and those that follow without a gap.
+        arms: names of some arms; default: all.
 
     Returns:
         The number of rows.
 
     Raises:
-        ValueError: nothing is finished, there are less than one seeds, or pyarrow isn't installed.
+        ValueError: nothing is finished, there are less than one seeds, the study has no arm of a name, or pyarrow
+            isn't installed.
         StoreError: a finished trial is damaged, or the study was declared otherwise.
     """
     if format == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ValueError(
             "export: parquet needs pyarrow, which isn't installed: pip install 'weight-feedback[parquet]'"
         )
-    table = rows(study, store, seeds)
+    table = rows(study, store, seeds, arms)
     if table.empty:
         raise ValueError(f"no finished trials in {store.folder}; weight-feedback run {study.name} makes them")
     if format == "parquet":
@@ -66,13 +69,14 @@ def export(
     return len(table)
 
 
-def rows(study: Study, store: Store, seeds: int | None = None) -> pd.DataFrame:
+def rows(study: Study, store: Store, seeds: int | None = None, arms: Sequence[str] | None = None) -> pd.DataFrame:
     """Return the finished trials of a study as a table, one row an arm, seed and epoch.
 
     Args:
         study: arms × seeds.
         store: what is finished.
         seeds: how many of each arm; default: the study's own, and those that follow without a gap.
+        arms: names of some arms; default: all.
 
     Returns:
         Accuracy in percent, losses in nats, ``z_norm``, ``z_drift`` and ``z_share`` as in `training.Hearing`,
@@ -80,13 +84,13 @@ def rows(study: Study, store: Store, seeds: int | None = None) -> pd.DataFrame:
 
     Raises:
         StoreError: a finished trial is damaged, or the study was declared otherwise.
-        ValueError: there are less than one seeds.
+        ValueError: there are less than one seeds, or the study has no arm of a name.
     """
     known = store.declaration(study)
     table = pd.DataFrame(
         [
             {"study": study.name, "declaration": declaration, **row}
-            for arm, trial in study.trials(seeds=extended_seeds(study, store) if seeds is None else seeds)
+            for arm, trial in study.trials(arms, extended_seeds(study, store) if seeds is None else seeds)
             if (record := store.read(trial))
             for declaration in [known.declaration if known and not came_before(known, record.provenance) else ""]
             for row in _rows(arm, trial, record)

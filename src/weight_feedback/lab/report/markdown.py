@@ -197,7 +197,10 @@ def markdown(analysis: Analysis, command: str, pictures: Mapping[str, str]) -> s
             are left out aren't shown.
     """
     study = analysis.study
-    lines = [f"# {escape(study.title)}", "", *_contrasts(analysis, pictures)]
+    lines = [f"# {escape(study.title)}", ""]
+    if analysis.choice:
+        lines += [escape(analysis.choice), ""]
+    lines += _contrasts(analysis, pictures)
     if "accuracy" in pictures:
         lines += [f"![accuracy per epoch]({pictures['accuracy']})", ""]
     lines += [

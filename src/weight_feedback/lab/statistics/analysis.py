@@ -52,7 +52,7 @@ class Analysis:
     Attributes:
         study: arms × seeds, and what is declared of them.
         outcome: what the contrasts compare.
-        arms: those with a finished or failed trial, in the study's order.
+        arms: those with a finished or failed trial, in the study's order; of those that were asked for.
         contrasts: the primary ones in the order of their declaration, then every arm against each arm that these
             compare with; none for a study that declares nothing, or waits.
         waiting: how many trials of the primary contrasts are neither finished nor failed; until there are none,
@@ -65,6 +65,8 @@ class Analysis:
         passed: what the gate says of the study.
         command: that runs what is missing.
         data: fingerprint to how many results, of trials and swaps, come from such data.
+        chosen: names of the arms that were asked for; None: all. Arms, contrasts, swaps and provenance are of these
+            alone; everything else, the family of verdicts among it, is of the whole study.
     """
 
     study: Study
@@ -79,6 +81,7 @@ class Analysis:
     passed: Passed
     command: str
     data: Mapping[str, int]
+    chosen: Sequence[str] | None = None
 
     def made_with(self, name: str) -> list[str]:
         """Return each value that an entry of the provenance has in any trial.
@@ -92,6 +95,16 @@ class Analysis:
     def mixed(self) -> str:
         """Why nothing is compared: results come from different data; empty if they don't."""
         return mixed_data(self.study.data, self.data)
+
+    @property
+    def choice(self) -> str:
+        """Which arms are shown, in a sentence; empty if all are."""
+        if self.chosen is None:
+            return ""
+        said = f"Shown: some arms ({', '.join(self.chosen)}), of {len(self.study.arms)}."
+        if self.study.declared is None:
+            return said
+        return f"{said} Verdicts and adjusted p-values are those of the whole declared family of contrasts."
 
     @property
     def sentences(self) -> list[str]:
@@ -114,7 +127,14 @@ class Analysis:
         return reasons
 
 
-def analyse(study: Study, store: Store, *, command: str = "weight-feedback run", peek: bool = False) -> Analysis:
+def analyse(
+    study: Study,
+    store: Store,
+    *,
+    command: str = "weight-feedback run",
+    peek: bool = False,
+    arms: Sequence[str] | None = None,
+) -> Analysis:
     """Read all that is finished of a study, and estimate what it says, as far as the gate lets it through.
 
     Args:
@@ -122,10 +142,14 @@ def analyse(study: Study, store: Store, *, command: str = "weight-feedback run",
         store: what is finished.
         command: that runs what is missing; to be named where something is.
         peek: whether to estimate contrasts before all of their trials are there. That is kept in the store.
+        arms: names of those to show; default: all. Contrasts are shown between these alone, and are judged as in
+            the whole family.
 
     Raises:
+        ValueError: the study has no arm of a name.
         StoreError: a finished trial is damaged, the study was declared otherwise, or a peek can't be kept.
     """
+    chosen = study.choose(arms)
     extended = extended_seeds(study, store)
     more = {(arm.name, trial.seed): store.read(trial) for arm, trial in study.trials(seeds=extended)}
     records = {(name, seed): record for (name, seed), record in more.items() if seed in study.seed_numbers()}
@@ -137,7 +161,7 @@ def analyse(study: Study, store: Store, *, command: str = "weight-feedback run",
     passed = look(study, store, {place: record.provenance for place, record in records.items() if record})
     waiting = sum(reason is None for (name, _), reason in failures.items() if name in study.declared_arms)
     passed = _peeked(study, store, passed, failures, waiting, peek)
-    arms = [_arm_result(study, arm, records, failures) for arm in study.arms]
+    results = [_arm_result(study, arm, records, failures) for arm in study.arms]
     wide = [_arm_result(study, arm, more, {}) for arm in study.arms] if extended > study.seeds else []
     swapped = [(arm, swap, record) for arm, swap in study.swaps() if (record := store.read(swap))]
     data = fingerprints(one.result for one in (*more.values(), *(record for *_, record in swapped)) if one)
@@ -145,17 +169,25 @@ def analyse(study: Study, store: Store, *, command: str = "weight-feedback run",
     return Analysis(
         study=study,
         outcome=study_outcome(study),
-        arms=[arm for arm in arms if arm.seeds or arm.failed],
-        contrasts=compare(study, arms, study.seeds, passed, judge=not waiting) if shown else [],
+        arms=[one for one in results if one.arm.name in chosen and (one.seeds or one.failed)],
+        contrasts=_between(chosen, compare(study, results, study.seeds, passed, judge=not waiting))
+        if shown
+        else [],
         waiting=waiting,
-        swaps=list(_swapped(swapped, arms)) if len(data) < 2 else [],
+        swaps=[one for one in _swapped(swapped, results) if one.arm in chosen] if len(data) < 2 else [],
         extended=extended,
-        exploratory=compare(study, wide, extended, passed, judge=False) if shown else [],
-        provenance=[record.provenance for record in records.values() if record],
+        exploratory=_between(chosen, compare(study, wide, extended, passed, judge=False)) if shown else [],
+        provenance=[one.provenance for (name, _), one in records.items() if one and name in chosen],
         passed=passed,
         command=command,
         data=data,
+        chosen=None if arms is None else chosen,
     )
+
+
+def _between(arms: Sequence[str], contrasts: Sequence[Compared]) -> list[Compared]:
+    """Return the contrasts between some arms; they were compared and judged with all others."""
+    return [contrast for contrast in contrasts if contrast.a in arms and contrast.b in arms]
 
 
 def _peeked(

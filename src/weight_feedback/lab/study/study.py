@@ -236,6 +236,21 @@ class Study(Frozen):
             )
         return self
 
+    def choose(self, arms: Sequence[str] | None = None) -> list[str]:
+        """Return the names of some arms in the study's order, each once.
+
+        Args:
+            arms: names; default: all.
+
+        Raises:
+            ValueError: the study has no arm of a name.
+        """
+        known = [arm.name for arm in self.arms]
+        for name in arms or ():
+            if name not in known:
+                raise ValueError(f"arms: expected names among {', '.join(known)}, got {name!r}")
+        return [name for name in known if arms is None or name in arms]
+
     def trials(self, arms: Sequence[str] | None = None, seeds: int | None = None) -> Iterator[tuple[Arm, Trial]]:
         """Yield every arm with every seed, seed by seed, so that a run cut short is still paired.
 
@@ -246,15 +261,12 @@ class Study(Frozen):
         Raises:
             ValueError: the study has no arm of a name, or there are too few or too many seeds, or no whole cohorts.
         """
-        known = [arm.name for arm in self.arms]
-        for name in arms or ():
-            if name not in known:
-                raise ValueError(f"arms: expected names among {', '.join(known)}, got {name!r}")
+        chosen = self.choose(arms)
         if seeds is not None:
             self._check_seeds(seeds)
         for seed in self.seed_numbers(seeds):
             for arm in self.arms:
-                if arms is None or arm.name in arms:
+                if arm.name in chosen:
                     yield arm, self.trial(arm, seed)
 
     def swaps(self) -> Iterator[tuple[Arm, Swap]]:

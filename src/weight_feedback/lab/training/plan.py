@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,11 +49,20 @@ class PlannedArm:
     seconds: float
 
 
-def plan(study: Study, *, data_dir: Path | None = None, device: str = "auto") -> list[PlannedArm]:
+def plan(
+    study: Study,
+    *,
+    arms: Sequence[str] | None = None,
+    seeds: int | None = None,
+    data_dir: Path | None = None,
+    device: str = "auto",
+) -> list[PlannedArm]:
     """Build each arm of a study, and time a few of its steps on one thread.
 
     Args:
         study: arms × seeds.
+        arms: names of the arms to plan; default: all.
+        seeds: another number of them than the study's.
         data_dir: where data files are looked for; see `datasets.load`.
         device: see `choose_device`.
 
@@ -61,19 +71,21 @@ def plan(study: Study, *, data_dir: Path | None = None, device: str = "auto") ->
 
     Raises:
         DataError: the data are missing or damaged.
-        ValueError: an arm can't be run on these data.
+        ValueError: an arm can't be run on these data, there is none of a name, or there are too few or too many
+            seeds.
     """
+    trials = Counter(arm.name for arm, _ in study.trials(arms, seeds))
     where = choose_device(device)
     keep_freed_memory()
     data = datasets.load(study.data, data_dir)
     planned = []
-    for arm in study.arms:
+    for arm in [arm for arm in study.arms if arm.name in trials]:
         trial = study.trial(arm, study.first_seed)
         check_fit(trial, data)
         with thread_count(1):
             timed = time_trial(trial, data, where)
         seconds = timed.seconds(study.training, len(data.train_labels), len(data.test_labels))
-        planned.append(PlannedArm(arm.name, timed.parameters, study.seeds, seconds))
+        planned.append(PlannedArm(arm.name, timed.parameters, trials[arm.name], seconds))
     return planned
 
 
