@@ -146,13 +146,9 @@ def test_a_reader_that_goes_away(strange, expected) -> None:
 
 
 def test_output_that_nobody_reads_any_more_ends_nothing(tmp_path) -> None:
-    calls = [
-        ["--help"],
-        ["--version"],
-        *([name, "--help"] for name in cli.COMMANDS),
-        ["data", "verify", "generated"],
-    ]
-    calls += [["data", "list"], ["match-dimensions", "--a", "160", "--b", "50", "--c", "10"]]
+    calls = [["--help"], ["--version"], *([name, "--help"] for name in cli.COMMANDS)]
+    calls += [["data", "verify", "generated"], ["data", "list"]]
+    calls += [["match-dimensions", "--a", "160", "--b", "50", "--c", "10"]]
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-c", UNREAD, json.dumps([*calls, ["plot", "nope"]])]

@@ -34,10 +34,10 @@ def prepare_streams() -> None:
 
 
 class _StreamFile(io.FileIO):
-    """A standard stream whose reader may go away, as `head` does: the work goes on, in silence.
+    """A standard stream whose reader may go away, as `head` does: the work goes on, and what is written is lost.
 
     Args:
-        stream: that was there; it is kept, as it would close the file in its end.
+        stream: that was there; it is kept, as it closes the file when nothing refers to it any more.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -81,7 +81,7 @@ def print_text(console: Console, text: str, style: str = "") -> None:
 
 
 def readable(console: Console, folder: Path) -> Store:
-    """Return a study's store, to look at: what is damaged in it is left out, and that is said.
+    """Return a study's store, for reading: what is damaged in it is left out, with a note.
 
     Args:
         console: where to.

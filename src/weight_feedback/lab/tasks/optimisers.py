@@ -1,6 +1,6 @@
-"""SGD with momentum, and Adam: the steps of `torch.optim`, bit for bit, without importing PyTorch's compiler.
+"""SGD with momentum, and Adam: the steps of ``torch.optim``, bit for bit, without importing PyTorch's compiler.
 
-They call the same kernels, one for all parameters. The classes of `torch.optim` import the compiler when they are
+They call the same kernels, one for all parameters. The classes of ``torch.optim`` import the compiler when they are
 made, which takes a process as long as importing PyTorch does, and longer than a short trial.
 """
 

@@ -225,7 +225,7 @@ def _said(ends: Sequence[str]) -> str:
 
 
 def _choose(arms: Sequence[ArmResult], first: Collection[str]) -> str:
-    """Return a sentence on arms that aren't shown at first for want of looks, with a space in front."""
+    """Return a sentence on arms that aren't shown at first for lack of looks, with a space in front."""
     if len(arms) <= MOST_NAMED:
         return ""
     which = "those of the declared contrasts" if first else "the first of them"
