@@ -5,8 +5,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# pip compiles on one core. Packages' own tests aren't run; some files are templates, and no Python yet.
-COMPILE := $(BIN)/python -m compileall -q -j 0 -x '/tests?/' .venv/lib > /dev/null || true
 TIMM := .venv-integrations
 TIMM_PIP := $(TIMM)/bin/pip install --quiet --disable-pip-version-check \
 	--constraint constraints-integrations.txt --constraint <(grep -v '^torch==' constraints.txt)
@@ -21,7 +19,7 @@ demo: .venv/lab .venv/wheel  ## Run the built-in study `quick`: three networks, 
 	@$(BIN)/weight-feedback run quick
 
 test: lint .venv/wheel  ## Check lint, types and import contracts; run all tests against the installed wheel.
-	$(BIN)/python -P -m pytest --numprocesses 2 --cov --cov-report= $(PYTEST_ARGS)
+	$(BIN)/python -P -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report= $(PYTEST_ARGS)
 	@echo "Branch coverage of the library (at least 95 %) and of the lab (at least 90 %):"
 	$(BIN)/coverage report --omit '*/lab/*' --fail-under 95
 	$(BIN)/coverage report --include '*/lab/*' --fail-under 90
@@ -70,6 +68,7 @@ bench-gpu: .venv/bench .venv/wheel  ## Time cohorts and CUDA graphs against the 
 clean:  ## Remove the environment and everything that was built.
 	rm -rf .venv $(TIMM) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 
+# Python compiles what is imported when it is; pip would compile everything, of which most is never run.
 # The first pip command names torch alone, so that the version in constraints.txt is the one that is looked for.
 $(BIN)/python: | constraints.txt
 	@echo "Making .venv and installing PyTorch …"
@@ -80,13 +79,11 @@ $(BIN)/python: | constraints.txt
 .venv/lab: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what the lab needs …"
 	@$(PIP) --no-compile '.[lab]'
-	@$(COMPILE)
 	@touch $@
 
 .venv/test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what the lab, the tests and the docs need …"
 	@$(PIP) --no-compile '.[test,docs]'
-	@$(COMPILE)
 	@touch $@ .venv/lab
 
 .venv/bench: pyproject.toml constraints.txt | .venv/lab

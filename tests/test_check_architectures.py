@@ -25,9 +25,13 @@ from helpers.architectures import Architecture, Conditioning, drawn
 from helpers.diagnoses import Calls
 from helpers.observed_feedback import Truth
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:None of the inputs have requires_grad=True. Gradients will be None:UserWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:None of the inputs have requires_grad=True. Gradients will be None:UserWarning"
+    ),
+    # They run what other tests run too, and tracing it would take half as long again.
+    pytest.mark.no_cover,
+]
 
 #: Words of `Truth.of` for layers that don't learn to hear, whatever is trained.
 UNHEARD = ("uncalled", "lost", "moves alone")

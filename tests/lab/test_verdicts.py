@@ -235,6 +235,7 @@ def test_intervals_have_the_level_of_their_test() -> None:
     )
 
 
+@pytest.mark.no_cover  # other tests run these lines, and counting them takes half as long again
 def test_an_interval_within_the_margin_goes_with_equivalence_and_no_other() -> None:
     """The level that belongs to the verdict makes the two one statement, as far as flips agree with t tests."""
     rng = np.random.default_rng(3)

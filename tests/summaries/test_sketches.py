@@ -55,6 +55,7 @@ def ratios(make, w: Tensor) -> Tensor:
     ).double()
 
 
+@pytest.mark.no_cover  # other tests run these lines, and counting them takes half as long again
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("nonzeros", [1, 2, 3])
 def test_moments_of_the_count_sketch(name, nonzeros) -> None:
@@ -67,6 +68,7 @@ def test_moments_of_the_count_sketch(name, nonzeros) -> None:
     check_moments(ratios(lambda seed: wf.CountSketch(K, nonzeros=nonzeros, seed=seed), w), variance)
 
 
+@pytest.mark.no_cover  # other tests run these lines, and counting them takes half as long again
 @pytest.mark.parametrize("name", INPUTS)
 def test_moments_of_the_kronecker_projection(name) -> None:
     w = INPUTS[name]
