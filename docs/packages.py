@@ -33,16 +33,15 @@ def layers(container: str) -> list[list[str]]:
     return [[name.strip() for name in layer.split("|")] for layer in found]
 
 
-def imports() -> dict[tuple[str, str], int]:
-    """Return how many modules of one package of the lab import how many of another, counted as pairs."""
+def imports() -> set[tuple[str, str]]:
+    """Return which packages of the lab import which others, or the library."""
     graph = grimp.build_graph(LIBRARY, cache_dir=None)
-    found: dict[tuple[str, str], int] = {}
-    for module in graph.modules:
-        for imported in graph.find_modules_directly_imported_by(module):
-            pair = _package(module), _package(imported)
-            if pair[0] != pair[1] and pair[0] != LIBRARY and "" not in pair:
-                found[pair] = found.get(pair, 0) + 1
-    return found
+    pairs = {
+        (_package(module), _package(imported))
+        for module in graph.modules
+        for imported in graph.find_modules_directly_imported_by(module)
+    }
+    return {(one, other) for one, other in pairs if one not in (other, LIBRARY, "") and other}
 
 
 def _package(module: str) -> str:
@@ -54,8 +53,7 @@ def _package(module: str) -> str:
 
 def shown() -> str:
     """Return all that the picture shows as JSON; it is kept in the picture, so that a stale one is found out."""
-    counted = sorted([*pair, count] for pair, count in imports().items())
-    return json.dumps({"lab": layers(LAB), "library": layers(LIBRARY), "imports": counted})
+    return json.dumps({"lab": layers(LAB), "library": layers(LIBRARY), "imports": sorted(imports())})
 
 
 def _sentence(package: str) -> str:
@@ -76,14 +74,14 @@ def _box(axes: plt.Axes, left: float, bottom: float, height: float, colour: str)
     axes.add_patch(box)
 
 
-def _arrow(axes: plt.Axes, start: tuple[float, float], end: tuple[float, float], count: int, bend: float) -> None:
+def _arrow(axes: plt.Axes, start: tuple[float, float], end: tuple[float, float], bend: float) -> None:
     arrow = FancyArrowPatch(
         start,
         end,
         connectionstyle=f"arc3,rad={bend}",
         arrowstyle="-|>",
         mutation_scale=9,
-        linewidth=0.5 + min(count, 20) / 10,
+        linewidth=1,
         color="#4477aa",
         alpha=0.75,
         shrinkA=0,
@@ -103,13 +101,13 @@ def draw() -> None:
         _box(axes, LAB_LEFT, bottom, height, "#eef3f8")
         axes.text(LAB_LEFT + 0.2, bottom + 0.55, name, fontsize=11, fontweight="bold", va="center")
         axes.text(LAB_LEFT + 0.2, bottom + 0.24, _sentence(name), fontsize=7.5, va="center", color="#333333")
-    for (importer, imported), count in imports().items():
+    for importer, imported in sorted(imports()):
         if imported == LIBRARY or importer not in bottoms or imported not in bottoms:
             continue
         distance = rooms.index(imported) - rooms.index(importer)
         start = (LAB_LEFT + WIDTH, bottoms[importer] + height * 0.35)
         end = (LAB_LEFT + WIDTH, bottoms[imported] + height * 0.65)
-        _arrow(axes, start, end, count, -0.75 if distance == 1 else -0.55)
+        _arrow(axes, start, end, -0.75 if distance == 1 else -0.55)
     top, floor = bottoms[rooms[0]] + height, bottoms[rooms[-1]]
     step = (top - floor) / len(parts)
     for i, names in enumerate(parts):
@@ -128,7 +126,7 @@ def draw() -> None:
     axes.text(
         LAB_LEFT,
         floor - 0.55,
-        "Imports point down. Each arrow is a pair of packages, as thick as it has imports; "
+        "Imports point down. Each arrow is a pair of packages of which one imports the other; "
         "the lab's packages import the library, which never imports the lab.",
         fontsize=8,
         color="#333333",

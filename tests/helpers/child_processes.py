@@ -22,6 +22,7 @@ import joblib
 import pytest
 import vl_convert
 from joblib.parallel import ParallelBackendBase
+from matplotlib.figure import Figure
 
 from helpers.limits import SECONDS
 from weight_feedback.lab.commands import cli
@@ -39,6 +40,7 @@ def stand_ins() -> Iterator[None]:
         for name in ("vegalite_to_png", "vegalite_to_svg", "javascript_bundle"):
             kind = bytes if name.endswith("png") else str
             patch.setattr(vl_convert, name, lambda *_, kind=kind, **__: kind())
+        patch.setattr(Figure, "savefig", lambda *_, **__: None)
         yield
     page._library.cache_clear()  # which may be that of a stand-in
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import fields
 
 import pytest
 
 import weight_feedback
+from helpers.child_processes import stand_ins
 from helpers.studies import compare_networks, compare_signals, study_text
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.commands.networks import TRAINING, Train
@@ -18,6 +20,7 @@ from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.tasks.notebook import names, networks
 from weight_feedback.lab.tasks.notebook.settings import Training
+from weight_feedback.lab.training import plan as planning
 
 STUDY = compare_networks(training={"epochs": 2, "batch_size": 250})
 
@@ -38,6 +41,12 @@ def study(tmp_path) -> str:
     path = tmp_path / "a tiny one.toml"  # a command line must quote it
     path.write_text(study_text(STUDY))
     return str(path)
+
+
+@pytest.fixture
+def no_pictures() -> Iterator[None]:
+    with stand_ins():
+        yield
 
 
 def run(capsys, *args: object) -> str:
@@ -248,6 +257,7 @@ def test_a_declared_study_ends_in_verdicts(capsys, tmp_path) -> None:
     assert "declared otherwise" in refused(capsys, "run", path, "--out", tmp_path)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_some_arms_then_more_seeds(capsys, study, tmp_path) -> None:
     args = ["run", study, "--out", tmp_path, "--jobs", 1]
     assert "tiny: 2 trials, 0 finished, 2 to run" in run(capsys, *args, "--arms", "plain")
@@ -259,6 +269,7 @@ def test_some_arms_then_more_seeds(capsys, study, tmp_path) -> None:
     assert f"`weight-feedback run {shlex.quote(study)} --seeds 3`" in report.read_text()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_failed_trials_are_named(capsys, study, tmp_path, monkeypatch) -> None:
     def fail(*_, **__):
         raise RuntimeError("no luck")
@@ -270,6 +281,13 @@ def test_failed_trials_are_named(capsys, study, tmp_path, monkeypatch) -> None:
     assert "pooled, seed 1: failed (RuntimeError: no luck); missing from all estimates." in out
 
 
+@pytest.fixture
+def few_steps(monkeypatch) -> None:
+    """How long a step takes is said, and not checked."""
+    monkeypatch.setattr(planning, "STEPS", 2)
+
+
+@pytest.mark.usefixtures("few_steps")
 def test_plan_says_what_a_study_takes_and_shows(capsys, study) -> None:
     out = run(capsys, "plan", study)
     for part in ("13,220", "4 trials, about", "Nothing is declared"):
@@ -289,6 +307,7 @@ def test_plan_says_what_a_study_takes_and_shows(capsys, study) -> None:
     assert "--sd: expected more than 0, got 0.0" in refused(capsys, "plan", study, "--sd", 0)
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_plan_takes_arms_and_seeds_as_run_does(capsys, study) -> None:
     out = run(capsys, "plan", study, "--arms", "pooled", "--seeds", 3)
     assert "3 trials, about" in out
@@ -304,6 +323,7 @@ def test_plan_takes_arms_and_seeds_as_run_does(capsys, study) -> None:
     assert "power" not in out
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_merge_and_export(capsys, study, tmp_path) -> None:
     run(capsys, "run", study, "--out", tmp_path / "a", "--jobs", 1)
     merged = run(capsys, "merge", tmp_path / "b" / "tiny", tmp_path / "a" / "tiny")
@@ -315,6 +335,7 @@ def test_merge_and_export(capsys, study, tmp_path) -> None:
     assert "expected the folder of a study" in refused(capsys, "merge", tmp_path / "b", tmp_path / "none")
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_trials_can_be_tracked(capsys, study, tmp_path) -> None:
     run(capsys, "run", study, "--out", tmp_path, "--jobs", 1, "--track", "tensorboard")

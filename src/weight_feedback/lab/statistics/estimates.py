@@ -261,7 +261,7 @@ def _as_far(samples: NDArray[np.float64], sums: NDArray[np.float64], signs: NDAr
     rows = max(1, _BLOCK // max(samples.shape))
     for start in range(0, len(signs), rows):
         flipped = sizes @ signs[start : start + rows].T.astype(np.float64)
-        count += (flipped >= needed).sum(axis=1) + (-flipped >= needed).sum(axis=1)
+        count += np.count_nonzero(flipped >= needed, axis=1) + np.count_nonzero(flipped <= -needed, axis=1)
     return count
 
 

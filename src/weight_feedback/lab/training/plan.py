@@ -83,7 +83,7 @@ def plan(
         trial = study.trial(arm, study.first_seed)
         check_fit(trial, data)
         with thread_count(1):
-            timed = time_trial(trial, data, where)
+            timed = time_trial(trial, data, where, STEPS)
         seconds = timed.seconds(study.training, len(data.train_labels), len(data.test_labels))
         planned.append(PlannedArm(arm.name, timed.parameters, trials[arm.name], seconds))
     return planned
