@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
-from hypothesis import Phase, settings
+import os
 
-# The tests are spread over processes; more threads in each would only get into each other's way.
+# The tests are spread over processes; more threads in each would only get into each other's way: those of NumPy,
+# which reads this when it is imported, and those of PyTorch.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import Phase, settings  # noqa: E402
+
 torch.set_num_threads(1)
 
 # How long an example takes depends on what else the machine does; and what is drawn must not decide whether someone

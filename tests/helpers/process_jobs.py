@@ -47,6 +47,11 @@ def save_and_load(rank: int, folder: Path) -> dict:
 
 
 Job = Callable[[int, Path], dict]
+#: What takes long to import, and can be found wherever the tests are.
+PRELOADED = [
+    *("pytest", "weight_feedback.attach", "weight_feedback.pretrained", "torch.distributed.checkpoint"),
+    *("torch.distributed.fsdp", "torch.distributed.tensor.debug", "torch.distributed.tensor.parallel"),
+]
 
 
 def work(rank: int, folder: Path, jobs: Sequence[Job], size: int) -> None:
@@ -64,8 +69,10 @@ def work(rank: int, folder: Path, jobs: Sequence[Job], size: int) -> None:
 
 def together(folder: Path, jobs: Sequence[Job], size: int = 2) -> Callable[[Job], list[dict]]:
     """Let so many processes do the jobs, over gloo on the CPU; return what gives a job's results, one a rank."""
+    # What starts them imports PyTorch once for all, and is forked; this process has threads, and can't be.
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     processes = multiprocessing.start_processes(
-        work, (folder, jobs, size), nprocs=size, join=False, start_method="spawn"
+        work, (folder, jobs, size), nprocs=size, join=False, start_method="forkserver"
     )
     deadline = time.monotonic() + SECONDS
     try:
