@@ -8,9 +8,9 @@ import os
 # which reads this when it is imported, and those of PyTorch.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import Phase, settings  # noqa: E402
+import pytest
+import torch
+from hypothesis import Phase, settings
 
 torch.set_num_threads(1)
 
