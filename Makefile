@@ -5,6 +5,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# pip compiles on one core. What is large and never run isn't compiled; some files are templates, and no Python yet.
+UNUSED := /(tests?|debugpy|transformers/models|torch/_inductor|ray/(data|llm|rllib|serve|train|tune))/
+COMPILE := $(BIN)/python -m compileall -q -j 0 -x '$(UNUSED)' .venv/lib > /dev/null || true
 TIMM := .venv-integrations
 TIMM_PIP := $(TIMM)/bin/pip install --quiet --disable-pip-version-check \
 	--constraint constraints-integrations.txt --constraint <(grep -v '^torch==' constraints.txt)
@@ -68,7 +71,6 @@ bench-gpu: .venv/bench .venv/wheel  ## Time cohorts and CUDA graphs against the 
 clean:  ## Remove the environment and everything that was built.
 	rm -rf .venv $(TIMM) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 
-# Python compiles what is imported when it is; pip would compile everything, of which most is never run.
 # The first pip command names torch alone, so that the version in constraints.txt is the one that is looked for.
 $(BIN)/python: | constraints.txt
 	@echo "Making .venv and installing PyTorch …"
@@ -79,11 +81,13 @@ $(BIN)/python: | constraints.txt
 .venv/lab: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what the lab needs …"
 	@$(PIP) --no-compile '.[lab]'
+	@$(COMPILE)
 	@touch $@
 
 .venv/test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what the lab, the tests and the docs need …"
 	@$(PIP) --no-compile '.[test,docs]'
+	@$(COMPILE)
 	@touch $@ .venv/lab
 
 .venv/bench: pyproject.toml constraints.txt | .venv/lab
