@@ -235,12 +235,7 @@ def test_intervals_have_the_level_of_their_test() -> None:
     )
 
 
-<<<<<<< ours
-@pytest.mark.no_cover  # other tests run these lines, and counting them takes half as long again
-def test_an_interval_within_the_margin_goes_with_equivalence_and_no_other() -> None:
-=======
 def test_an_interval_within_the_margin_goes_with_equivalence_and_no_other(monkeypatch) -> None:
->>>>>>> theirs
     """The level that belongs to the verdict makes the two one statement, as far as flips agree with t tests."""
     # How many seeds what is undecided would take isn't looked at, and takes long.
     monkeypatch.setattr("weight_feedback.lab.statistics.verdicts._seeds_to_decide", lambda *_: None)
