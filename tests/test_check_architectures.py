@@ -9,7 +9,7 @@ import functools
 import random
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -25,13 +25,9 @@ from helpers.architectures import Architecture, Conditioning, drawn
 from helpers.diagnoses import Calls
 from helpers.observed_feedback import Truth
 
-pytestmark = [
-    pytest.mark.filterwarnings(
-        "ignore:None of the inputs have requires_grad=True. Gradients will be None:UserWarning"
-    ),
-    # They run what other tests run too, and tracing it would take half as long again.
-    pytest.mark.no_cover,
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:None of the inputs have requires_grad=True. Gradients will be None:UserWarning"
+)
 
 #: Words of `Truth.of` for layers that don't learn to hear, whatever is trained.
 UNHEARD = ("uncalled", "lost", "moves alone")
@@ -78,7 +74,15 @@ TRIED = [
     *(Tried(case, "concat", training=True) for case in ALL if case.training or case.in_training),
     *(Tried(case, "film", training=False) for case in ALL if case.film),
 ]
-of_tried = pytest.mark.parametrize("tried", TRIED, ids=str)
+
+
+def each_tried(tried: Sequence[Tried]) -> list:
+    """Other people's networks run no line of the library that small ones don't; counting lines doubles the time."""
+    untraced = {True: (), False: pytest.mark.no_cover}
+    return [pytest.param(one, marks=untraced[one.case in small_networks.CASES], id=str(one)) for one in tried]
+
+
+of_tried = pytest.mark.parametrize("tried", each_tried(TRIED))
 
 
 @of_tried
@@ -165,7 +169,7 @@ def test_fold_compares_where_inputs_are_given(case: Architecture) -> None:
 
 
 @pytest.mark.parametrize(
-    "tried", [tried for tried in TRIED if tried.case in small_networks.CASES or tried.training], ids=str
+    "tried", each_tried([tried for tried in TRIED if tried.case in small_networks.CASES or tried.training])
 )
 @torch.no_grad()
 def test_check_leaves_no_trace(tried: Tried) -> None:
@@ -243,8 +247,7 @@ OPAQUE = ("checkpoint-reentrant", "reversible")
 
 @pytest.mark.parametrize(
     "tried",
-    [tried for tried in TRIED if tried.case.name != "vmap"],  # under which nothing can be measured
-    ids=str,
+    each_tried([tried for tried in TRIED if tried.case.name != "vmap"]),  # under which nothing can be measured
 )
 def test_diagnose_knows_what_is_cancelled(tried: Tried) -> None:
     model = tried.speaking()

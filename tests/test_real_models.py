@@ -135,6 +135,7 @@ def test_removed_it_is_the_base(case: Case, training: bool) -> None:
     check_tied(case, model)
 
 
+@pytest.mark.no_cover  # Dynamo is Python, and would take twice as long
 # Reading an LSTM weight breaks the graph; going on, Dynamo itself asks a tensor that is no leaf for its .grad.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_it_is_the_same(case: Case) -> None:
