@@ -157,7 +157,7 @@ BAD = {
     ),
     "wrong root": (
         TypeError,
-        f"'' {KINDS}, got cases.ConvNet; attach to 'conv1' or 'fc1' or 'fc2', inside of it",
+        f"'' {KINDS}, got helpers.cases.ConvNet; attach to 'conv1' or 'fc1' or 'fc2', inside of it",
         "",
         SILENT,
     ),

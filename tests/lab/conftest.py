@@ -13,6 +13,14 @@ from weight_feedback.lab.data import catalogue
 
 
 @pytest.fixture
+def tmp_path(tmp_path) -> Path:
+    """Return a folder beside which there is no other: studies look at the seeds of those beside theirs."""
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def tiny(monkeypatch, tmp_path) -> Path:
     """Make data sets of a few images the expected ones, and keep the user's own data out of the tests."""
     monkeypatch.delenv("WEIGHT_FEEDBACK_DATA", raising=False)

@@ -128,7 +128,7 @@ class Store:
             StoreError: the folder's study was declared otherwise, or its declaration is damaged.
         """
         path = self.folder / DECLARATION
-        advice = "a declaration can't be replaced: put back a copy of it, or run the study in another folder"
+        advice = "a declaration stays as it is: put back a copy of the file, or run the study in another folder"
         try:
             known = read_declaration(path)
         except FileNotFoundError:
