@@ -9,8 +9,6 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 # is compiled when it is imported. Some files are templates, and no Python yet.
 SELDOM := /(tests?|debugpy|pip|sqlalchemy|transformers/models|ray/(data|dashboard|llm|rllib|serve|train|tune))/
 COMPILE := $(BIN)/python -m compileall -q -j 0 -x '$(SELDOM)' .venv/lib > /dev/null || true
-# Each process begins with half of the files: few are split, so that what a file's tests share is made once.
-SPREAD := --numprocesses 2 --dist worksteal
 TIMM := .venv-integrations
 TIMM_PIP := $(TIMM)/bin/pip install --quiet --disable-pip-version-check \
 	--constraint constraints-integrations.txt --constraint <(grep -v '^torch==' constraints.txt)
@@ -25,13 +23,13 @@ demo: .venv/lab .venv/wheel  ## Run the built-in study `quick`: three networks, 
 	@$(BIN)/weight-feedback run quick
 
 test: lint .venv/wheel  ## Check lint, types and import contracts; run all tests against the installed wheel.
-	$(BIN)/python -P -m pytest $(SPREAD) --cov --cov-report= $(PYTEST_ARGS)
+	$(BIN)/python -P -m pytest --numprocesses 2 --cov --cov-report= $(PYTEST_ARGS)
 	@echo "Branch coverage of the library (at least 95 %) and of the lab (at least 90 %):"
 	$(BIN)/coverage report --omit '*/lab/*' --fail-under 95
 	$(BIN)/coverage report --include '*/lab/*' --fail-under 90
 
 test-integrations: $(TIMM)/wheel  ## Run all tests, timm's networks among them, with another PyTorch (downloads several GB).
-	$(TIMM)/bin/python -P -m pytest $(SPREAD) $(PYTEST_ARGS)
+	$(TIMM)/bin/python -P -m pytest --numprocesses 2 $(PYTEST_ARGS)
 
 torture: .venv/test .venv/wheel  ## Kill a study 3,000 times, and at every failpoint: nothing may be lost (an hour).
 	$(BIN)/python tests/torture.py $(ARGS)
