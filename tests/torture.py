@@ -44,8 +44,8 @@ from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import Store, read_declaration, read_record
-from weight_feedback.lab.store.weights import weights_digest
 from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.tasks.base import weights_digest
 
 CONSOLE = Console(soft_wrap=True)
 #: After so many kills, on average, a study is let go on to its end.

@@ -13,7 +13,7 @@ from helpers.made_up_study import STUDY, fill, record
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.store.merge import Merged, merge
 from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError
-from weight_feedback.lab.store.weights import weights_digest
+from weight_feedback.lab.tasks.base import weights_digest
 
 TRIALS = {(arm.name, trial.seed): trial for arm, trial in STUDY.trials()}
 STATE = {"w": np.arange(3, dtype=np.float32)}

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 import weight_feedback
 from weight_feedback.lab.data import datasets
-from weight_feedback.lab.store.weights import weights_digest
 from weight_feedback.lab.study.trials import Trial
+from weight_feedback.lab.tasks.base import weights_digest
 from weight_feedback.lab.tasks.notebook.evaluation import evaluate
 from weight_feedback.lab.tasks.notebook.networks import build
 from weight_feedback.lab.tasks.notebook.settings import Training

@@ -9,7 +9,8 @@ import torch
 from safetensors import torch as tensors
 
 from weight_feedback.lab.store.store import Record, StoreError
-from weight_feedback.lab.store.weights import read_weights, weights_digest
+from weight_feedback.lab.store.weights import read_weights
+from weight_feedback.lab.tasks.base import weights_digest
 
 STATE = {
     "weight": torch.randn(3, 2, generator=torch.Generator().manual_seed(0)),

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from weight_feedback.lab.store.store import Record, StoreError
+from weight_feedback.lab.tasks.base import weights_digest
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-
-
-def weights_digest(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
-    """Return the hex SHA-256 digest of names, types, shapes and values of weights.
-
-    Args:
-        arrays: name to contiguous array; the order doesn't matter.
-    """
-    # Without metadata, whose order in a safetensors file is random.
-    return hashlib.sha256(save(dict(arrays))).hexdigest()
 
 
 def read_weights(path: Path, record: Record) -> Arrays:

@@ -8,7 +8,9 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from safetensors.numpy import save
 
 from weight_feedback.untrusted import printable, shown
 
@@ -54,6 +56,16 @@ def digest(settings: Any) -> str:
         settings: what JSON can hold; the order of keys doesn't matter.
     """
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def weights_digest(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    """Return the hex SHA-256 digest of names, types, shapes and values of weights.
+
+    Args:
+        arrays: name to contiguous array; the order doesn't matter.
+    """
+    # Without metadata, whose order in a safetensors file is random.
+    return hashlib.sha256(save(dict(arrays))).hexdigest()
 
 
 def explain(error: ValidationError) -> str:

@@ -15,9 +15,8 @@ from torch import Tensor
 from weight_feedback.files import prepare, write_atomically
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.store.store import Record
-from weight_feedback.lab.store.weights import weights_digest
 from weight_feedback.lab.study.trials import Trial
-from weight_feedback.lab.tasks.base import digest
+from weight_feedback.lab.tasks.base import digest, weights_digest
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
 from weight_feedback.lab.tasks.notebook.graphs import recorder_for
 from weight_feedback.lab.tasks.notebook.history import History

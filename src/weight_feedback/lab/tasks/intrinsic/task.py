@@ -5,7 +5,6 @@ As Li et al. (2018, arXiv:1804.08838) did it: Adam on the coordinates of `weight
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -13,10 +12,10 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from weight_feedback.lab.data.datasets import Dataset, normalise
+from weight_feedback.lab.tasks.base import weights_digest
 from weight_feedback.lab.tasks.intrinsic.settings import Measurement
 from weight_feedback.lab.tasks.notebook.evaluation import evaluate
 from weight_feedback.lab.tasks.notebook.networks import Classifier, count_parameters, initialise
@@ -124,14 +123,5 @@ def measure(
         "data": data.fingerprint,
         "parameters": parameters,
         "accuracy": accuracy,
-        "coordinates": digest_coordinates(small.coordinates),
+        "coordinates": weights_digest({"coordinates": small.coordinates.detach().numpy()}),
     }
-
-
-def digest_coordinates(coordinates: Tensor) -> str:
-    """Return the hex SHA-256 digest of coordinates.
-
-    Args:
-        coordinates: shape ``[d]``.
-    """
-    return hashlib.sha256(save({"coordinates": coordinates.detach()})).hexdigest()
