@@ -29,7 +29,7 @@ from weight_feedback.lab.report.page import page
 from weight_feedback.lab.statistics.analysis import Analysis, analyse
 from weight_feedback.lab.statistics.gate import ranges
 from weight_feedback.lab.store.merge import merge
-from weight_feedback.lab.store.peeks import PEEKS, read_peeks
+from weight_feedback.lab.store.peeks import PEEKS, read_peeks, write_peeks
 from weight_feedback.lab.store.store import DECLARATION, Damaged, Record, Store, StoreError
 from weight_feedback.lab.study.shards import Shard
 from weight_feedback.lab.study.study import Declared, Study
@@ -631,6 +631,17 @@ def test_an_unfinished_study_shows_no_difference_but_to_those_who_peek_and_that_
         assert "own − plain: " in each
         assert said in each
     assert read_peeks(folder.path / "tiny") == (peek,)  # that of a finished study is none
+
+
+def test_a_later_look_leaves_earlier_ones_and_no_look_is_kept_twice(folder) -> None:
+    folder.write(seeds=4)
+    store = folder.path / "tiny"
+    for seeds in (2, 3):
+        folder.give("run", "tiny", "--seeds", seeds)
+        folder.give("report", "tiny", "--peek")
+    assert [look.finished for look in read_peeks(store)] == [4, 6]
+    write_peeks(store / PEEKS, [*read_peeks(store), *read_peeks(store)])
+    assert [look.finished for look in read_peeks(store)] == [4, 6]
 
 
 def test_a_study_that_declares_nothing_has_nothing_to_peek_at(folder) -> None:
