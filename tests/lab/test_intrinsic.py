@@ -212,7 +212,7 @@ def test_tasks_can_go_to_other_processes() -> None:
     worker = measurements.Worker(Store(Path("a")), ProgressFiles(Path("b")), None)
     copied = pickle.loads(pickle.dumps(partial(worker.run, ONE)))
     assert copied.args == (ONE,)
-    assert (copied.func.__self__.marks, copied.func.__self__.driver) == (worker.marks, os.getpid())
+    assert (copied.func.__self__.progress, copied.func.__self__.driver) == (worker.progress, os.getpid())
 
 
 def test_what_dies_again_and_again_ends_the_run(tmp_path, monkeypatch) -> None:

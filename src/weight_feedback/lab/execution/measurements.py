@@ -84,13 +84,13 @@ class Worker:
 
     Args:
         store: where results go.
-        marks: of the run.
+        progress: of the run.
         data_dir: where data files are looked for; see `datasets.load`.
         driver: the process that all others work for.
     """
 
     store: Store
-    marks: ProgressFiles
+    progress: ProgressFiles
     data_dir: Path | None
     driver: int = field(default_factory=os.getpid)
 
@@ -106,7 +106,7 @@ class Worker:
         keep_freed_memory()
         with thread_count(THREADS):
             data = datasets.load(measurement.data, self.data_dir)
-            result = measure(measurement, data, counter(self.marks, measurement.key(), self.driver))
+            result = measure(measurement, data, counter(self.progress, measurement.key(), self.driver))
             about = provenance(surroundings(torch.device("cpu")))
         seconds = round(time.perf_counter() - clock, 3)
         self.store.write(measurement, Record(result, {"started": started, "seconds": seconds, **about}))
