@@ -1,8 +1,7 @@
 """Power: what a number of pairs can show, by the very tests that verdicts are given by.
 
 Differences are taken to be normal. Few pairs have few sign flips, and so coarse p-values: there the tests are
-run on simulated differences of a fixed seed. With more, t tests have about the same power, and formulas: what they
-take of SciPy is imported with the first of them, as it takes seconds, and many reports need none.
+run on simulated differences of a fixed seed. With more, t tests have about the same power, and formulas.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from weight_feedback.lab.statistics.estimates import EXACT, FLIPS, equivalence_p, flip_p, flip_signs
 
@@ -77,11 +77,20 @@ def detection_power(n: int, effect: float, alpha: float = 0.05) -> float:
         return 0.0
     if n <= EXACT and alpha / smallest_flip_p(n) < _FINE:
         return float((flip_p(_noise(n) + abs(effect), _signs(n)) < alpha).mean())
+    centre, edge = effect * math.sqrt(n), -float(special.stdtrit(n - 1, alpha / 2))
+    # The lower tail is written as the upper one of −t.
+    return _above(edge, n - 1, centre) + _above(edge, n - 1, -centre)
+
+
+def _above(edge: float, df: int, centre: float) -> float:
+    """Return the chance that noncentral t is above an edge."""
+    below = float(special.nctdtr(df, centre, edge))
+    if not math.isnan(below):
+        return 1 - below
+    # It is NaN in places, some of them in the midst of others; this isn't, and takes a second to import.
     from scipy import stats
 
-    centre, edge = effect * math.sqrt(n), stats.t.isf(alpha / 2, n - 1)
-    # The lower tail is written as the upper one of −t: scipy's and statsmodels' lower tail is NaN far out.
-    return float(stats.nct.sf(edge, n - 1, centre) + stats.nct.sf(edge, n - 1, -centre))
+    return float(stats.nct.sf(edge, df, centre))
 
 
 def detectable_effect(n: int, sd: float, alpha: float = 0.05, power: float = POWER) -> float:
@@ -192,14 +201,17 @@ def equivalence_power(n: int, sd: float, margin: float, difference: float = 0.0,
         return float(abs(difference) < margin)
     if n <= EXACT and alpha / smallest_equivalence_p(n) < _FINE:
         return float((equivalence_p(difference + sd * _noise(n), margin, _signs(n)) < alpha).mean())
-    from scipy import stats
-
-    levels = (np.arange(_LEVELS) + 0.5) / _LEVELS
     error = sd / math.sqrt(n)
-    measured = error * np.sqrt(stats.chi2.ppf(levels, n - 1) / (n - 1))
-    room = np.maximum(margin - stats.t.isf(alpha, n - 1) * measured, 0.0)
-    shown = stats.norm.cdf((room - difference) / error) - stats.norm.cdf((-room - difference) / error)
+    room = np.maximum(margin + special.stdtrit(n - 1, alpha) * error * _measured(n), 0.0)
+    shown = special.ndtr((room - difference) / error) - special.ndtr((-room - difference) / error)
     return float(shown.mean())
+
+
+@functools.lru_cache(maxsize=256)
+def _measured(n: int) -> NDArray[np.float64]:
+    """Return measured standard deviations of n differences whose true one is 1, in equal steps of probability."""
+    levels = (np.arange(_LEVELS) + 0.5) / _LEVELS
+    return np.asarray(np.sqrt(2 * special.gammaincinv((n - 1) / 2, levels) / (n - 1)))
 
 
 @functools.cache
