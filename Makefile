@@ -49,8 +49,9 @@ lint: .venv/test
 	$(BIN)/lint-imports
 
 docs: .venv/test .venv/wheel  ## Run the documentation's examples and build it; warnings are errors.
-	$(BIN)/sphinx-build -W -q -b doctest docs docs/_build/doctest
-	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	# The pages are read, and the notebook is run, once for both.
+	$(BIN)/sphinx-build -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/sphinx-build -W -q -b doctest -d docs/_build/doctrees docs docs/_build/doctest
 	@echo "docs/_build/html/index.html"
 
 bench: .venv/bench .venv/wheel $(TIMM)/wheel  ## Time everything against targets, and draw how cost grows (downloads several GB).
