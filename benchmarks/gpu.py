@@ -16,16 +16,15 @@ import torch
 from timing import machine, show
 from training import PROTOCOL, STEPS, TEST_IMAGES, made_up
 from weight_feedback.lab.data.datasets import Dataset
-from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.networks import find_network
-from weight_feedback.lab.tasks.notebook.settings import Sketched, Training
-from weight_feedback.lab.training.plan import time_trial
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Sketched, Training
+from weight_feedback.lab.tasks.notebook.timing import time_trial
 
 NETWORKS = ("mnist-plain", "cifar10-plain")
 PLAIN = "plain loop"
 
 
-def ways(network: str, cohort: int) -> dict[str, tuple[Trial, bool]]:
+def ways(network: str, cohort: int) -> dict[str, tuple[NetworkTrial, bool]]:
     """Return the ways to train seeds of a network that hears its own weights.
 
     Args:
@@ -38,10 +37,10 @@ def ways(network: str, cohort: int) -> dict[str, tuple[Trial, bool]]:
     data = find_network(network).data
     epochs = PROTOCOL[data][1]
 
-    def trial(size: int) -> Trial:
+    def trial(size: int) -> NetworkTrial:
         training = Training(epochs=epochs, cohort=size)
         summary = Sketched(k=26, sketch="count")
-        return Trial(data=data, training=training, model=network, signal="own", summary=summary, seed=0)
+        return NetworkTrial(data=data, training=training, model=network, signal="own", summary=summary, seed=0)
 
     return {
         f"{name}{suffix}": (trial(size), graphs)

@@ -14,7 +14,6 @@ from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
 from weight_feedback.lab.tasks.notebook.networks import build, find_network
 from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.training.environment import keep_freed_memory, thread_count
-from weight_feedback.lab.training.loop import train
 
 NETWORKS = ["mnist-plain", "cifar10-plain"]
 ROWS = 8
@@ -30,9 +29,9 @@ def profiled(network: str, cohort: int) -> None:
     data = made_up(find_network(network).data)
     models = [build(network, seed) for seed in range(cohort)]
     once = Training(epochs=1)
-    train(Lockstep(models, data, once, range(cohort)))
+    Lockstep(models, data, once, range(cohort)).train_epoch()
     with profile(activities=[ProfilerActivity.CPU]) as measured:
-        train(Lockstep(models, data, once, range(cohort)))
+        Lockstep(models, data, once, range(cohort)).train_epoch()
     operations = measured.key_averages()
     shares = {op.key: op.self_cpu_time_total / 1e3 / STEPS / cohort for op in operations}
     total = sum(shares.values())

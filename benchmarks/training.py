@@ -19,12 +19,11 @@ from timing import Target, finish, interleaved, show
 from weight_feedback.attach import advance
 from weight_feedback.lab.data.datasets import Dataset, normalise
 from weight_feedback.lab.execution.backends import cores
-from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.networks import ConvNet, find_network
-from weight_feedback.lab.tasks.notebook.settings import Sketched, Training
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Sketched, Training
+from weight_feedback.lab.tasks.notebook.timing import time_trial
 from weight_feedback.lab.training.environment import keep_freed_memory, thread_count
-from weight_feedback.lab.training.plan import time_trial
 
 STEPS = 60
 #: Data set to the size of the notebook's z.
@@ -76,7 +75,7 @@ def ours(network: str) -> float:
     data = find_network(network).data
     images, epochs = PROTOCOL[data]
     training = Training(epochs=epochs, cohort=COHORT[data])
-    trial = Trial(data=data, training=training, model=network, seed=0)
+    trial = NetworkTrial(data=data, training=training, model=network, seed=0)
     with thread_count(1):
         timed = time_trial(trial, made_up(data), torch.device("cpu"), STEPS)
     return timed.seconds(training, images, TEST_IMAGES)
@@ -160,7 +159,9 @@ def hearing(name: str, signal: str, seed: int = 0) -> ConvNet:
         seed: of the network.
     """
     summary = Sketched(k=SIZES[name], sketch="count")
-    trial = Trial(data=name, training=Training(), model=f"{name}-plain", signal=signal, summary=summary, seed=seed)
+    trial = NetworkTrial(
+        data=name, training=Training(), model=f"{name}-plain", signal=signal, summary=summary, seed=seed
+    )
     return build_arm(trial, STEPS)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers.interrupted_trials import few_images
-from weight_feedback.lab.training import plan
+from weight_feedback.lab.tasks.notebook import timing
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_with_one_there_is_a_figure_for_each_way(gpu, monkeypatch, capsys) -> No
 
     def time_trial(trial, data, device, steps, graphs):
         timed.append((trial.training.cohort, graphs, device.type))
-        return plan.time_trial(trial, data, torch.device("cpu"), steps, graphs)
+        return timing.time_trial(trial, data, torch.device("cpu"), steps, graphs)
 
     monkeypatch.setattr(gpu, "time_trial", time_trial)
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--cohort", "2", "--repeats", "1"])

@@ -26,6 +26,7 @@ import weight_feedback as wf
 from weight_feedback.lab.statistics.verdicts import Verdict, estimate, verdicts
 from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.tasks.notebook.networks import NETWORKS
+from weight_feedback.lab.tasks.notebook.task import NOTEBOOK
 
 ROOT = Path(__file__).parents[1]
 
@@ -185,7 +186,7 @@ def test_the_study_in_the_docs_is_valid(tmp_path) -> None:
     path.write_text(text, encoding="utf-8")
     study = load_study(str(path))
     assert study.name == "mine"
-    assert {arm.model for arm in study.arms} <= NETWORKS.keys()
+    assert {study.trial(arm, 0).model for arm in study.arms} <= NETWORKS.keys()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/notebook.md"])
@@ -223,7 +224,11 @@ def test_verdicts_are_those_of_the_reports(page) -> None:
     """Each study's two verdicts are quoted whole, in the order of `CONTROLS`."""
     quoted = re.findall(r"^> (own.*)$", (ROOT / page).read_text(encoding="utf-8"), re.M)
     found = [judged_anew(name) for name in CONTROLS]
-    assert quoted == [verdict.sentence(*pair.split(" − ")) for study in found for pair, verdict in study.items()]
+    assert quoted == [
+        verdict.sentence(*pair.split(" − "), "points", NOTEBOOK.scope)
+        for study in found
+        for pair, verdict in study.items()
+    ]
 
 
 def test_the_verdicts_in_a_subspace_stand() -> None:

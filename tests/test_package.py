@@ -66,7 +66,7 @@ modules = [found.name for found in pkgutil.iter_modules(first.__path__, "weight_
 same = {name.rpartition(".")[2] for name in modules} & set(first.__all__)
 assert same >= {"attach", "check", "diagnose", "fold", "signals"}, same
 # Each of these as the first that is imported; then all others, before and after the names are used.
-firsts = ["lab.tasks.base", "pretrained", *same]
+firsts = ["lab.tasks.fields", "pretrained", *same]
 for module in [f"weight_feedback.{name}" for name in firsts]:
     for name in [name for name in sys.modules if name.partition(".")[0] == "weight_feedback"]:
         del sys.modules[name]
@@ -143,6 +143,7 @@ PLANTED = {
     "The library needs torch and numpy alone": ("layers.py", "import scipy"),
     "The library's parts point one way": ("summaries/base.py", "import weight_feedback.signals"),
     "The lab's packages point one way": ("lab/store/merge.py", "import weight_feedback.lab.statistics.gate"),
+    "The lab's engine knows no task": ("lab/training/states.py", "import weight_feedback.lab.tasks.notebook.arms"),
     "Reports and statistics never import torch": ("lab/statistics/estimates.py", "import torch"),
 }
 

@@ -21,6 +21,7 @@ from weight_feedback.lab.store.store import Store, StoreError, read_record
 from weight_feedback.lab.store.weights import read_weights
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.study.toml import load_study
+from weight_feedback.lab.tasks.notebook import lockstep
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
 from weight_feedback.lab.tasks.notebook.history import History
 from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
@@ -90,7 +91,7 @@ def test_a_study_goes_on_from_an_earlier_versions_results(study, store) -> None:
     store.declare(study)
     assert runner.missing(study, store) == []
     found = analyse(study, store)
-    assert [result.accuracy.tolist() for result in found.arms] == [[[10.0]], [[11.0]]]
+    assert [result.curves["accuracy"].tolist() for result in found.arms] == [[[10.0]], [[11.0]]]
     assert len(found.swaps) == 2
     assert {path: path.read_bytes() for path in store.folder.rglob("*") if path.is_file()} == before
 
@@ -122,15 +123,19 @@ def test_saved_models() -> None:
 
 def test_checkpoints() -> None:
     header, tensors = decode((FIRST / "checkpoint.safetensors").read_bytes())
-    hearings = [Hearing(1.0, 0.0, 0.5), Hearing(1.5, 0.25, 0.75)]
+    hearings = [{"norm": 1.0, "drift": 0.0, "share": 0.5}, {"norm": 1.5, "drift": 0.25, "share": 0.75}]
     assert header == Header(
         format=1,
         same={"torch": "2.13.0", "threads": 1},
         epoch=1,
-        histories=(
-            History([2.5, 2.25], [Evaluation(2.0, 1, 10.0)], hearings, None),
-            History([2.5], [], hearings[:1], 2),
-        ),
+        plain=[
+            {
+                "epochs": [{"loss": 2.0, "correct": 1, "accuracy": 10.0}],
+                "hearings": hearings,
+                "diverged": None,
+            },
+            {"epochs": [], "hearings": hearings[:1], "diverged": 2},
+        ],
         started="2026-11-24T09:00:00+00:00",
         seconds=1.5,
         resumed=3,
@@ -138,7 +143,15 @@ def test_checkpoints() -> None:
     assert {name: value.tolist() for name, value in tensors.items()} == {
         "network.0.fc1.weight": [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]],
         "network.0.fc1.signal.step": 2,
+        "network.0.losses": [2.5, 2.25],
+        "network.1.losses": [2.5],
     }
+    histories, _ = lockstep._as_histories(header.plain, tensors)
+    heard = [Hearing(1.0, 0.0, 0.5), Hearing(1.5, 0.25, 0.75)]
+    assert histories == [
+        History([2.5, 2.25], [Evaluation(2.0, 1, 10.0)], heard, None),
+        History([2.5], [], heard[:1], 2),
+    ]
 
 
 # Formats that this version doesn't know

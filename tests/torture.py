@@ -45,13 +45,13 @@ from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import Store, read_declaration, read_record
 from weight_feedback.lab.study.study import Study
-from weight_feedback.lab.tasks.base import weights_digest
+from weight_feedback.lab.tasks.fields import weights_digest
 
 CONSOLE = Console(soft_wrap=True)
 #: After so many kills, on average, a study is let go on to its end.
 KILLS_A_FOLDER = 4
 #: What is published once and stays.
-PUBLISHED = ("trials", "swaps", "weights", "declaration.json")
+PUBLISHED = ("trials", "swaps", "weights", "declaration.json", "study.json")
 PNG, SVG = b"\x89PNG" + bytes(50_000) + b"IEND", b"<svg>" + b" " * 10_000 + b"</svg>"
 
 
@@ -79,8 +79,8 @@ def warm_up() -> None:
     # Not in the workers of a pool: they are new processes, and take all of it.
     datasets.load = lambda *_, **__: few
     with tempfile.TemporaryDirectory() as folder:
-        for tiny in (study(1), study(2, cohort=2)):
-            work(tiny, Path(folder) / str(tiny.training.cohort))()
+        for cohort in (1, 2):
+            work(study(cohort, cohort), Path(folder) / str(cohort))()
     gc.collect()
     gc.freeze()  # statsmodels collects garbage in each report, which takes long where so much is imported
     assert alone()
@@ -111,6 +111,8 @@ def meaning(folder: Path, name: str, content: bytes) -> Any:
         return read_record(folder / name).result
     if name == "declaration.json":
         return read_declaration(folder / name)._replace(time="")
+    if name == "study.json":
+        return content
     return content[-6:]
 
 

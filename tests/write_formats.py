@@ -15,8 +15,6 @@ import weight_feedback as wf
 from weight_feedback.lab.execution import runner
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.toml import load_study
-from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
-from weight_feedback.lab.tasks.notebook.history import History
 from weight_feedback.lab.training.checkpoints import Header, encode
 from weight_feedback.pretrained import save_pretrained
 
@@ -73,18 +71,25 @@ def model(folder: Path) -> None:
 
 def checkpoint(file: Path) -> None:
     """Write a checkpoint of two networks, of which one has diverged."""
-    whole = History(
-        [2.5, 2.25], [Evaluation(2.0, 1, 10.0)], [Hearing(1.0, 0.0, 0.5), Hearing(1.5, 0.25, 0.75)], None
-    )
+    hearings = [{"norm": 1.0, "drift": 0.0, "share": 0.5}, {"norm": 1.5, "drift": 0.25, "share": 0.75}]
+    evaluation = {"loss": 2.0, "correct": 1, "accuracy": 10.0}
     header = Header(
         same={"torch": "2.13.0", "threads": 1},
         epoch=1,
-        histories=(whole, History([2.5], [], [Hearing(1.0, 0.0, 0.5)], 2)),
+        plain=[
+            {"epochs": [evaluation], "hearings": hearings, "diverged": None},
+            {"epochs": [], "hearings": hearings[:1], "diverged": 2},
+        ],
         started="2026-11-24T09:00:00+00:00",
         seconds=1.5,
         resumed=3,
     )
-    tensors = {"network.0.fc1.weight": torch.arange(6.0).view(2, 3), "network.0.fc1.signal.step": torch.tensor(2)}
+    tensors = {
+        "network.0.fc1.weight": torch.arange(6.0).view(2, 3),
+        "network.0.fc1.signal.step": torch.tensor(2),
+        "network.0.losses": torch.tensor([2.5, 2.25], dtype=torch.float64),
+        "network.1.losses": torch.tensor([2.5], dtype=torch.float64),
+    }
     file.write_bytes(encode(header, tensors))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,8 @@ import pytest
 
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.store.store import Record
-from weight_feedback.lab.study.trials import Trial
-from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
 from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
-from weight_feedback.lab.tasks.notebook.settings import Projected, Training
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Projected, Training
 from weight_feedback.lab.training.run import Options, run_cohort
 
 TRAINING = Training(epochs=3, batch_size=32, lr=0.05)
@@ -37,7 +36,7 @@ class Cut(Exception):  # noqa: N818 - an interruption, not an error
     """Training is cut short here."""
 
 
-def make(signal: str | None = "own", *, training: dict | None = None, **changes) -> Trial:
+def make(signal: str | None = "own", *, training: dict | None = None, **changes) -> NetworkTrial:
     fields = {
         "data": "generated",
         "training": TRAINING.model_copy(update=training or {}),
@@ -46,10 +45,10 @@ def make(signal: str | None = "own", *, training: dict | None = None, **changes)
         "summary": Projected(k=8) if signal else None,
         "seed": 2,
     }
-    return Trial(**(fields | changes))
+    return NetworkTrial(**(fields | changes))
 
 
-def run(one: Trial, path: Path | None = None, **options) -> list[Record]:
+def run(one: NetworkTrial, path: Path | None = None, **options) -> list[Record]:
     return run_cohort(one.cohort(), Options(checkpoint=path, **({"checkpoint_seconds": 0, "threads": 1} | options)))
 
 
@@ -57,10 +56,10 @@ def results(records: list[Record]) -> list[dict]:
     return [record.result for record in records]
 
 
-def cut(one: Trial, path: Path, epoch: int = 1, **options) -> None:
+def cut(one: NetworkTrial, path: Path, epoch: int = 1, **options) -> None:
     """Train from where the checkpoint is, and be interrupted after an epoch."""
 
-    def interrupt(finished: int, _: Evaluation) -> None:
+    def interrupt(finished: int, _: Mapping[str, float]) -> None:
         if finished == epoch:
             raise Cut
 

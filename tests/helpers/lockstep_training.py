@@ -11,7 +11,6 @@ from weight_feedback.lab.tasks.notebook.history import History
 from weight_feedback.lab.tasks.notebook.lockstep import Donor, Lockstep, LoggedStep
 from weight_feedback.lab.tasks.notebook.networks import ConvNet
 from weight_feedback.lab.tasks.notebook.settings import Training
-from weight_feedback.lab.training import loop
 
 
 def train(
@@ -47,5 +46,8 @@ def trained(
     on_log: Callable[[LoggedStep], None] | None = None,
 ) -> list[History]:
     """Train what is left; return what all of it leaves behind."""
-    loop.train(lockstep, on_epoch, on_log)
+    while not lockstep.finished:
+        evaluation = lockstep.train_epoch(on_log)
+        if on_epoch and evaluation:
+            on_epoch(lockstep.epoch, evaluation)
     return lockstep.histories

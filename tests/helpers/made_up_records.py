@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from weight_feedback.lab.store.store import Record
-from weight_feedback.lab.study.trials import Swap, Trial
-from weight_feedback.lab.tasks.notebook.settings import Projected, Training
+from weight_feedback.lab.study.trials import Swap
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Projected, Training
 
-TRIAL = Trial(data="generated", training=Training(epochs=1, batch_size=125), model="mnist-plain", seed=0)
+TRIAL = NetworkTrial(data="generated", training=Training(epochs=1, batch_size=125), model="mnist-plain", seed=0)
 OWN = TRIAL.model_copy(update={"signal": "own", "summary": Projected(k=2)})
 SWAP = Swap(trial=OWN, heard="zeros")
 PROVENANCE = {"host": "ä", "torch": "2"}
 
 
-def record(trial: Trial | Swap, **changes: object) -> Record:
-    kind = type(trial).__name__.lower()
+def record(trial: NetworkTrial | Swap, **changes: object) -> Record:
+    kind = "swap" if isinstance(trial, Swap) else "trial"
     result = {
         kind: trial.settings(),
         "data": "0" * 64,

@@ -8,9 +8,9 @@ import numpy as np
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.store.store import DECLARATION, Record, Store
-from weight_feedback.lab.study.study import Arm, Declared, Study
-from weight_feedback.lab.study.trials import Trial
-from weight_feedback.lab.tasks.notebook.settings import Projected, Training
+from weight_feedback.lab.study.declared import Declared
+from weight_feedback.lab.study.study import Arm, Study
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Projected, Training
 
 SIGNALS = ("none", "constant", "yoked", "own")
 SEEDS = 8
@@ -44,9 +44,11 @@ LOSS = 3 - ACCURACY / 40
 HEARINGS = _random.uniform(0, 1, (len(SIGNALS), SEEDS + 2, EPOCHS + 1, 3))
 
 
-def record(trial: Trial, arm: str, epochs: int = EPOCHS) -> Record:
+def record(trial: NetworkTrial, arm: str, epochs: int | None = None) -> Record:
     """Return what came out of a trial; with fewer epochs than the study's, it diverged."""
     i, seed = SIGNALS.index(arm), trial.seed
+    planned = trial.planned_epochs
+    epochs = planned if epochs is None else epochs
     result = {
         "trial": trial.settings(),
         "data": "0" * 64,
@@ -63,7 +65,7 @@ def record(trial: Trial, arm: str, epochs: int = EPOCHS) -> Record:
         ]
         if arm != "none"
         else [],
-        "diverged": None if epochs == EPOCHS else 17,
+        "diverged": None if epochs == planned else 17,
         "weights": "0" * 64,
     }
     return Record(result, {**PROVENANCE, "seconds": 1.0 + i})

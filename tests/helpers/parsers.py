@@ -14,8 +14,9 @@ import lzma
 import struct
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -25,13 +26,16 @@ from helpers.fuzzing import Target
 from helpers.made_up_study import STUDY, record
 from helpers.saved_models import CONFIG, WEIGHTS
 from helpers.studies import BASE, document
-from weight_feedback.lab.data import parsers
+from weight_feedback.lab.data import datasets, parsers
 from weight_feedback.lab.data.reading import DataError
 from weight_feedback.lab.store.store import Store, StoreError, read_record
-from weight_feedback.lab.study.toml import SpecError, load_study
-from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing
-from weight_feedback.lab.tasks.notebook.history import History
-from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
+from weight_feedback.lab.study.toml import StudyError, load_study
+from weight_feedback.lab.tasks.base import PlainTrial, Resumable
+from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
+from weight_feedback.lab.tasks.notebook.networks import ConvNet
+from weight_feedback.lab.tasks.notebook.settings import Training
+from weight_feedback.lab.training.checkpoints import Checkpointer, CheckpointError, Header, decode, encode
+from weight_feedback.lab.training.context import TrialContext
 from weight_feedback.pretrained import PretrainedError, load_pretrained, save_pretrained
 
 _JSON = [b"NaN", b"1e999", b"9" * 5000, b"[" * 100_000, b"{}", b"[]", b"null", b"true", b'"\\ud800"', b"-0.0", b"2"]
@@ -65,6 +69,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "config": _config,
         "weights": _weights,
         "checkpoint": _checkpoint,
+        "state": _state,
     }
     made = {}
     for name, make in makers.items():
@@ -185,7 +190,7 @@ def _study(folder: Path) -> Target:
 
     words = [b"nan", b"1e999", b"0x" + b"f" * 900, b"9" * 900, b"[" * 900, b"a" + b".a" * 450, b"\xef\xbb\xbf"]
     words += [b'"""', b"'''", b"\\u202e", b"\\U00110000", b"2026-01-01T00:00:00Z", b"[[arms]]", b"{}", b"[]", b"\r"]
-    return Target([document(BASE).encode()], parse, SpecError, words)
+    return Target([document(BASE).encode()], parse, StudyError, words)
 
 
 class _Tiny(nn.Module):
@@ -245,15 +250,70 @@ def _weights(folder: Path) -> Target:
 
 
 def _checkpoint(folder: Path) -> Target:
-    history = History(
-        [2.0, 1.5], [Evaluation(1.5, 1, 10.0)], [Hearing(1.0, 0.0, 0.5), Hearing(1.0, 0.1, 0.5)], None
+    data = datasets.load("generated")
+    small = replace(
+        data,
+        train_images=data.train_images[:4, :, :16, :16],
+        train_labels=data.train_labels[:4] % 2,
+        test_images=data.test_images[:2, :, :16, :16],
+        test_labels=data.test_labels[:2] % 2,
     )
-    header = Header(same={"torch": "2"}, epoch=1, histories=(history,), started="now", seconds=1.0, resumed=0)
-    whole = encode(header, {"network.0.fc1.weight": torch.zeros(2, 3), "network.0.step": torch.tensor(3)})
+
+    def fresh() -> Lockstep:
+        model = ConvNet((1, 1, 1), side=16, hidden=1, classes=2)
+        wf.attach(model, "fc1", reads=["fc2"], summary=wf.CountSketch(1, seed=0))
+        return Lockstep([model], small, Training(epochs=2, batch_size=2), [0])
+
+    whole = fresh()
+    whole.train_epoch()
+    plain, tensors = whole.state()
+    header = Header(same={"torch": "2"}, epoch=1, plain=plain, started="now", seconds=1.0, resumed=0)
+    goes_on = fresh()
+    return _resumed(encode(header, tensors), lambda: goes_on)
+
+
+def _state(folder: Path) -> Target:
+    class Held:
+        """Takes the place of what keeps checkpoints, and hands out what it is to keep."""
+
+        def resume(self, training: Resumable) -> int:
+            self.training = training
+            return 0
+
+    def fresh() -> tuple[TrialContext, Resumable]:
+        trial, device, held = PlainTrial(path="tasks:own", values={}, seed=0), torch.device("cpu"), Held()
+        one = TrialContext(trial, None, device, None, None, cast(Checkpointer, held), ["accuracy"])
+        one.stream("noise")
+        one.rng("order", 1)
+        model = nn.Linear(1, 1)
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.5)
+        model(torch.ones(1)).sum().backward()
+        next(one.epochs(2, model=model, optimiser=optimiser))
+        optimiser.step()
+        return one, held.training
+
+    one, training = fresh()
+    one.report(accuracy=0.5)
+    one.diagnose(drift=float("nan"))
+    one.keep("text", "a")
+    plain, tensors = training.state()
+    header = Header(same={"torch": "2"}, epoch=1, plain=plain, started="now", seconds=1.0, resumed=0)
+    return _resumed(encode(header, tensors), lambda: fresh()[1])
+
+
+def _resumed(whole: bytes, make: Callable[[], Resumable]) -> Target:
+    """Return what lets training that is made go on from a checkpoint."""
 
     def mend(data: bytes) -> bytes:
         before, mark, after = data.partition(b'"sha256":"')
         blank = before + mark + b"0" * 64 + after[64:]
         return before + mark + hashlib.sha256(blank).hexdigest().encode() + after[64:] if mark else data
 
-    return Target([whole], decode, CheckpointError, [b"checkpoint", *_SAFETENSORS, *_JSON], mend)
+    def parse(data: bytes) -> None:
+        header, tensors = decode(data)
+        try:
+            make().restore(header.epoch, header.plain, tensors)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
+
+    return Target([whole], parse, CheckpointError, [b"checkpoint", *_SAFETENSORS, *_JSON], mend)

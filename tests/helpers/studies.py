@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.study.study import Arm, Study
 
 PLAIN = {"name": "plain", "model": "mnist-plain", "label": "w/o"}
 OWN = {"name": "own", "model": "mnist-plain", "label": "w/", "signal": "own"}
@@ -62,3 +62,13 @@ def toml(value: Any) -> str:
 
 def document(study: dict[str, Any]) -> str:
     return "".join(f"{json.dumps(name)} = {toml(value)}\n" for name, value in study.items())
+
+
+def change(study: Study, **fields: Any) -> Study:
+    """The same study with other fields or settings."""
+    return Study.model_validate({**study.model_dump(mode="json"), **fields})
+
+
+def change_arm(arm: Arm, **fields: Any) -> Arm:
+    """The same arm with other fields or settings."""
+    return Arm.model_validate({**arm.model_dump(mode="json"), **fields})

@@ -12,12 +12,11 @@ import weight_feedback as wf
 from helpers.lockstep_training import train
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.study.study import Arm, Study
-from weight_feedback.lab.study.toml import SpecError, load_study
-from weight_feedback.lab.study.trials import Trial
+from weight_feedback.lab.study.toml import StudyError, load_study
 from weight_feedback.lab.tasks.notebook import arms
 from weight_feedback.lab.tasks.notebook.lockstep import Donor
 from weight_feedback.lab.tasks.notebook.networks import build, count_parameters
-from weight_feedback.lab.tasks.notebook.settings import Pooled, Projected, SignalName, Training
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Pooled, Projected, SignalName, Training
 from weight_feedback.lab.training.run import Options, run_trial
 
 SUMMARY = Projected(k=8)
@@ -26,7 +25,7 @@ EPOCH_STEPS = 4
 SIGNALS = [name for name in get_args(SignalName) if name != "none"]
 
 
-def make(signal: str | None, seed: int = 3, **changes) -> Trial:
+def make(signal: str | None, seed: int = 3, **changes) -> NetworkTrial:
     summary = None if signal is None else SUMMARY
     fields = {
         "data": "generated",
@@ -35,7 +34,7 @@ def make(signal: str | None, seed: int = 3, **changes) -> Trial:
         "signal": signal,
         "summary": summary,
     }
-    return Trial(**(fields | changes), seed=seed)
+    return NetworkTrial(**(fields | changes), seed=seed)
 
 
 def arm(signal: str | None, seed: int = 3):
@@ -191,7 +190,7 @@ def test_a_sketch_can_take_the_place_of_the_dense_projection(tmp_path, sketch, k
     assert (summary.out_features, summary.scale, summary.seed) == (8, "calibrated", 0)
     assert trial.settings()["summary"] == {"k": 8, "sketch": sketch, "scale": "calibrated"}
     assert study.declaration() != read_study(tmp_path, STUDY).declaration()
-    with pytest.raises(SpecError, match=r"summary.sketch: .*'count' or 'kronecker', got 'other'"):
+    with pytest.raises(StudyError, match=r"summary.sketch: .*'count' or 'kronecker', got 'other'"):
         read_study(tmp_path, text.replace(sketch, "other"))
 
 
@@ -237,12 +236,12 @@ def test_none_is_the_plain_networks_trial(tmp_path) -> None:
             "'none' has conditioning 'film', but hears nothing",
         ),
         ('signal = "own"', 'signal = "ours"', "arms.1.signal: .*got 'ours'"),
-        ('signal = "own"', 'signal = "none"', "each condition must be unique"),
-        ('signal = "own"', 'signal = "none"\nsalt = 1', "each condition must be unique"),
+        ('signal = "own"', 'signal = "none"', "each must have other settings"),
+        ('signal = "own"', 'signal = "none"\nsalt = 1', "each must have other settings"),
     ],
 )
 def test_wrong_arms_are_refused(tmp_path, old, new, message) -> None:
-    with pytest.raises(SpecError, match=message):
+    with pytest.raises(StudyError, match=message):
         read_study(tmp_path, STUDY.replace(old, new))
 
 

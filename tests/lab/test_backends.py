@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -22,9 +21,10 @@ import pytest
 
 import weight_feedback
 from helpers.child_processes import DiesOnce, may_fork, wait_until
+from helpers.fake_tasks import Troubles, compare_ridges
 from helpers.limits import SECONDS
 from helpers.recording_watcher import Watched
-from helpers.studies import compare_signals
+from helpers.studies import change, compare_signals
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.data.datasets import DataError
 from weight_feedback.lab.execution import backends, cluster, runner, workers
@@ -276,7 +276,10 @@ class Threads:
 
 
 def test_one_trial_at_a_time_in_a_process(tmp_path, monkeypatch) -> None:
-    second = threading.Event()
+    study, troubles = compare_ridges(), Troubles(tmp_path / "troubles")
+    monkeypatch.setenv(Troubles.variable, str(troubles.folder))
+    for _, trial in study.trials():
+        troubles.give(trial, "hold")
 
     class Noticing(Threads):
         def outcomes(self, calls):
@@ -284,27 +287,31 @@ def test_one_trial_at_a_time_in_a_process(tmp_path, monkeypatch) -> None:
                 try:
                     return call()
                 finally:
-                    second.set()  # one call ends at once, and lets the other go on
+                    troubles.end()  # one call ends at once, and lets the other go on
 
             return super().outcomes({key: partial(noticed, call) for key, call in calls.items()})
 
-    monkeypatch.setattr(workers, "run_cohort", lambda *_, **__: second.wait(SECONDS) and [])
     with pytest.raises(StoreError, match="expected one trial at a time in a worker"):
-        run(STUDY, Store(tmp_path), backend=nullcontext(Noticing(2)), watcher=Watched())
+        run(study, Store(tmp_path / "ridges"), backend=nullcontext(Noticing(2)), watcher=Watched())
 
 
 def test_a_trial_ends_with_its_run(tmp_path, monkeypatch) -> None:
     """A cluster's worker outlives the run; what it trains for a dead one is dropped, and isn't a failure."""
-
-    def orphaned(trials, options):
-        (marks,) = (tmp_path / "progress").iterdir()
+    study, store, troubles = compare_ridges(), Store(tmp_path / "ridges"), Troubles(tmp_path / "troubles")
+    monkeypatch.setenv(Troubles.variable, str(troubles.folder))
+    first, *others = (trial for _, trial in study.trials())
+    troubles.give(first, "hold")
+    with ThreadPoolExecutor(1) as pool:
+        over = pool.submit(run, study, store, backend=nullcontext(Threads()))
+        wait_until(troubles.held.exists, "a trial under way")
+        (marks,) = (store.folder / "progress").iterdir()
         shutil.rmtree(marks)
-        options.on_epoch(1)
-
-    monkeypatch.setattr(workers, "run_cohort", orphaned)
-    with pytest.raises(workers.RunOverError, match="the run that this trial was for has ended"):
-        run(STUDY, Store(tmp_path), backend=nullcontext(Threads()))
-    assert not (tmp_path / "failures").exists()
+        troubles.end()
+        with pytest.raises(workers.RunOverError, match="the run that this trial was for has ended"):
+            over.result()
+    assert not (store.folder / "failures").exists()
+    assert not store.finished(first)
+    assert [troubles.tried(trial) for trial in others] == [0, 0, 0]
 
 
 def test_nothing_is_connected_to_for_nothing(tmp_path, here) -> None:
@@ -319,7 +326,7 @@ def test_nothing_is_connected_to_for_nothing(tmp_path, here) -> None:
     assert run(STUDY, here, backend=backend(), watcher=watcher) == 0
     assert watcher.begun[0][:3] == (3, 0, 0)
     with pytest.raises(DataError, match="mnist"):
-        run(STUDY.model_copy(update={"data": "mnist"}), Store(tmp_path), data_dir=tmp_path, backend=backend())
+        run(change(STUDY, data="mnist"), Store(tmp_path), data_dir=tmp_path, backend=backend())
 
 
 def test_workers_must_be_alike(tmp_path, monkeypatch) -> None:
@@ -350,8 +357,11 @@ def test_an_arm_from_elsewhere_is_refused(tmp_path, here) -> None:
 
 def test_versions_and_data_must_be_the_same(tmp_path) -> None:
     with progress_files(tmp_path / "progress") as shared:
-        site = cluster.Site(tmp_path, shared, "generated", None, "another", "cpu", 1)
-        with pytest.raises(StoreError, match="generated: expected the data with fingerprint another, found "):
+        trials = tuple(STUDY.trial(arm, 0) for arm in STUDY.arms)
+        site = cluster.Site(tmp_path, shared, trials, None, (("generated", "another"),), "cpu", 1)
+        with pytest.raises(StoreError, match=r"generated: expected fingerprint another, found [0-9a-f]{64}"):
             cluster.inspect(site)
+        with pytest.raises(StoreError, match="moon: expected fingerprint another, found None"):
+            cluster.inspect(replace(site, data=(("moon", "another"),)))
         with pytest.raises(StoreError, match=r"expected weight-feedback 0\.0, found .*; install the same"):
             cluster.inspect(replace(site, version="0.0"))

@@ -107,7 +107,7 @@ def test_charts_are_drawn(opened) -> None:
     assert marks(tab, "forest", "symbol") == 5
     assert marks(tab, "differences", "symbol") == 5 * SEEDS
     assert marks(tab, "swaps", "symbol") == 3 * SEEDS
-    for name in ("norm", "drift", "share"):
+    for name in ("z_norm", "z_drift", "z_share"):
         # Three arms hear something; legends have a symbol each.
         assert tab.locator(f"#{name} .mark-line.role-mark path").count() == 3
     assert tab.evaluate(POINTS) == 3 * (EPOCHS - 1)  # the first epoch is cut off
@@ -151,12 +151,12 @@ def test_the_legend_offers_only_what_is_shown(opened) -> None:
 
 def test_pictures_of_the_signal_can_be_thinned_out_with_the_keyboard(opened) -> None:
     tab = opened()
-    tab.locator("#norm-heading ~ .choice summary").focus()
+    tab.locator("#z_norm-heading ~ .choice summary").focus()
     tab.keyboard.press("Enter")
-    tab.locator("fieldset[data-figure=norm]").get_by_role("checkbox", name="constant").focus()
+    tab.locator("fieldset[data-figure=z_norm]").get_by_role("checkbox", name="constant").focus()
     tab.keyboard.press("Space")
-    tab.wait_for_function("document.querySelectorAll('#norm .mark-line.role-mark path').length == 2")
-    assert tab.locator("#drift .mark-line.role-mark path").count() == 3
+    tab.wait_for_function("document.querySelectorAll('#z_norm .mark-line.role-mark path').length == 2")
+    assert tab.locator("#z_drift .mark-line.role-mark path").count() == 3
 
 
 def test_print_unfolds_the_numbers_and_folds_them_again(opened) -> None:

@@ -14,13 +14,13 @@ from helpers.studies import compare_networks, compare_signals, study_text
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.commands.networks import TRAINING, Train
 from weight_feedback.lab.data.catalogue import ENVIRONMENT
-from weight_feedback.lab.execution import workers
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.tasks.notebook import names, networks
+from weight_feedback.lab.tasks.notebook import timing as planning
 from weight_feedback.lab.tasks.notebook.settings import Training
-from weight_feedback.lab.training import plan as planning
+from weight_feedback.lab.tasks.notebook.task import NOTEBOOK
 
 STUDY = compare_networks(training={"epochs": 2, "batch_size": 250})
 
@@ -219,6 +219,7 @@ def test_run_then_plot(capsys, study, tmp_path) -> None:
         "figures",
         "report.html",
         "report.md",
+        "study.json",
         "trials",
     ]
     assert str(folder / "report.html") in out
@@ -275,7 +276,7 @@ def test_failed_trials_are_named(capsys, study, tmp_path, monkeypatch) -> None:
         raise RuntimeError("no luck")
 
     run(capsys, "run", study, "--out", tmp_path, "--jobs", 1, "--arms", "plain")
-    monkeypatch.setattr(workers, "run_cohort", fail)
+    monkeypatch.setattr(type(NOTEBOOK), "run_together", fail)
     out = run(capsys, "run", study, "--out", tmp_path, "--jobs", 1)
     assert out.count("failed: mnist-pooled-seed-0000") == 2
     assert "pooled, seed 1: failed (RuntimeError: no luck); missing from all estimates." in out
@@ -359,7 +360,8 @@ def test_calibrate_on_real_trainings_cuts_seeds_into_contrasts(capsys, tmp_path)
     out = run(capsys, *args, "--contrast-seeds", 3, "--jobs", 1)
     assert "2 contrasts of real trainings, same, true effect 0" in out
     analysis = analyse(load_study(str(path)), Store(tmp_path / "same"))
-    x = (analysis.arms[0].accuracy - analysis.arms[1].accuracy)[:6, -1]
+    a, b = (result.curves["accuracy"][:6, -1] for result in analysis.arms)
+    x = a - b
     assert f"mean difference {x.mean():+.3f} points, standard deviation {x.std(ddof=1):.3f}" in out
     assert "3 contrasts of real trainings" in run(capsys, *args, "--contrast-seeds", 2, "--jobs", 1)
     assert "1 contrasts of real trainings" in run(capsys, *args, "--contrast-seeds", 7, "--jobs", 1)

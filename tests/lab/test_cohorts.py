@@ -17,18 +17,18 @@ from helpers.lockstep_training import train, train_cohort
 from helpers.recording_watcher import Watched
 from helpers.studies import compare_signals
 from weight_feedback.lab.data import datasets
-from weight_feedback.lab.execution import runner, workers
+from weight_feedback.lab.execution import runner
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
-from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook import evaluation, lockstep
 from weight_feedback.lab.tasks.notebook.arms import build_arm
+from weight_feedback.lab.tasks.notebook.building import build_networks
 from weight_feedback.lab.tasks.notebook.cohorts import Cohort
 from weight_feedback.lab.tasks.notebook.evaluation import evaluate, evaluate_all
 from weight_feedback.lab.tasks.notebook.lockstep import Donor
 from weight_feedback.lab.tasks.notebook.networks import ConvNet, build
-from weight_feedback.lab.tasks.notebook.settings import Projected, Training
-from weight_feedback.lab.tasks.notebook.task import build_networks
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Projected, Training
+from weight_feedback.lab.tasks.notebook.task import NOTEBOOK
 from weight_feedback.lab.training.run import Options, run_cohort, run_trial
 from weight_feedback.streams import stream
 
@@ -37,7 +37,7 @@ SETTINGS = Training(epochs=2, batch_size=96, test_batch_size=50, lr=0.02)
 N = 3
 
 
-def make(signal: str | None = "own", seed: int = 0, cohort: int = 1, **changes) -> Trial:
+def make(signal: str | None = "own", seed: int = 0, cohort: int = 1, **changes) -> NetworkTrial:
     fields = {
         "data": "generated",
         "training": SETTINGS.model_copy(update={"cohort": cohort}),
@@ -46,7 +46,7 @@ def make(signal: str | None = "own", seed: int = 0, cohort: int = 1, **changes) 
         "summary": Projected(k=7) if signal else None,
         "seed": seed,
     }
-    return Trial(**(fields | changes))
+    return NetworkTrial(**(fields | changes))
 
 
 ARMS = {
@@ -259,7 +259,7 @@ def test_weights_and_failures_are_kept_for_each_network(tmp_path, monkeypatch) -
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr(workers, "run_cohort", fail)
+    monkeypatch.setattr(type(NOTEBOOK), "run_together", fail)
     store = Store(tmp_path / "study")
     runner.run(STUDY, store, arms=["none"], jobs=1, watcher=Watched())
     assert all(store.failure(trial).startswith("RuntimeError: no luck") for _, trial in STUDY.trials(["none"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from weight_feedback.lab.statistics.contrasts import Compared, compare
 from weight_feedback.lab.statistics.gate import Passed
 from weight_feedback.lab.statistics.outcomes import ArmResult
-from weight_feedback.lab.study.study import Arm, Declared, Study
+from weight_feedback.lab.study.declared import Declared
+from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.tasks.notebook.settings import Projected, Training
 
 EPOCHS = 3
@@ -39,14 +41,17 @@ def arm(index: int, final, loss=None, diverged=()) -> ArmResult:
     final = np.where(np.isin(np.arange(len(final)), diverged), 10.0, np.asarray(final, dtype=float))
     accuracy = np.minimum(final[:, None], [[50.0, 80.0, 100.0]])
     return ArmResult(
-        ARMS[index],
-        1,
-        tuple(range(len(final))),
-        accuracy,
-        2 - accuracy / 100 if loss is None else np.repeat(np.asarray(loss, dtype=float)[:, None], EPOCHS, axis=1),
-        {},
-        np.ones(len(final)),
-        dict.fromkeys(diverged, 1),
+        arm=ARMS[index],
+        seeds=tuple(range(len(final))),
+        curves={
+            "accuracy": accuracy,
+            "loss": 2 - accuracy / 100
+            if loss is None
+            else np.repeat(np.asarray(loss, dtype=float)[:, None], EPOCHS, axis=1),
+        },
+        diagnostics={},
+        seconds=np.ones(len(final)),
+        diverged=dict.fromkeys(diverged, "step 1"),
     )
 
 
@@ -77,6 +82,20 @@ def test_arms_that_are_the_same_stay_the_same() -> None:
     found = compare(study, [arm(0, SPREAD), arm(1, SPREAD), arm(2, SPREAD)], 10, Passed(), judge=True)[0]
     assert found.kind == "equivalent"
     assert "difference +0.00 points (the same numbers in every epoch of every pair; 10 seeds)" in found.verdict
+
+
+def test_arms_that_are_the_same_may_report_a_metric_now_and_then_alone() -> None:
+    """A metric that is reported once is known after the last epoch, and missing before it."""
+    study = declaring(10, primary=(("zeros", "none"),))
+
+    def once(index: int, validation=SPREAD) -> ArmResult:
+        made, missing = arm(index, SPREAD), np.full((10, EPOCHS - 1), np.nan)
+        return dataclasses.replace(made, curves={**made.curves, "validation": np.c_[missing, validation]})
+
+    same = compare(study, [once(0), once(1), once(2)], 10, Passed(), judge=True)[0]
+    assert same.kind == "equivalent"
+    other = compare(study, [once(0), once(1), once(2, SPREAD + 1)], 10, Passed(), judge=True)[0]
+    assert other.kind == "withheld"
 
 
 def test_trials_that_all_diverged_say_nothing() -> None:
@@ -117,7 +136,7 @@ def to_threshold(own, none, threshold=99.0, **declared) -> Compared:
 def test_a_threshold_that_nobody_reaches_says_nothing(n) -> None:
     found = to_threshold(SPREAD[:n], SPREAD[:n] - 1)
     assert found.kind == "withheld"
-    assert f"{2 * n} of {2 * n} trials never reached 99 % accuracy" in found.verdict
+    assert f"{2 * n} of {2 * n} trials never reached the threshold, 99 % accuracy" in found.verdict
     # Not even of arms that are the same.
     assert to_threshold(SPREAD[:n], SPREAD[:n]).kind == "withheld"
 
@@ -153,3 +172,27 @@ def test_the_error_rate_of_both_families_together_is_declared() -> None:
     # Six pairs of one sign: 0.031, below 5 % and above 2.5 %.
     own, none = arm(0, SPREAD[:6] + 1 + np.arange(6) / 10), arm(2, SPREAD[:6])
     assert [judged(own, none, error=error).kind for error in ("each", "both")] == ["better", "undecided"]
+
+
+def test_trials_of_other_data_or_code_are_no_pairs() -> None:
+    digits = ("digits", "1" * 64)
+    here = dataclasses.replace(arm(0, SPREAD), data=frozenset({digits, ("code", "2" * 64)}))
+    there = dataclasses.replace(arm(2, SPREAD[::-1] + 2), data=frozenset({digits, ("code", "3" * 64)}))
+    found = judged(here, there)
+    assert found.kind == "withheld"
+    assert (
+        "own and none come from different data or code (code 2222222222222222 against code 3333333333333333), "
+        "so that their pairs aren't pairs"
+    ) in found.verdict
+    assert math.isnan(found.estimate.flip_p)
+    assert judged(here, dataclasses.replace(there, data=here.data)).kind == "worse"
+
+
+def test_a_threshold_of_a_loss_is_reached_from_above() -> None:
+    """Losses of made-up arms are 1.5, 1.2 and, where accuracy rises to 97 %, 1.03."""
+    low, high = np.full(10, 97.0) + SPREAD / 1000, np.full(10, 80.0)
+    found = judged(arm(0, low), arm(2, high), metric="loss", outcome="first-past", threshold=1.1)
+    assert found.differences == dict.fromkeys(range(10), -1.0)  # the third epoch against the fourth, which isn't
+    assert "10 of 20 trials never reached the threshold" not in found.verdict
+    found = judged(arm(0, high), arm(2, high), metric="loss", outcome="first-past", threshold=1.1)
+    assert "20 of 20 trials never reached the threshold, 1.1 nats test loss, so that" in found.verdict

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.child_processes import drop_privileges, fork_command, may_fork, stand_ins
+from helpers.fake_tasks import Troubles, compare_ridges
 from helpers.recording_watcher import Watched
 from helpers.studies import compare_signals, study_text
 from weight_feedback.lab.commands import cli
@@ -21,7 +22,7 @@ from weight_feedback.lab.store.readable import Readable
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.study.toml import load_study
-from weight_feedback.lab.training.run import run_cohort
+from weight_feedback.lab.tasks.notebook.task import NOTEBOOK
 
 pytestmark = may_fork
 forks = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and drops capabilities")
@@ -133,7 +134,7 @@ def test_a_folder_that_is_read_only_is_said_before_training(path, store, monkeyp
     def trained(*_: object, **__: object) -> None:
         raise AssertionError("training began")
 
-    monkeypatch.setattr(workers, "run_cohort", trained)
+    monkeypatch.setattr(type(NOTEBOOK), "run_together", trained)
     before = content(store.folder)
     for each in (*store.folder.rglob("*"), store.folder):
         each.chmod(0o555)
@@ -183,13 +184,13 @@ def test_a_full_disk_is_said_before_training(path, store) -> None:
 @pytest.mark.parametrize("size", [1_000, 0])
 def test_a_disk_that_fills_up_loses_no_result(path, study, store, monkeypatch, size) -> None:
     """While notes of failures can be written, the run goes on; then it ends, and says why."""
+    train = type(NOTEBOOK).run_together
 
-    def filled(trials, options):
-        records = run_cohort(trials, options)
+    def filled(task, trials) -> None:
+        train(task, trials)
         limit(size)
-        return records
 
-    monkeypatch.setattr(workers, "run_cohort", filled)
+    monkeypatch.setattr(type(NOTEBOOK), "run_together", filled)
     monkeypatch.setattr(workers, "describe", lambda error: f"{type(error).__name__}: {error}")  # short enough
     kept = [store.trials, store.folder / "swaps", store.folder / "weights"]
     before = [content(folder) for folder in kept]
@@ -204,21 +205,21 @@ def test_a_disk_that_fills_up_loses_no_result(path, study, store, monkeypatch, s
     assert ("with --to DIR" if size else "and that can't be noted") in out
 
 
-def test_a_failure_that_cannot_be_noted_ends_the_run(path, study, store, monkeypatch) -> None:
+def test_a_failure_that_cannot_be_noted_ends_the_run(tmp_path, monkeypatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    tried = []
-
-    def failing(trials, options):
-        tried.append(trials)
-        raise RuntimeError("no luck")
-
-    monkeypatch.setattr(workers, "run_cohort", failing)
+    study, store, troubles = compare_ridges(), Store(tmp_path / "ridges"), Troubles(tmp_path / "troubles")
+    run(study, store, jobs=1)
+    monkeypatch.setenv(Troubles.variable, str(troubles.folder))
     monkeypatch.setattr(Store, "fail", full)
-    with pytest.raises(ValueError, match=r"failed \(RuntimeError: no luck\), and that can't be noted: .*No space"):
+    doomed = [trial for _, trial in missing(study, store, seeds=3)]
+    for trial in doomed:
+        troubles.give(trial, "fail")
+    message = r"failed \(RuntimeError: no luck at all\), and that can't be noted: .*No space"
+    with pytest.raises(ValueError, match=message):
         run(study, store, seeds=3, jobs=1)
-    assert len(tried) == 1
+    assert [troubles.tried(trial) for trial in doomed] == [1, 0]
     assert not (store.folder / "progress").exists()
 
 

@@ -18,20 +18,23 @@ import pytest
 import torch
 
 import weight_feedback
-from weight_feedback.lab.study.trials import Trial
-from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
-from weight_feedback.lab.tasks.notebook.settings import Pooled, Projected, Training
-from weight_feedback.lab.training import run as training_run
+from weight_feedback.lab.tasks.notebook import training as notebook_training
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Pooled, Projected, Training
 from weight_feedback.lab.training.run import Options, run_cohort
 
 SETTINGS = {"data": "generated", "seed": 1}
 TRAINING = Training(epochs=2, batch_size=250, lr=0.05)
 COHORT = TRAINING.model_copy(update={"cohort": 2})
+SUMMARY = Projected(k=8)
 TRIALS = {
-    "projected": Trial(**SETTINGS, model="mnist-projected", training=TRAINING),
-    "yoked": Trial(**SETTINGS, model="mnist-plain", training=TRAINING, signal="yoked", summary=Projected(k=8)),
-    "cohort": Trial(**SETTINGS, model="mnist-plain", training=COHORT, signal="noise", summary=Projected(k=8)),
-    "cohort stale": Trial(
+    "projected": NetworkTrial(**SETTINGS, model="mnist-projected", training=TRAINING),
+    "yoked": NetworkTrial(
+        **SETTINGS, model="mnist-plain", training=TRAINING, signal="yoked", summary=Projected(k=8)
+    ),
+    "cohort": NetworkTrial(
+        **SETTINGS, model="mnist-plain", training=COHORT, signal="noise", summary=Projected(k=8)
+    ),
+    "cohort stale": NetworkTrial(
         **SETTINGS,
         model="mnist-plain",
         training=COHORT,
@@ -59,13 +62,13 @@ def expected() -> dict[str, list[dict]]:
 
 def test_neither_order_nor_global_state_matters(expected, monkeypatch) -> None:
     threads, seen = torch.get_num_threads(), []
-    build = training_run.build_cohort
+    build = notebook_training.build_cohort
 
     def watched(*args):
         seen.append(torch.get_num_threads())
         return build(*args)
 
-    monkeypatch.setattr(training_run, "build_cohort", watched)
+    monkeypatch.setattr(notebook_training, "build_cohort", watched)
     torch.set_num_threads(threads + 1)
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002 - the global state is what this is about
@@ -83,13 +86,13 @@ ELSEWHERE = """
 import json, random, sys
 import numpy, torch
 from pathlib import Path
-from weight_feedback.lab.study.trials import Trial
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial
 from weight_feedback.lab.training.run import Options, run_cohort
 seed, folder, trials = json.loads(sys.argv[1])
 random.seed(seed); numpy.random.seed(seed); torch.manual_seed(seed)
 found, resumed = {}, []
 for name, settings in trials:
-    cohort = Trial.model_validate_json(settings).cohort()
+    cohort = NetworkTrial.model_validate_json(settings).cohort()
     records = run_cohort(cohort, Options(threads=1, checkpoint=Path(folder) / name))
     found[name] = [record.result for record in records]
     resumed.append(records[0].provenance["resumed"])
@@ -112,7 +115,7 @@ def start_elsewhere(seed: int, checkpoints: Path, names: list[str], cwd: Path, *
 def test_other_processes_at_once_in_other_surroundings_give_the_same_bits(expected, tmp_path) -> None:
     """One starts all trials, in another order; the other goes on with what was interrupted here."""
 
-    def interrupt(*_: Evaluation | int) -> None:
+    def interrupt(*_: object) -> None:
         raise Cut
 
     cut, folder = tmp_path / "cut", tmp_path / "a folder 🙂"

@@ -146,9 +146,9 @@ def test_ends_between_two_resamples_are_the_outer_ones() -> None:
         ({}, {}, "at least 1 dimension and a finite threshold, got those of \\[\\]"),
         ({0: [1.0]}, {}, "got those of \\[0\\]"),
         ({5: [1.0]}, {"threshold": math.nan}, "finite threshold, .* nan"),
-        ({5: []}, {}, "accuracies of 5 dimensions must be a vector"),
-        ({5: [[1.0]]}, {}, "accuracies of 5 dimensions must be a vector"),
-        ({5: [math.nan]}, {}, "accuracies of 5 dimensions must be a vector of finite"),
+        ({5: []}, {}, "values of 5 dimensions must be a vector"),
+        ({5: [[1.0]]}, {}, "values of 5 dimensions must be a vector"),
+        ({5: [math.nan]}, {}, "values of 5 dimensions must be a vector of finite"),
         ({5: [1.0]}, {"confidence": 1.0}, "confidence must lie between 0 and 1"),
     ],
 )

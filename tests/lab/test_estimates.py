@@ -14,14 +14,16 @@ from scipy import stats
 from weight_feedback.lab.statistics import estimates
 from weight_feedback.lab.statistics.estimates import (
     area_under_curve,
+    at_best_of,
     best,
     effect_size,
-    epochs_to,
     equivalence,
     final,
+    first_past,
     flip_signs,
     hedges,
     mean_interval,
+    mean_of_last,
     no_spread,
     paired_differences,
     sign_flip,
@@ -91,16 +93,132 @@ def test_area_is_the_trapezoid_rule() -> None:
 
 
 def test_epochs_to_a_threshold() -> None:
-    np.testing.assert_array_equal(epochs_to(CURVES, 80.0), [2, 5, math.nan])
-    np.testing.assert_array_equal(epochs_to(CURVES, 10.0), [1, 1, math.nan])
-    np.testing.assert_array_equal(epochs_to([[math.nan, 90.0]], 80.0), [math.nan])
+    np.testing.assert_array_equal(first_past(CURVES, 80.0), [2, 5, math.nan])
+    np.testing.assert_array_equal(first_past(CURVES, 10.0), [1, 1, math.nan])
+    np.testing.assert_array_equal(first_past([[math.nan, 90.0]], 80.0), [math.nan])
 
 
-@pytest.mark.parametrize("outcome", [final, best, area_under_curve, lambda accuracy: epochs_to(accuracy, 1.0)])
-@pytest.mark.parametrize("accuracy", [[1.0, 2.0], np.empty((3, 0))])
-def test_outcomes_need_epochs(outcome, accuracy) -> None:
+def test_less_can_be_better() -> None:
+    np.testing.assert_array_equal(best(CURVES, higher=False), [50, 10, math.nan])
+    np.testing.assert_array_equal(first_past([[3.0, 2.0, 1.0, 2.0]], 2.0, higher=False), [2])
+    np.testing.assert_array_equal(first_past([[3.0, 2.0, 1.0, 2.0]], 0.5, higher=False), [5])
+    np.testing.assert_array_equal(first_past([[0.5, 2.0], [math.nan, 0.1]], 1.0, higher=False), [1, math.nan])
+
+
+def test_the_mean_of_the_last_epochs() -> None:
+    np.testing.assert_array_equal(mean_of_last(CURVES, 1), final(CURVES))
+    np.testing.assert_array_equal(mean_of_last(CURVES, 2), [87.5, 35, math.nan])
+    np.testing.assert_array_equal(mean_of_last(CURVES, 4), [76.25, 25, math.nan])
+    np.testing.assert_array_equal(mean_of_last(CURVES, 100), mean_of_last(CURVES, 4))
+    # What is missing before them doesn't matter.
+    np.testing.assert_array_equal(mean_of_last([[math.nan, 1.0, 2.0], [1.0, 2.0, math.nan]], 2), [1.5, math.nan])
+    for last in (0, -1):
+        with pytest.raises(ValueError, match=f"last must be at least 1, got {last}"):
+            mean_of_last(CURVES, last)
+
+
+def test_a_metric_where_another_is_best() -> None:
+    validation = [[1.0, 3.0, 2.0, 3.0], [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]]
+    np.testing.assert_array_equal(at_best_of(CURVES, validation), [80, 10, math.nan])
+    np.testing.assert_array_equal(at_best_of(CURVES, validation, higher=False), [50, 40, math.nan])
+    np.testing.assert_array_equal(at_best_of(CURVES, CURVES), best(CURVES))
+    # A validation that is missing anywhere may have been best there; a metric may miss at other epochs.
+    np.testing.assert_array_equal(at_best_of([[1.0, 2.0]], [[math.nan, 5.0]]), [math.nan])
+    np.testing.assert_array_equal(
+        at_best_of([[math.nan, 2.0], [math.nan, 2.0]], [[1.0, 5.0], [5.0, 1.0]]), [2, math.nan]
+    )
+    with pytest.raises(ValueError, match=r"one shape, got \(3, 4\) and \(1, 4\)"):
+        at_best_of(CURVES, CURVES[:1])
+
+
+# Whole numbers tie often; missing values are rare enough for most curves to be whole.
+points = st.one_of(st.integers(-3, 3).map(float), st.floats(-1e6, 1e6), st.just(math.nan))
+
+
+@st.composite
+def two_curves(draw) -> tuple[np.ndarray, np.ndarray]:
+    seeds, epochs = draw(st.integers(1, 4)), draw(st.integers(1, 6))
+    rows = st.lists(st.lists(points, min_size=epochs, max_size=epochs), min_size=seeds, max_size=seeds)
+    return np.array(draw(rows)), np.array(draw(rows))
+
+
+def naive_best(row: list[float], higher: bool) -> float:
+    found = row[0]
+    for value in row:
+        if math.isnan(value):
+            return math.nan
+        if (value > found) if higher else (value < found):
+            found = value
+    return found
+
+
+def naive_first_past(row: list[float], threshold: float, higher: bool) -> float:
+    if any(math.isnan(value) for value in row):
+        return math.nan
+    for epoch, value in enumerate(row, start=1):
+        if value == threshold or (value > threshold) == higher:
+            return float(epoch)
+    return len(row) + 1.0
+
+
+def naive_mean_of_last(row: list[float], last: int) -> float:
+    total, count = 0.0, 0
+    for value in reversed(row):
+        if count < last:
+            total, count = total + value, count + 1
+    return total / count
+
+
+def naive_at_best_of(row: list[float], other: list[float], higher: bool) -> float:
+    chosen = 0
+    for epoch, value in enumerate(other):
+        if math.isnan(value):
+            return math.nan
+        if (value > other[chosen]) if higher else (value < other[chosen]):
+            chosen = epoch
+    return row[chosen]
+
+
+@given(two_curves(), st.one_of(st.integers(-3, 3).map(float), st.floats(-1e6, 1e6)), st.booleans())
+def test_outcomes_are_those_of_loops_over_each_trial(curves, threshold, higher) -> None:
+    curve, other = curves
+    rows, others = curve.tolist(), other.tolist()
+    same = np.testing.assert_array_equal
+    same(best(curve, higher), [naive_best(row, higher) for row in rows])
+    same(first_past(curve, threshold, higher), [naive_first_past(row, threshold, higher) for row in rows])
+    same(
+        at_best_of(curve, other, higher),
+        [naive_at_best_of(row, its, higher) for row, its in zip(rows, others, strict=True)],
+    )
+    for last in range(1, curve.shape[1] + 2):
+        expected = [naive_mean_of_last(row, last) for row in rows]
+        np.testing.assert_allclose(mean_of_last(curve, last), expected, rtol=1e-12, atol=1e-9)
+
+
+@given(two_curves(), st.floats(-1e6, 1e6))
+def test_less_is_better_is_more_of_the_opposite(curves, threshold) -> None:
+    curve, other = curves
+    np.testing.assert_array_equal(best(curve, higher=False), -best(-curve))
+    np.testing.assert_array_equal(first_past(curve, threshold, higher=False), first_past(-curve, -threshold))
+    np.testing.assert_array_equal(at_best_of(curve, other, higher=False), at_best_of(curve, -other))
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        final,
+        best,
+        area_under_curve,
+        lambda curve: first_past(curve, 1.0),
+        lambda curve: mean_of_last(curve, 1),
+        lambda curve: at_best_of(curve, [[1.0]]),
+        lambda curve: at_best_of([[1.0]], curve),
+    ],
+)
+@pytest.mark.parametrize("curve", [[1.0, 2.0], np.empty((3, 0))])
+def test_outcomes_need_epochs(outcome, curve) -> None:
     with pytest.raises(ValueError, match=r"\[seeds, epochs\] with at least one epoch, got \("):
-        outcome(accuracy)
+        outcome(curve)
 
 
 def test_pairs_with_a_failed_trial_are_dropped() -> None:

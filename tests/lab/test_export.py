@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.made_up_study import ACCURACY, EPOCHS, HEARINGS, LOSS, SEEDS, SIGNALS, STUDY, declare, fill, record
+from helpers.studies import change_arm
 from weight_feedback.lab.report.export import export
 from weight_feedback.lab.store.store import Record, Store
 
@@ -40,14 +41,14 @@ def test_every_number_is_there(store, tmp_path, kind) -> None:
             assert np.isnan(hearing).all()
         else:
             assert hearing == tuple(HEARINGS[i, row.seed, row.epoch])
-        assert (row.seconds, row.parameters, row.status) == (1.0 + i, 9950 + 100 * (i > 0), "finished")
+        assert (row.trial_seconds, row.parameters, row.status) == (1.0 + i, 9950 + 100 * (i > 0), "finished")
     assert table.groupby(["arm", "seed"]).size().eq(EPOCHS).all()
 
 
 COLUMNS = [
     *("study", "declaration", "arm", "label", "model", "signal", "conditioning", "salt", "seed", "key", "status"),
     *("epoch", "accuracy", "loss", "correct", "parameters", "z_norm", "z_drift", "z_share"),
-    *("seconds", "torch", "host"),
+    *("trial_seconds", "torch", "host"),
 ]
 
 
@@ -145,7 +146,7 @@ def test_what_cannot_be_exported(store, tmp_path, monkeypatch) -> None:
 
 
 def test_a_study_that_declares_nothing_on_other_data_with_another_arm(store, tmp_path) -> None:
-    arm = STUDY.arms[3].model_copy(update={"salt": 4, "conditioning": "film"})
+    arm = change_arm(STUDY.arms[3], salt=4, conditioning="film")
     study = STUDY.model_copy(update={"arms": (arm,), "declared": None})
     trial = study.trial(arm, 0)
     made = record(trial, "own", epochs=1)

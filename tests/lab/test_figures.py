@@ -28,17 +28,18 @@ from helpers.made_up_study import (
     fill,
     record,
 )
+from helpers.studies import change
 from weight_feedback.lab.report.figures import Figure, figures, save
 from weight_feedback.lab.statistics.analysis import Analysis, analyse
 from weight_feedback.lab.store.store import Record, Store
-from weight_feedback.lab.study.study import Arm, Declared
-from weight_feedback.lab.tasks.notebook.settings import Training
+from weight_feedback.lab.study.declared import Declared
+from weight_feedback.lab.study.study import Arm
 
 DOTS, HEARD = [["name", "seed", "value"]], [["arm", "epoch", "value"]]
 TOOLTIPS = {
     "forest": [["contrast", "mean", "low", "high", "n"]],
-    "curves": [["arm", "seed", "epoch", "accuracy"], ["arm", "epoch", "mean", "low", "high", "n"]],
-    "differences": DOTS, "swaps": DOTS, "norm": HEARD, "drift": HEARD, "share": HEARD,
+    "curves": [["arm", "seed", "epoch", "value"], ["arm", "epoch", "mean", "low", "high", "n"]],
+    "differences": DOTS, "swaps": DOTS, "z_norm": HEARD, "z_drift": HEARD, "z_share": HEARD,
 }  # fmt: skip
 FINAL = ACCURACY[:, :SEEDS, -1]
 
@@ -53,7 +54,7 @@ def difference(a: str, b: str) -> np.ndarray:
 
 
 def test_the_order_is_that_of_the_report_and_what_has_no_data_is_left_out(made, tmp_path) -> None:
-    assert list(made) == ["forest", "curves", "differences", "swaps", "norm", "drift", "share"]
+    assert list(made) == ["forest", "curves", "differences", "swaps", "z_norm", "z_drift", "z_share"]
     plain = STUDY.model_copy(update={"declared": None, "arms": STUDY.arms[:1], "seeds": 1})
     assert [figure.name for figure in figures(analyse(plain, fill(Store(tmp_path / "plain"), plain, 1)))] == [
         "curves"
@@ -89,7 +90,7 @@ def test_curves_have_a_line_a_seed_and_means_with_intervals(made) -> None:
     labels = [arm.label for arm in STUDY.arms]
     assert len(seeds) == len(SIGNALS) * SEEDS * EPOCHS
     for row in seeds:
-        assert row["accuracy"] == pytest.approx(
+        assert row["value"] == pytest.approx(
             ACCURACY[labels.index(row["arm"]), row["seed"], row["epoch"] - 1], abs=1e-4
         )
     for row in means:
@@ -99,15 +100,57 @@ def test_curves_have_a_line_a_seed_and_means_with_intervals(made) -> None:
     assert made["curves"].shown == [labels[0], *labels[2:]]  # those of the declared contrasts
 
 
-@pytest.mark.parametrize(("epochs", "first"), [(1, 1), (3, 2), (12, 5)])
+@pytest.mark.parametrize(("epochs", "first"), [(2, 1), (3, 2), (12, 5)])
 def test_curves_begin_after_the_first_third(tmp_path, epochs, first) -> None:
-    study = STUDY.model_copy(update={"training": Training(epochs=epochs)})
+    study = change(STUDY, training={"epochs": epochs})
     store = Store(tmp_path)
     for arm, trial in study.trials():
         store.write(trial, record(trial, arm.name, epochs=1))
     (curves,) = (figure for figure in figures(analyse(study, store)) if figure.name == "curves")
     assert curves.first == first
+    assert curves.last == epochs
     assert {"name": "first", "value": first} in curves.spec["params"]
+
+
+def test_a_single_epoch_has_a_dot_a_seed_in_place_of_curves(tmp_path) -> None:
+    study = change(STUDY, training={"epochs": 1})
+    made = {figure.name: figure for figure in figures(analyse(study, fill(Store(tmp_path / "s"), study)))}
+    assert list(made) == ["forest", "values", "differences", "swaps", "z_norm", "z_drift", "z_share"]
+    values = made["values"]
+    first = ACCURACY[:, :SEEDS, 0]
+    labels = [arm.label for arm in STUDY.arms]
+    assert {(row["name"], row["seed"]): row["value"] for row in values.spec["data"]["values"]} == {
+        (label, seed): first[i, seed] for i, label in enumerate(labels) for seed in range(SEEDS)
+    }
+    assert values.headings == ["arm", "trials", "mean accuracy, %"]
+    for i, (label, trials, mean) in enumerate(values.rows):
+        assert (label, trials) == (labels[i], str(SEEDS))
+        assert mean.startswith(f"{first[i].mean():.2f} [")
+        assert f"{label} {mean}" in values.alt
+    assert values.columns == ["arm", "seed", "accuracy"]
+    assert values.values == [
+        [name, seed, first[i, seed]] for i, name in enumerate(SIGNALS) for seed in range(SEEDS)
+    ]
+    json.dumps(values.spec, allow_nan=False)
+    assert all(path.stat().st_size > 0 for path in save(values, tmp_path))
+
+
+def test_curves_are_of_the_metric_that_is_judged(tmp_path) -> None:
+    study = STUDY.model_copy(update={"declared": STUDY.declared.model_copy(update={"metric": "loss"})})
+    made = {figure.name: figure for figure in figures(analyse(study, fill(Store(tmp_path), study)))}
+    curves = made["curves"]
+    assert curves.title == "Test loss over training"
+    assert curves.alt.startswith("Test loss in nats by epoch. After the last: ")
+    seeds = curves.spec["layer"][0]["data"]["values"]
+    labels = [arm.label for arm in STUDY.arms]
+    for row in seeds:
+        assert row["value"] == pytest.approx(
+            LOSS[labels.index(row["arm"]), row["seed"], row["epoch"] - 1], abs=1e-6
+        )
+    assert curves.columns == ["arm", "seed", "epoch", "loss", "accuracy"]
+    titles = [tip.get("title") for tip in curves.spec["layer"][3]["encoding"]["tooltip"]]
+    assert titles == [None, None, "mean, nats", "low, nats", "high, nats", "seeds"]
+    assert made["swaps"].alt.startswith("Changes of test loss in nats: own under z = 0: ")
 
 
 def test_swaps_and_what_is_heard(made) -> None:
@@ -115,7 +158,7 @@ def test_swaps_and_what_is_heard(made) -> None:
     assert {(row["name"], row["seed"]): row["value"] for row in swaps if row["seed"] == 3} == pytest.approx(
         {("own: z = 0", 3): -2.3, ("own: its initial z", 3): -0.8, ("own: another seed's final z", 3): -1.3}
     )
-    for j, name in enumerate(("norm", "drift", "share")):
+    for j, name in enumerate(("z_norm", "z_drift", "z_share")):
         for row in made[name].spec["data"]["values"]:
             i = [arm.label for arm in STUDY.arms].index(row["arm"])
             assert row["value"] == pytest.approx(HEARINGS[i, :SEEDS, row["epoch"], j].mean())
@@ -128,17 +171,17 @@ def test_what_is_heard_ends_where_all_seeds_have_diverged(tmp_path) -> None:
             store.path(trial).unlink()
             store.write(trial, record(trial, arm.name, epochs=1))
     made = {figure.name: figure for figure in figures(analyse(STUDY, store))}
-    values = {(row["arm"][:5], row["epoch"]): row["value"] for row in made["norm"].spec["data"]["values"]}
+    values = {(row["arm"][:5], row["epoch"]): row["value"] for row in made["z_norm"].spec["data"]["values"]}
     assert [epoch for arm, epoch in values if arm == "own |"] == [0, 1]
     assert values["yoked", EPOCHS] == pytest.approx(HEARINGS[SIGNALS.index("yoked"), 2:SEEDS, EPOCHS, 0].mean())
-    assert made["norm"].rows[-1][-1] == "–"
+    assert made["z_norm"].rows[-1][-1] == "–"
 
 
 def test_declared_arms_have_colours_of_their_own(made) -> None:
     scale = made["curves"].spec["encoding"]["color"]["scale"]
     assert scale["domain"] == [arm.label for arm in STUDY.arms]
     assert len(set(scale["range"])) == 4
-    assert made["norm"].spec["encoding"]["color"]["scale"] == scale
+    assert made["z_norm"].spec["encoding"]["color"]["scale"] == scale
 
 
 def test_specifications_are_json_even_of_a_single_seed(made, tmp_path) -> None:
@@ -180,7 +223,7 @@ def test_the_numbers_of_a_file_are_those_of_all_seeds(made) -> None:
         for seed in range(SEEDS)
         for epoch in range(EPOCHS)
     }
-    for j, name in enumerate(("norm", "drift", "share")):
+    for j, name in enumerate(("z_norm", "z_drift", "z_share")):
         assert made[name].columns == ["arm", "seed", "epoch", name]
         assert {(arm, seed, epoch): x for arm, seed, epoch, x in made[name].values} == {
             (arm, seed, epoch): pytest.approx(HEARINGS[i, seed, epoch, j])
@@ -193,11 +236,11 @@ def test_the_numbers_of_a_file_are_those_of_all_seeds(made) -> None:
     assert len(made["differences"].values) == 5 * SEEDS
     for a, b, seed, x in made["differences"].values:
         assert x == pytest.approx(difference(a, b)[seed])
-    assert made["swaps"].columns == ["arm", "heard", "seed", "change"]
+    assert made["swaps"].columns == ["arm", "under", "seed", "change"]
     assert [row for row in made["swaps"].values if row[2] == 3] == [
-        ["own", "zeros", 3, pytest.approx(-2.3)],
-        ["own", "initial", 3, pytest.approx(-0.8)],
-        ["own", "other", 3, pytest.approx(-1.3)],
+        ["own", "z = 0", 3, pytest.approx(-2.3)],
+        ["own", "its initial z", 3, pytest.approx(-0.8)],
+        ["own", "another seed's final z", 3, pytest.approx(-1.3)],
     ]
     assert len(made["swaps"].values) == 3 * SEEDS
 
@@ -207,8 +250,11 @@ def test_who_cannot_see_a_picture_is_told_its_numbers(made) -> None:
         ("forest", [f"{row[0]} {row[3]}" for row in made["forest"].rows[:2]]),  # those that are declared
         ("curves", [f"{arm.label} {x:.2f} [" for arm, x in zip(STUDY.arms, FINAL.mean(axis=1), strict=True)]),
         ("differences", ["5 contrasts, in points"]),
-        ("swaps", [f"own hears {row[1]}: {row[4]}" for row in made["swaps"].rows]),
-        *((heard, [f"{row[0]} {row[-1]}" for row in made[heard].rows]) for heard in ("norm", "drift", "share")),
+        ("swaps", [f"own under {row[1]}: {row[4]}" for row in made["swaps"].rows]),
+        *(
+            (heard, [f"{row[0]} {row[-1]}" for row in made[heard].rows])
+            for heard in ("z_norm", "z_drift", "z_share")
+        ),
     ):
         alt = made[name].alt
         assert said
@@ -241,12 +287,12 @@ def test_missing_numbers_of_a_file_are_empty_fields(tmp_path) -> None:
         for arm, trial in STUDY.trials(arms=[name], seeds=seeds):
             store.write(trial, record(trial, arm.name, epochs=1 if name == "own" else EPOCHS))
     made = {figure.name: figure for figure in figures(analyse(STUDY, store, peek=True))}
-    text = {name: save(made[name], tmp_path / "figures")[-1].read_text() for name in ("forest", "norm")}
-    assert "nan" not in text["forest"] + text["norm"]
+    text = {name: save(made[name], tmp_path / "figures")[-1].read_text() for name in ("forest", "z_norm")}
+    assert "nan" not in text["forest"] + text["z_norm"]
     assert text["forest"].splitlines()[1].startswith('"own","none",True,1,')
     assert text["forest"].splitlines()[1].endswith(",,")
-    assert text["norm"].splitlines()[0] == '"arm","seed","epoch","norm"'
-    assert f'"own",0,{EPOCHS},' in text["norm"].splitlines()
+    assert text["z_norm"].splitlines()[0] == '"arm","seed","epoch","z_norm"'
+    assert f'"own",0,{EPOCHS},' in text["z_norm"].splitlines()
 
 
 # Many arms, and long names
@@ -270,7 +316,7 @@ def many(store: Store, arms: int, *, long: bool = False, primary: int = 0, seeds
     declared = Declared(primary=pairs, margin=0.5) if pairs else None
     study = STUDY.model_copy(update={"arms": made, "declared": declared, "seeds": seeds})
     for arm, trial in study.trials():
-        store.write(trial, record(trial, arm.signal or ""))
+        store.write(trial, record(trial, arm.settings["signal"]))
     for _, swap in study.swaps():
         store.write(
             swap,
@@ -312,16 +358,16 @@ def test_as_many_arms_as_can_be_told_apart_are_shown_at_first(tmp_path, primary)
     labels = [f"arm {i}" for i in range(30)]
     assert made["curves"].arms == labels
     assert made["curves"].shown == (labels[:3] if primary else labels[:21])
-    assert made["norm"].arms == labels[1:]
-    assert made["norm"].shown == (labels[1:3] if primary else labels[1:22])
-    assert len(made["norm"].rows) == 29
+    assert made["z_norm"].arms == labels[1:]
+    assert made["z_norm"].shown == (labels[1:3] if primary else labels[1:22])
+    assert len(made["z_norm"].rows) == 29
     scale = made["curves"].spec["encoding"]["color"]["scale"]
     dashes = made["curves"].spec["layer"][3]["encoding"]["strokeDash"]["scale"]
     assert (
         len({(colour, str(dash)) for colour, dash in zip(scale["range"][:21], dashes["range"][:21], strict=True)})
         == 21
     )
-    for name in ("curves", "norm"):
+    for name in ("curves", "z_norm"):
         assert "21 arms are shown at most" in made[name].caption
         assert made[name].alt.endswith(f"; {len(made[name].arms) - 21} more are in the table.")
 
@@ -336,7 +382,7 @@ def test_what_has_no_room_in_a_picture_is_in_its_table_and_that_is_said(tmp_path
         _, svg, csv_file = save(figure, tmp_path)
         assert f"{more} more rows are in the report's table" in drawn_texts(svg)
         assert len(csv_file.read_text().splitlines()) > 100 + more
-    for name, more in (("curves", 20), ("norm", 19)):
+    for name, more in (("curves", 20), ("z_norm", 19)):
         figure = made[name]
         assert len(figure.arms) == 100
         assert f" {more} more arms are in the table alone." in figure.caption

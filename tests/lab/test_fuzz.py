@@ -22,7 +22,10 @@ from helpers.fuzzing import Target
 from helpers.parsers import targets
 from weight_feedback.lab.data.archives import BLOCK
 
-NAMES = ["idx", "idx-files", "cifar", "archive", "pickle", "record", "study", "config", "weights", "checkpoint"]
+NAMES = [
+    *("idx", "idx-files", "cifar", "archive", "pickle", "record", "study", "config", "weights", "checkpoint"),
+    "state",
+]
 RUNS = 20_000
 
 

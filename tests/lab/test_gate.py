@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -17,10 +18,9 @@ from hypothesis import strategies as st
 
 from helpers.child_processes import Forking, drop_privileges, fork, may_fork, stand_ins
 from helpers.made_up_study import ACCURACY, SEEDS, SIGNALS, STUDY, declare, fill, record
-from helpers.studies import BASE, OWN, PLAIN, document
+from helpers.studies import BASE, OWN, PLAIN, change, change_arm, document
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.commands import cli
-from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.report.export import rows
 from weight_feedback.lab.report.figures import figures, save
@@ -31,10 +31,11 @@ from weight_feedback.lab.statistics.gate import ranges
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.peeks import PEEKS, read_peeks, write_peeks
 from weight_feedback.lab.store.store import DECLARATION, Damaged, Record, Store, StoreError
+from weight_feedback.lab.study.declared import Declared
 from weight_feedback.lab.study.shards import Shard
-from weight_feedback.lab.study.study import Declared, Study
-from weight_feedback.lab.study.toml import SpecError, builtin_studies, load_study
-from weight_feedback.lab.tasks.notebook.settings import Training
+from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.study.toml import StudyError, builtin_studies, load_study
+from weight_feedback.lab.tasks.notebook.task import NOTEBOOK
 
 pytestmark = may_fork
 BEFORE, AFTER = "2026-11-24T07:00:00+00:00", "2026-11-24T10:00:00+00:00"
@@ -53,7 +54,7 @@ def untrained(monkeypatch) -> None:
     def trained(*_: object, **__: object) -> None:
         raise AssertionError("training began")
 
-    monkeypatch.setattr(workers, "run_cohort", trained)
+    monkeypatch.setattr(type(NOTEBOOK), "run_together", trained)
 
 
 class Folder:
@@ -124,8 +125,8 @@ def test_a_changed_study_file_shows_nothing(folder) -> None:
             'arms was ["plain", "own"], is ["plain", "own", "again"]',
         ),
     ]
-    for change, said in changes:
-        folder.write(**{"declared": {**BASE["declared"], "margin": 2.0}, **change})
+    for changed, said in changes:
+        folder.write(**{"declared": {**BASE["declared"], "margin": 2.0}, **changed})
         for command in ("run", "report", "plot", "export"):
             message = folder.refused(command)
             assert f"tiny/{DECLARATION}: this study was declared otherwise before it was first run" in message
@@ -180,19 +181,20 @@ def declaring(**changes: object) -> Callable[[Study], Study]:
 
 
 def with_arm(**changes: object) -> Callable[[Study], Study]:
-    return lambda study: study.model_copy(
-        update={"arms": (*study.arms[:1], study.arms[1].model_copy(update=changes), *study.arms[2:])}
-    )
+    return lambda study: change(study, arms=(study.arms[0], change_arm(study.arms[1], **changes), *study.arms[2:]))
 
 
 def with_(**changes: object) -> Callable[[Study], Study]:
-    return lambda study: study.model_copy(update=changes)
+    return lambda study: change(study, **changes)
 
 
 DECIDING = [
     st.floats(1e-3, 1e3).filter(lambda margin: margin != 0.5).map(lambda margin: declaring(margin=margin)),
-    st.sampled_from(["area-under-curve", "final-loss"]).map(lambda outcome: declaring(outcome=outcome)),
-    st.floats(1, 100).map(lambda bound: declaring(outcome="epochs-to-threshold", threshold=bound)),
+    st.sampled_from(["area", "best"]).map(lambda outcome: declaring(outcome=outcome)),
+    st.just(declaring(metric="loss")),
+    st.just(declaring(outcome="at-best-of", of="loss")),
+    st.integers(1, 3).map(lambda last: declaring(outcome="mean-of-last", last=last)),
+    st.floats(1, 100).map(lambda bound: declaring(outcome="first-past", threshold=bound)),
     st.sampled_from(list(combinations(SIGNALS, 2))).map(lambda pair: declaring(primary=(pair,))),
     st.floats(0.5, 0.94).map(lambda confidence: declaring(confidence=confidence)),
     st.integers(1, SEEDS - 1).map(lambda seeds: with_(seeds=seeds)),
@@ -201,9 +203,9 @@ DECIDING = [
     st.sampled_from(["clock", "stale"]).map(lambda signal: with_arm(signal=signal)),
     st.just(with_arm(conditioning="film")),
     st.just(with_arm(name="other")),
-    st.floats(0.02, 1).map(lambda lr: with_(training=Training(epochs=3, lr=lr))),
-    st.integers(4, 99).map(lambda epochs: with_(training=Training(epochs=epochs))),
-    st.integers(3, 99).map(lambda k: lambda study: study.model_copy(update={"summary": type(study.summary)(k=k)})),
+    st.floats(0.02, 1).map(lambda lr: with_(training={"epochs": 3, "lr": lr})),
+    st.integers(4, 99).map(lambda epochs: with_(training={"epochs": epochs})),
+    st.integers(3, 99).map(lambda k: with_(summary={"k": k})),
     st.sampled_from([with_(name="other"), with_(data="mnist"), with_(declared=None), with_(arms=STUDY.arms[::-1])]),
 ]
 TEXT = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=20)
@@ -211,7 +213,7 @@ PLAIN_CHANGES = [
     TEXT.map(lambda title: with_(title=title)),
     TEXT.map(lambda label: with_arm(label=label)),
     TEXT.map(lambda why: declaring(why=why)),
-    st.integers(1, 99).map(lambda steps: with_(training=Training(epochs=3, log_interval=steps))),
+    st.integers(1, 99).map(lambda steps: with_(training={"epochs": 3, "log_interval": steps})),
 ]
 
 
@@ -224,8 +226,8 @@ def filled(tmp_path_factory) -> Store:
 def test_what_changes_the_declaration_changes_what_is_shown(filled, plain, deciding) -> None:
     """And what doesn't, doesn't."""
     study = STUDY
-    for change in [*plain, *([deciding] if deciding else [])]:
-        study = change(study)
+    for changed in [*plain, *([deciding] if deciding else [])]:
+        study = changed(study)
     study = Study.model_validate(study.model_dump())
     assert (study.declaration() != STUDY.declaration()) == (deciding is not None)
     if deciding is None:
@@ -410,7 +412,7 @@ def test_seeds_may_begin_elsewhere_and_everything_follows(folder) -> None:
     assert [result.seeds for result in analysis.arms] == [(20, 21, 22)] * 2
     assert [*analysis.contrasts[0].differences] == [20, 21, 22]
     assert [*analysis.exploratory[0].differences] == [20, 21, 22, 23]
-    a, b = (result.accuracy[:, -1] for result in analysis.arms)
+    a, b = (result.curves["accuracy"][:, -1] for result in analysis.arms)
     assert [*analysis.contrasts[0].differences.values()] == pytest.approx(b - a)
     assert [*analysis.swaps[0].changes] == [20, 21, 22]
     assert analysis.extended == 4
@@ -418,15 +420,15 @@ def test_seeds_may_begin_elsewhere_and_everything_follows(folder) -> None:
     assert "seeds 20 to 22" in text
     assert "<td>20 to 22</td>" in html
     folder.give("export")
-    lines = (folder.path / "tiny" / "trials.csv").read_text().splitlines()[1:]
-    assert sorted({int(line.split(",")[8]) for line in lines}) == [20, 21, 22, 23]
+    with (folder.path / "tiny" / "trials.csv").open(newline="") as file:
+        assert sorted({int(row["seed"]) for row in csv.DictReader(file)}) == [20, 21, 22, 23]
     assert "seeds 20 to 22. Declaration: " in folder.give("plan")
 
 
 def test_first_seeds_have_bounds(folder) -> None:
     def said(**changes: Any) -> str:
         folder.write(**changes)
-        with pytest.raises(SpecError) as caught:
+        with pytest.raises(StudyError) as caught:
             load_study(str(folder.path / "tiny.toml"))
         return str(caught.value)
 
@@ -612,7 +614,7 @@ def test_an_unfinished_study_shows_no_difference_but_to_those_who_peek_and_that_
 
     nothing_is_shown(out, *folder.reports())
     nothing_is_shown(folder.give("report"), *folder.reports())
-    assert [*pictures.glob("curves*")]
+    assert [*pictures.glob("values*")]
     assert not (folder.path / "tiny" / PEEKS).exists()
 
     out = folder.give("report", "tiny", "--peek")

@@ -12,21 +12,19 @@ from helpers.cpu_graphs import HostWorkError, Tapes
 from helpers.interrupted_trials import STEPS, TRAINING, bits, few_images, make
 from helpers.lockstep_training import trained
 from weight_feedback.lab.data.datasets import normalise
-from weight_feedback.lab.study.trials import Trial
 from weight_feedback.lab.tasks.notebook import graphs
 from weight_feedback.lab.tasks.notebook import lockstep as lockstep_module
+from weight_feedback.lab.tasks.notebook.building import build_cohort
 from weight_feedback.lab.tasks.notebook.graphs import CudaGraphs, Replayed, recorder_for
 from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
 from weight_feedback.lab.tasks.notebook.networks import Classifier
-from weight_feedback.lab.tasks.notebook.settings import Pooled, Sketched, Subspace
-from weight_feedback.lab.tasks.notebook.task import build_cohort
-from weight_feedback.lab.training.loop import train
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Pooled, Sketched, Subspace
 
 POOLED = Pooled(k=32, kernels=((25, 16), (2, 25)))
 SIGNALS = (None, "zeros", "constant", "noise", "clock", "stale", "permuted", "yoked", "own")
 
 
-def subspace(signal: str | None, projection: str = "count") -> Trial:
+def subspace(signal: str | None, projection: str = "count") -> NetworkTrial:
     settings = {"subspace": Subspace(dimensions=8, projection=projection), "lr": 0.5}
     return make(signal, summary=None, training=settings)
 
@@ -46,7 +44,7 @@ TRIALS = {
 }
 
 
-def lockstep(trial: Trial, recorder: Tapes | None = None, device: str = "cpu") -> Lockstep:
+def lockstep(trial: NetworkTrial, recorder: Tapes | None = None, device: str = "cpu") -> Lockstep:
     trials = trial.cohort()
     models, donors = build_cohort(trials, STEPS, torch.device(device))
     seeds = [one.seed for one in trials]
@@ -102,20 +100,20 @@ def test_replayed_training_has_the_bits_of_the_plain_loop_and_asks_nothing_of_th
 def test_work_of_the_host_in_a_step_is_noticed(monkeypatch, work: Callable, noticed: str) -> None:
     add_to_step(monkeypatch, work)
     with pytest.raises(HostWorkError, match=f"^{noticed}$"):
-        train(lockstep(make(None), Tapes()))
+        trained(lockstep(make(None), Tapes()))
 
 
 def test_a_tensor_made_in_a_step_on_another_device_is_noticed(monkeypatch) -> None:
     add_to_step(monkeypatch, lambda x: x + torch.ones(1))
     with pytest.raises(RuntimeError, match="Tensor on device meta is not on the expected device cpu"):
-        train(lockstep(make(None), Tapes()))
+        trained(lockstep(make(None), Tapes()))
 
 
 @pytest.mark.parametrize("signal", ["noise", "clock"])
 def test_what_is_not_precomputed_is_work_of_the_host(monkeypatch, signal: str) -> None:
     monkeypatch.setattr(lockstep_module, "precompute", lambda *_: None)
     with pytest.raises(HostWorkError, match=r"^__int__$"):
-        train(lockstep(make(signal), Tapes()))
+        trained(lockstep(make(signal), Tapes()))
 
 
 def test_after_training_time_goes_on_by_itself() -> None:
@@ -123,7 +121,7 @@ def test_after_training_time_goes_on_by_itself() -> None:
     plain, replayed = lockstep(trial), lockstep(trial, Tapes())
     heard = []
     for learning in (plain, replayed):
-        train(learning)
+        trained(learning)
         (network,) = learning._learners["network"].networks
         network.fc1.signal.advance()
         heard.append(network.fc1.signal().clone())

@@ -26,13 +26,13 @@ from weight_feedback.lab.report.export import export
 from weight_feedback.lab.report.figures import figures, save
 from weight_feedback.lab.report.markdown import arm_cells, failures, markdown
 from weight_feedback.lab.report.page import page
-from weight_feedback.lab.report.plots import plot_accuracy
+from weight_feedback.lab.report.plots import plot_means
 from weight_feedback.lab.statistics.analysis import Analysis, analyse
 from weight_feedback.lab.store.store import Record, Store
 from weight_feedback.lab.study.study import Study
-from weight_feedback.lab.study.toml import SpecError, load_study
-from weight_feedback.lab.study.trials import Swap, Trial
-from weight_feedback.lab.tasks.notebook.settings import Projected, Training
+from weight_feedback.lab.study.toml import StudyError, load_study
+from weight_feedback.lab.study.trials import Swap
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Projected, Training
 
 HARMLESS = [
     "<script>window.canary=1</script><img src=x onerror=window.canary=1>",
@@ -81,7 +81,7 @@ def test_what_cannot_be_made_harmless_is_refused(tmp_path, text) -> None:
     path = tmp_path / "study.toml"
     for field, content in (("title", with_texts(text, "a")), ("arms.0.label", with_texts("a", text))):
         path.write_text(content)
-        with pytest.raises(SpecError) as caught:
+        with pytest.raises(StudyError) as caught:
             load_study(str(path))
         message = str(caught.value)
         assert f"{field}: expected one line of text, without control characters and marks that turn " in message
@@ -105,7 +105,7 @@ def test_half_characters_are_refused() -> None:
 def test_long_texts_are_refused_in_short(tmp_path) -> None:
     path = tmp_path / "study.toml"
     path.write_text(with_texts("a", "x" * 600))
-    with pytest.raises(SpecError, match=r"arms.0.label: expected at most 80 characters, got 'x+\.\.\.x+'$"):
+    with pytest.raises(StudyError, match=r"arms.0.label: expected at most 80 characters, got 'x+\.\.\.x+'$"):
         load_study(str(path))
 
 
@@ -114,7 +114,7 @@ def test_long_texts_are_refused_in_short(tmp_path) -> None:
     st.from_regex(r"[a-z0-9][a-z0-9.-]{0,63}", fullmatch=True),
 )
 def test_names_make_files_of_the_store_and_no_others(name, model) -> None:
-    trial = Trial(data=name, training=Training(), model=model, signal="own-gradient", summary=Projected(k=2),
+    trial = NetworkTrial(data=name, training=Training(), model=model, signal="own-gradient", summary=Projected(k=2),
                   conditioning="film", salt=1000, seed=2**31 - 1)  # fmt: skip
     store = Store(Path("results") / name)
     swap = Swap(trial=trial, heard="initial")
@@ -144,7 +144,8 @@ def labels(found: Analysis) -> list[str]:
 
 def test_pictures_of_the_first_kind(found, tmp_path, recwarn) -> None:
     svg, png = tmp_path / "a.svg", tmp_path / "a.png"
-    plot_accuracy({result.arm.label: result.accuracy for result in found.arms}, found.study.title, [svg, png])
+    curves = {result.arm.label: result.curves["accuracy"] for result in found.arms}
+    plot_means(curves, found.study.title, found.study.title, [svg, png])
     assert png.read_bytes().startswith(b"\x89PNG")
     root = ET.fromstring(svg.read_text("utf-8"))
     assert {element.tag.rpartition("}")[2] for element in root.iter()}.isdisjoint(
@@ -187,7 +188,10 @@ def test_numbers_beside_pictures_hold_names_alone(found) -> None:
     for figure in figures(found):
         texts = {cell for row in figure.values for cell in row if isinstance(cell, str)}
         verdicts = {"", "equivalent", "better", "worse", "undecided", "withheld"}
-        assert texts <= {arm.name for arm in found.study.arms} | {"zeros", "initial", "other"} | verdicts
+        assert (
+            texts
+            <= {arm.name for arm in found.study.arms} | set(found.study.kind.interventions.values()) | verdicts
+        )
 
 
 def is_number(text: str) -> bool:
@@ -251,7 +255,7 @@ def test_exports(found, tmp_path, kind) -> None:
 def test_the_terminal(found, terminal) -> None:
     buffer = io.StringIO()
     console = Console(file=buffer, force_terminal=terminal, width=4000, legacy_windows=False)
-    print_table(console, found.study.title, *arm_cells(found.arms))
+    print_table(console, found.study.title, *arm_cells(found.study, found.arms))
     printed = buffer.getvalue()
     # Colours and bold alone.
     plain = re.sub(r"\x1b\[[0-9;]*m", "", printed) if terminal else printed
@@ -279,7 +283,7 @@ def strange(tmp_path) -> Analysis:
 
 
 def test_reasons_and_origins_are_text(strange, tmp_path) -> None:
-    (reason,) = (sentence for sentence in failures(strange.arms) if "OSError" in sentence)
+    (reason,) = (sentence for sentence in failures(strange) if "OSError" in sentence)
     assert reason.isprintable()
     text = markdown(strange, "command", {})
     assert text.replace("\n", "").isprintable()

@@ -16,12 +16,12 @@ import pytest
 from helpers.child_processes import Forking, fork_command, living, may_fork, wait_until
 from helpers.studies import compare_networks, study_text
 from weight_feedback.lab.commands import cli
-from weight_feedback.lab.execution import jobs, workers
+from weight_feedback.lab.execution import jobs
 from weight_feedback.lab.execution.interrupts import Interrupted, interruptible
 from weight_feedback.lab.execution.runner import missing
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.toml import load_study
-from weight_feedback.lab.training.run import run_cohort
+from weight_feedback.lab.tasks.notebook.task import NOTEBOOK
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sends signals, and looks at /proc"),
@@ -39,12 +39,14 @@ def study(tmp_path):
 
 
 def hold_all_but_the_first(monkeypatch) -> None:
-    def held(trials, options):
-        if (trials[0].model, trials[0].seed) != ("mnist-plain", 0):
-            threading.Event().wait()
-        return run_cohort(trials, options)
+    train = type(NOTEBOOK).run_together
 
-    monkeypatch.setattr(workers, "run_cohort", held)
+    def held(task, trials) -> None:
+        if (trials[0].settings.model, trials[0].seed) != ("mnist-plain", 0):
+            threading.Event().wait()
+        train(task, trials)
+
+    monkeypatch.setattr(type(NOTEBOOK), "run_together", held)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

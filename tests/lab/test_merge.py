@@ -13,7 +13,7 @@ from helpers.made_up_study import STUDY, fill, record
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.store.merge import Merged, merge
 from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError
-from weight_feedback.lab.tasks.base import weights_digest
+from weight_feedback.lab.tasks.fields import weights_digest
 
 TRIALS = {(arm.name, trial.seed): trial for arm, trial in STUDY.trials()}
 STATE = {"w": np.arange(3, dtype=np.float32)}
@@ -86,14 +86,18 @@ def test_damage_and_other_studies_are_refused(source, tmp_path) -> None:
     assert not target.exists()
 
 
-@pytest.mark.parametrize("name", ["renamed-seed-00000-{key}.json", "{file_name}-0.json", "0-{file_name}.json"])
+@pytest.mark.parametrize(
+    "name", ["{file_name}-0.json", "{file_name}0.json", "{called}-0{key}.json", "{called}-0123456789abcdef.json"]
+)
 def test_a_result_under_another_name_is_refused(source, tmp_path, name) -> None:
     for found in (TRIALS["none", 0], next(STUDY.swaps())[1]):
-        path = source.path(found)
-        other = path.with_name(name.format(file_name=found.file_name, key=found.key()))
+        path, key = source.path(found), found.key()
+        called = found.file_name.removesuffix(f"-{key}")
+        other = path.with_name(name.format(file_name=found.file_name, called=called, key=key))
         path.rename(other)
         with pytest.raises(
-            Damaged, match=f"{other.name}: expected the result that its name says.*{found.file_name};"
+            Damaged,
+            match=f"{other.name}: expected the result that its name says, found a result with the key {key};",
         ):
             merge(tmp_path / "target", [source.folder])
         assert not (tmp_path / "target").exists()
@@ -149,6 +153,18 @@ def test_a_failure_is_forgotten_once_someone_finished_the_trial(source, tmp_path
     other.fail(extra, "there")
     merge(target.folder, [source.folder, other.folder])
     assert [target.failure(t) for t in (TRIALS["own", 0], TRIALS["own", 1], extra)] == [None, None, "there"]
+
+
+def test_the_study_itself_is_copied_where_there_is_none(source, tmp_path) -> None:
+    other, target = Store(tmp_path / "other"), tmp_path / "target"
+    fill(other)
+    for store, title in ((source, "First"), (other, "Second")):
+        store.describe(STUDY.model_copy(update={"title": title}))
+    merge(target, [source.folder, other.folder])
+    kept = (target / "study.json").read_bytes()
+    assert kept == (source.folder / "study.json").read_bytes()
+    merge(target, [other.folder])
+    assert (target / "study.json").read_bytes() == kept
 
 
 def test_writes_that_were_cut_short_are_left_behind(source, tmp_path) -> None:

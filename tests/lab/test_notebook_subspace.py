@@ -11,18 +11,18 @@ from torch import Tensor
 
 import weight_feedback as wf
 from helpers.interrupted_trials import STEPS, TRAINING, few_images, make
+from helpers.lockstep_training import trained
 from helpers.studies import BASE
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.study.toml import load_study
-from weight_feedback.lab.tasks.base import explain
+from weight_feedback.lab.tasks.fields import explain
 from weight_feedback.lab.tasks.notebook import arms
+from weight_feedback.lab.tasks.notebook.building import build_cohort, check_fit
 from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
 from weight_feedback.lab.tasks.notebook.networks import ConvNet
 from weight_feedback.lab.tasks.notebook.settings import Subspace
 from weight_feedback.lab.tasks.notebook.subspace import Confined, projection
-from weight_feedback.lab.tasks.notebook.task import build_cohort, check_fit
-from weight_feedback.lab.training.loop import train
 from weight_feedback.lab.training.run import Options, run_trial
 
 SUBSPACE = Subspace(dimensions=7)
@@ -73,7 +73,7 @@ def test_training_is_that_of_the_librarys_subspace(kind: str) -> None:
 def test_weights_are_where_the_coordinates_say(signal: str) -> None:
     model, learning = lockstep(signal)
     start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    train(learning)
+    trained(learning)
     v = learning.tensors()["network.0.coordinates"]
     assert v.abs().min() > 0
     moved = projection(SUBSPACE, seed=trial(signal).seed).bind(start).adjoint(v)
@@ -84,10 +84,10 @@ def test_weights_are_where_the_coordinates_say(signal: str) -> None:
 def test_own_hears_its_coordinates_and_zeros_nothing() -> None:
     model, learning = lockstep("own")
     assert not heard(model).any()
-    train(learning)
+    trained(learning)
     assert torch.equal(heard(model), learning.tensors()["network.0.coordinates"])
     silent, quiet = lockstep("zeros")
-    train(quiet)
+    trained(quiet)
     assert not heard(silent).any()
     assert learning.histories[0].step_losses[0] == quiet.histories[0].step_losses[0]
     assert learning.histories[0].step_losses[2] != quiet.histories[0].step_losses[2]
@@ -97,7 +97,7 @@ def test_yoked_hears_the_coordinates_of_a_donor_that_hears_its_own(monkeypatch) 
     data = few_images()
     monkeypatch.setattr(datasets, "load", lambda *_: data)
     model, learning = lockstep("yoked")
-    train(learning)
+    trained(learning)
     told = heard(model)
     assert torch.equal(told, learning.tensors()["donor.0.coordinates"])
     assert not torch.equal(told, learning.tensors()["network.0.coordinates"])
@@ -105,7 +105,7 @@ def test_yoked_hears_the_coordinates_of_a_donor_that_hears_its_own(monkeypatch) 
     alone = trial("own").model_copy(update={"seed": arms.DONOR_SEEDS + trial("own").seed})
     networks, _ = build_cohort([alone], STEPS, torch.device("cpu"))
     own = Lockstep(networks, data, alone.training, [alone.seed])
-    train(own)
+    trained(own)
     assert torch.equal(told, own.tensors()["network.0.coordinates"])
 
 
@@ -162,8 +162,9 @@ def test_a_subspace_that_is_too_large_is_refused(signal, conditioning, settings,
 
 
 def test_the_built_in_study_compares_networks_with_as_many_parameters() -> None:
-    declared = load_study("subspace-mnist-5k")
-    assert declared.training.subspace is not None
-    assert declared.declared is not None
-    assert declared.declared.primary == (("own", "zeros"), ("own", "yoked"))
-    assert not list(declared.swaps())
+    built_in = load_study("subspace-mnist-5k")
+    (dimensions,) = {built_in.trial(arm, 0).training.subspace.dimensions for arm in built_in.arms}
+    assert dimensions > 0
+    assert built_in.declared is not None
+    assert built_in.declared.primary == (("own", "zeros"), ("own", "yoked"))
+    assert not list(built_in.swaps())

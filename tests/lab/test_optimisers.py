@@ -56,6 +56,38 @@ def test_adam() -> None:
     assert torch.equal(ours, theirs)
 
 
+def test_adam_goes_on_from_a_state_to_the_same_bits() -> None:
+    start, targets = torch.randn(50), torch.randn(20, 50)
+
+    def steps(parameter: torch.Tensor, optimiser: Adam, some: torch.Tensor) -> None:
+        for target in some:
+            parameter.grad = None
+            (parameter - target).square().sum().backward()
+            optimiser.step()
+
+    whole = start.clone().requires_grad_()
+    steps(whole, Adam(whole, 0.01), targets)
+    part = start.clone().requires_grad_()
+    first = Adam(part, 0.01)
+    steps(part, first, targets[:7])
+    kept = copy.deepcopy(first.state_dict())
+    rest = part.detach().clone().requires_grad_()
+    second = Adam(rest, 0.01)
+    steps(rest, second, targets[3:5])  # leaves nothing that loading doesn't replace
+    with torch.no_grad():
+        rest.copy_(part)
+    second.load_state_dict(kept)
+    steps(part, first, targets[7:])
+    # What was loaded is a copy: the steps of one aren't those of the other.
+    steps(rest, second, targets[7:])
+    assert torch.equal(part, whole)
+    assert torch.equal(rest, whole)
+    assert first.state_dict().keys() == kept.keys()
+    assert all(torch.equal(second.state_dict()[name], value) for name, value in first.state_dict().items())
+    with pytest.raises(KeyError, match="steps"):
+        second.load_state_dict({name: value for name, value in kept.items() if name != "steps"})
+
+
 def test_training_imports_no_compiler(tmp_path) -> None:
     code = f"""
 import sys

@@ -76,7 +76,7 @@ def test_one_study_is_run_on_one_data_set(capsys, roots, tmp_path) -> None:
     study, out = tmp_path / "digits.toml", tmp_path / "out"
     args = ["run", study, "--out", out, "--jobs", 1, "--data-dir"]
     said = command(capsys, *args, a, "--arms", "none")
-    assert f"data: mnist, {shown(a, 'not the published files')}" in said
+    assert f"data: mnist ({shown(a, 'not the published files')})" in said
     before = files(out)
     for more in ([], ["--mixed"], ["--seeds", 4]):
         said = command(capsys, *args, b, "--arms", "own", *more, refused=True)
@@ -118,7 +118,7 @@ def test_runs_on_two_data_sets_are_not_merged(capsys, roots, tmp_path) -> None:
         assert shown(roots[1], "not the published files") in text
         assert "own − none:" not in text
         assert "points [" not in text
-    assert "| w/o | 9,950 | 2 | – | – | – |" in (one / "report.md").read_text()
+    assert "| w/o | 9,950 | 2 | – | – |\n" in (one / "report.md").read_text()
     said = command(capsys, "plot", study, "--out", tmp_path / "out-a", refused=True)
     assert "results come from different data under the name mnist" in said
 

@@ -10,6 +10,7 @@ import re
 from html.parser import HTMLParser
 
 from helpers.made_up_study import SEEDS, STUDY, fill
+from helpers.studies import change_arm
 from weight_feedback.lab.report.figures import figures
 from weight_feedback.lab.report.page import TEMPLATES, page
 from weight_feedback.lab.statistics.analysis import analyse
@@ -73,7 +74,7 @@ def test_the_page_says_everything(tmp_path) -> None:
     ):
         assert part in text, part
     charts = [attrs["id"] for tag, attrs in found.elements if attrs.get("class") == "chart"]
-    assert charts == ["forest", "curves", "differences", "swaps", "norm", "drift", "share"]
+    assert charts == ["forest", "curves", "differences", "swaps", "z_norm", "z_drift", "z_share"]
     assert ("html", {"lang": "en"}) in found.elements
     headings = [int(tag[1]) for tag, _ in found.elements if re.fullmatch("h[1-6]", tag)]
     assert headings[0] == 1
@@ -131,10 +132,10 @@ def test_an_extension_is_marked_as_exploratory(tmp_path) -> None:
 
 
 def test_settings_tell_arms_apart_that_differ_in_their_salt_alone(tmp_path) -> None:
-    study = STUDY.model_copy(update={"arms": (*STUDY.arms[:3], STUDY.arms[3].model_copy(update={"salt": 7}))})
+    study = STUDY.model_copy(update={"arms": (*STUDY.arms[:3], change_arm(STUDY.arms[3], salt=7))})
     text = outline(render(Store(tmp_path), study)).text
-    assert "mnist-plain, signal: own, concat, salt: 7" in text
-    assert "signal: none, concat" not in text
+    assert "model mnist-plain, signal own, conditioning concat, salt 7" in text
+    assert "model mnist-plain, signal yoked, conditioning concat, salt 0" in text
 
 
 def cells(html: str) -> list[list[str]]:
@@ -151,12 +152,13 @@ def test_settings_are_all_there_whether_a_study_declares_something_or_not(tmp_pa
     shows, decides = cells(render(Store(tmp_path / "plain"), plain)), cells(render(Store(tmp_path / "declared")))
     rows = dict(shows)
     assert len(rows) == len(shows)
-    assert (rows["data"], rows["seeds"]) == ("generated", "0 to 7")
-    for prefix, settings in (("", STUDY.training), ("summary: ", STUDY.summary)):
-        for name, value in settings.model_dump().items():
-            assert rows[prefix + (name if prefix else name.replace("_", " "))] == str(value)
-    assert rows["arm none"] == "mnist-plain, signal: none"
-    assert rows["arm own"] == "mnist-plain, signal: own, concat"
+    assert (rows["task"], rows["data"], rows["seeds"]) == ("notebook", "generated", "0 to 7")
+    trial = STUDY.trial(STUDY.arms[3], 0)
+    for prefix, settings in (("training", trial.training), ("summary", trial.summary)):
+        for name, value in settings.model_dump(mode="json", exclude_none=True).items():
+            assert rows[f"{prefix}.{name}"] == (value if isinstance(value, str) else json.dumps(value))
+    assert rows["arm none"] == "model mnist-plain, signal none, conditioning concat, salt 0"
+    assert rows["arm own"] == "model mnist-plain, signal own, conditioning concat, salt 0"
     assert list(rows)[-4:] == [f"arm {arm.name}" for arm in STUDY.arms]
     # A declaration adds what it says, and takes nothing away.
     assert [row for row in decides if row not in shows] == [
@@ -167,9 +169,14 @@ def test_settings_are_all_there_whether_a_study_declares_something_or_not(tmp_pa
         ["error rate", "of each family of claims"],
     ]
     assert [row for row in decides if row in shows] == shows
-    unsummarised = plain.model_copy(update={"summary": None, "arms": plain.arms[:1]})
+    unsummarised = plain.model_copy(
+        update={
+            "settings": {name: value for name, value in plain.settings.items() if name != "summary"},
+            "arms": plain.arms[:1],
+        }
+    )
     rows = cells(render(Store(tmp_path / "unsummarised"), unsummarised))
-    assert [row for row in shows if not row[0].startswith("summary: ")][:-3] == rows
+    assert [row for row in shows if not row[0].startswith("summary.")][:-3] == rows
 
 
 def test_other_states_of_a_study(tmp_path) -> None:

@@ -8,18 +8,19 @@ import torch
 from statsmodels.stats.power import TTestPower
 
 from helpers.cpu_graphs import Tapes
+from helpers.studies import change
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.statistics.sensitivity import sensitivity
-from weight_feedback.lab.study.study import Declared
+from weight_feedback.lab.study.declared import Declared
 from weight_feedback.lab.study.toml import load_study
-from weight_feedback.lab.study.trials import Trial
+from weight_feedback.lab.tasks.notebook import timing as planning
 from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.networks import count_parameters
-from weight_feedback.lab.tasks.notebook.settings import Training
-from weight_feedback.lab.training import plan as planning
-from weight_feedback.lab.training.plan import plan, time_trial
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Training
+from weight_feedback.lab.tasks.notebook.timing import time_trial
+from weight_feedback.lab.training.plan import plan
 
-STUDY = load_study("controls-mnist-5k").model_copy(update={"data": "generated", "seeds": 5})
+STUDY = change(load_study("controls-mnist-5k"), data="generated", seeds=5)
 
 
 def test_a_plan_has_exact_counts_and_a_time_for_each_arm(monkeypatch) -> None:
@@ -45,7 +46,7 @@ def test_some_arms_and_another_number_of_seeds_can_be_planned() -> None:
 def test_a_trial_of_a_cohort_costs_its_share(monkeypatch, cohort) -> None:
     data = datasets.load("generated")  # 500 images for training, 100 for testing
     training = Training(epochs=3, batch_size=100, cohort=cohort)
-    trial = Trial(data="generated", training=training, model="mnist-plain", seed=0)
+    trial = NetworkTrial(data="generated", training=training, model="mnist-plain", seed=0)
     seconds = iter([40.0, 1.0, 300.0])  # of evaluating, of measuring what is heard, of an epoch with both
     monkeypatch.setattr(planning, "_seconds", lambda _: next(seconds))
     timed = time_trial(trial, data, torch.device("cpu"), steps=2)
@@ -65,7 +66,7 @@ def test_steps_are_timed_once_they_are_recorded(monkeypatch) -> None:
 
     monkeypatch.setattr(planning, "recorder_for", lambda _: recorder)
     monkeypatch.setattr(planning, "_seconds", seconds)
-    trial = Trial(data="generated", training=Training(batch_size=100), model="mnist-plain", seed=0)
+    trial = NetworkTrial(data="generated", training=Training(batch_size=100), model="mnist-plain", seed=0)
     time_trial(trial, data, torch.device("cpu"), steps=4)
     assert before[-1] == [*["warm up"] * 3, "record", "replay"]
     assert recorder.events == [*before[-1], *["replay"] * 4]
@@ -76,7 +77,7 @@ def test_steps_are_timed_once_they_are_recorded(monkeypatch) -> None:
 
 def test_what_cannot_be_run_cannot_be_planned() -> None:
     with pytest.raises(ValueError, match="expected images of shape"):
-        plan(STUDY.model_copy(update={"data": "generated", "arms": load_study("notebook-cifar10").arms}))
+        plan(change(load_study("notebook-cifar10"), data="generated"))
 
 
 def test_what_the_seeds_can_show() -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from weight_feedback.lab.report.plots import plot_accuracy, plot_dimension
+from weight_feedback.lab.report.plots import plot_dimension, plot_means
 from weight_feedback.lab.statistics.dimension import estimate
 
+AXIS = "accuracy %"
 CURVES = {
     "w/o weight feedback": np.array([[90.0, 95.0, 96.0], [92.0, 94.0, 97.0]]),
     "w/ Weight feedback": np.array([[91.0, 95.5, 96.5], [93.0, 94.5, 97.5]]),
@@ -25,7 +26,7 @@ def texts(svg: str) -> str:
 
 def test_a_picture_has_the_originals_axes_and_labels(tmp_path) -> None:
     svg, png = tmp_path / "deep" / "a.svg", tmp_path / "deep" / "a.png"
-    plot_accuracy(CURVES, "The title", [svg, png])
+    plot_means(CURVES, "The title", AXIS, [svg, png])
     shown = texts(svg.read_text())
     for text in (*CURVES, "The title", "epochs", "accuracy %", "mean ± 1 standard deviation, 2 seeds"):
         assert text in shown
@@ -35,14 +36,14 @@ def test_a_picture_has_the_originals_axes_and_labels(tmp_path) -> None:
 
 def test_one_seed_has_no_band(tmp_path) -> None:
     svg = tmp_path / "a.svg"
-    plot_accuracy({label: values[:1] for label, values in CURVES.items()}, "t", [svg])
+    plot_means({label: values[:1] for label, values in CURVES.items()}, "t", AXIS, [svg])
     assert "FillBetweenPolyCollection" not in svg.read_text()
     assert "one seed" in texts(svg.read_text())
 
 
 def test_many_arms_have_lines_of_their_own_and_no_bands(tmp_path) -> None:
     svg = tmp_path / "a.svg"
-    plot_accuracy({str(arm): CURVES["w/o weight feedback"] + arm for arm in range(12)}, "t", [svg])
+    plot_means({str(arm): CURVES["w/o weight feedback"] + arm for arm in range(12)}, "t", AXIS, [svg])
     drawn = svg.read_text()
     assert "FillBetweenPolyCollection" not in drawn
     assert "mean, 2 seeds" in texts(drawn)
@@ -69,7 +70,7 @@ def test_legend_and_title_have_room_whatever_their_length(tmp_path, arms, letter
     svg, png = tmp_path / "a.svg", tmp_path / "a.png"
     curves = {long(arm, letter): CURVES["w/o weight feedback"] + arm / arms for arm in range(arms)}
     title = " ".join([letter * 19] * 10)
-    plot_accuracy(curves, title, [svg, png])  # a warning would be an error
+    plot_means(curves, title, AXIS, [svg, png])  # a warning would be an error
     width, height = uncut(png)
     named = min(arms, 7) if arms > 21 else arms
     assert height > 800 + 25 * named
@@ -80,14 +81,16 @@ def test_legend_and_title_have_room_whatever_their_length(tmp_path, arms, letter
 
 
 def test_few_arms_have_their_legend_among_the_lines(tmp_path) -> None:
-    plot_accuracy({str(arm): CURVES["w/o weight feedback"] + arm for arm in range(12)}, "t", [tmp_path / "a.png"])
+    plot_means(
+        {str(arm): CURVES["w/o weight feedback"] + arm for arm in range(12)}, "t", AXIS, [tmp_path / "a.png"]
+    )
     assert uncut(tmp_path / "a.png") == (1280, 800)
 
 
 def test_of_more_arms_than_looks_those_that_come_first_are_named(tmp_path) -> None:
     svg = tmp_path / "a.svg"
     curves = {f"arm {arm}.": CURVES["w/o weight feedback"] + arm / 100 for arm in range(100)}
-    plot_accuracy(curves, "t", [svg], first=["arm 70.", "arm 40."])
+    plot_means(curves, "t", AXIS, [svg], first=["arm 70.", "arm 40."])
     shown = texts(svg.read_text())
     assert [label for label in curves if label in shown] == ["arm 40.", "arm 70."]
     assert "and 98 more, thin and grey: see the report's table" in shown.replace("&#x27;", "'")
@@ -96,19 +99,28 @@ def test_of_more_arms_than_looks_those_that_come_first_are_named(tmp_path) -> No
 
 
 def test_letters_that_the_font_lacks_are_told(tmp_path) -> None:
-    assert plot_accuracy(CURVES, "t", [tmp_path / "a.png"]) == ""
-    assert plot_accuracy({"重み": np.ones((1, 2))}, "🧠 t", [tmp_path / "a.png", tmp_path / "a.svg"]) == "🧠重み"
+    assert plot_means(CURVES, "t", AXIS, [tmp_path / "a.png"]) == ""
+    assert plot_means({"重み": np.ones((1, 2))}, "🧠 t", AXIS, [tmp_path / "a.png", tmp_path / "a.svg"]) == "🧠重み"
 
 
 def test_arms_with_different_seed_counts_are_said_to_be_so(tmp_path) -> None:
     svg = tmp_path / "a.svg"
-    plot_accuracy({"a": CURVES["w/o weight feedback"], "b": np.ones((5, 3))}, "t", [svg])
+    plot_means({"a": CURVES["w/o weight feedback"], "b": np.ones((5, 3))}, "t", AXIS, [svg])
     assert "2 to 5 seeds" in texts(svg.read_text())
+
+
+def test_what_is_missing_leaves_gaps(tmp_path) -> None:
+    """As of a metric that isn't reported after each epoch, or by some trials alone."""
+    nan = np.nan
+    rows = np.array([[nan, 95.0, nan, 96.0], [nan, 94.0, 93.0, 97.0]])
+    svg = tmp_path / "a.svg"
+    plot_means({"some": rows, "none": np.full((2, 4), nan)}, "t", AXIS, [svg])  # a warning would be an error
+    assert "nan" not in texts(svg.read_text()).lower()
 
 
 def test_the_same_arrays_give_the_same_file(tmp_path) -> None:
     for name in ("a", "b"):
-        plot_accuracy(CURVES, "t", [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"])
+        plot_means(CURVES, "t", AXIS, [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"])
     for suffix in ("svg", "png"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
@@ -116,17 +128,17 @@ def test_the_same_arrays_give_the_same_file(tmp_path) -> None:
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_a_picture_takes_the_place_of_an_older_one_as_a_whole(tmp_path, suffix) -> None:
     path = tmp_path / f"a.{suffix}"
-    plot_accuracy(CURVES, "t", [path])
+    plot_means(CURVES, "t", AXIS, [path])
     content = path.read_bytes()
     with path.open("rb") as older:
-        plot_accuracy(CURVES, "another", [path])
+        plot_means(CURVES, "another", AXIS, [path])
         assert older.read() == content  # nothing was written into the file that was there
     assert path.read_bytes() != content
 
 
 def test_labels_are_text_whatever_they_contain(tmp_path) -> None:
     svg = tmp_path / "a.svg"
-    plot_accuracy({r"$\frac{1}$ <script>alert(1)</script>": np.ones((1, 2))}, "$\\oops{", [svg])
+    plot_means({r"$\frac{1}$ <script>alert(1)</script>": np.ones((1, 2))}, "$\\oops{", AXIS, [svg])
     assert "<script>" not in svg.read_text()
 
 
@@ -135,7 +147,7 @@ def test_labels_are_text_whatever_they_contain(tmp_path) -> None:
 )
 def test_bad_input(tmp_path, curves, message) -> None:
     with pytest.raises(ValueError, match=message):
-        plot_accuracy(curves, "t", [tmp_path / "a.svg"])
+        plot_means(curves, "t", AXIS, [tmp_path / "a.svg"])
 
 
 # Dimensions
@@ -146,7 +158,7 @@ RISING = {100: [80.0, 82.0], 200: [87.0, 88.0], 1000: [92.0, 93.0]}
 def test_a_picture_of_dimensions_shows_seeds_fit_threshold_estimate_and_what_is_published(tmp_path) -> None:
     svg, png = tmp_path / "deep" / "d.svg", tmp_path / "deep" / "d.png"
     measured = estimate(RISING)
-    plot_dimension(measured, "The title", [svg, png], ("Somebody 2018", 750))
+    plot_dimension(measured, "The title", AXIS, [svg, png], ("Somebody 2018", 750), "%")
     shown = texts(svg.read_text())
     for text in (
         "The title",
@@ -165,14 +177,14 @@ def test_a_picture_of_dimensions_shows_seeds_fit_threshold_estimate_and_what_is_
     assert points[0].count("<use ") == 6
     assert png.read_bytes().startswith(b"\x89PNG")
     again = tmp_path / "again.svg"
-    plot_dimension(measured, "The title", [again], ("Somebody 2018", 750))
+    plot_dimension(measured, "The title", AXIS, [again], ("Somebody 2018", 750), "%")
     assert again.read_bytes() == svg.read_bytes()
 
 
 def test_many_dimensions_have_labels_that_do_not_touch(tmp_path) -> None:
     svg = tmp_path / "d.svg"
     tried = {d: [d / 10, d / 10 + 1] for d in range(10, 1000, 10)}
-    plot_dimension(estimate(tried), "t", [svg])
+    plot_dimension(estimate(tried), "t", AXIS, [svg])
     labels = re.findall(
         r'<g id="xtick_\d+">.*?<!-- ([\d,]+) -->\s*<g [^>]*translate\(([\d.]+)', svg.read_text(), re.S
     )
@@ -181,7 +193,7 @@ def test_many_dimensions_have_labels_that_do_not_touch(tmp_path) -> None:
     starts = [float(start) for _, start in labels]
     # A digit is 7 points wide.
     assert all(b - a > 7 * len(text) for a, b, (text, _) in zip(starts, starts[1:], labels, strict=False))
-    plot_dimension(estimate({d: [1.0] for d in (50, 100, 200, 290, 400, 600)}), "t", [svg])
+    plot_dimension(estimate({d: [1.0] for d in (50, 100, 200, 290, 400, 600)}), "t", AXIS, [svg])
     assert all(str(d) in texts(svg.read_text()).splitlines() for d in (50, 100, 200, 290, 400, 600))
 
 
@@ -196,7 +208,7 @@ def test_many_dimensions_have_labels_that_do_not_touch(tmp_path) -> None:
 )
 def test_a_picture_of_dimensions_says_what_is_a_bound(tmp_path, accuracy, estimated, band) -> None:
     svg = tmp_path / "d.svg"
-    plot_dimension(estimate(accuracy), "t", [svg])
+    plot_dimension(estimate(accuracy), "t", AXIS, [svg])
     shown = texts(svg.read_text())
     assert f"dimensions: {estimated}" in shown.replace("&gt;", ">").replace("&lt;", "<")
     assert ("bootstrap interval" in shown) == band

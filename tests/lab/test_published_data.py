@@ -10,7 +10,6 @@ from helpers.made_up_study import PROVENANCE, STUDY, declare, fill, record
 from weight_feedback.lab.commands.cli import main
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.data.published import described
-from weight_feedback.lab.execution import measurements, workers
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.report.figures import figures
 from weight_feedback.lab.report.markdown import markdown
@@ -20,8 +19,9 @@ from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.statistics.calibration import Calibration
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import Record, Store, StoreError
-from weight_feedback.lab.tasks.intrinsic.settings import Measurement
-from weight_feedback.lab.tasks.notebook.settings import Subspace
+from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.tasks.base import Trial
+from weight_feedback.lab.tasks.notebook.task import NOTEBOOK
 
 OTHER = "1" * 64
 
@@ -46,7 +46,7 @@ def test_a_run_refuses_to_add_trials_of_other_data(tmp_path, monkeypatch, mix) -
     def trained(*_: object, **__: object) -> None:
         raise AssertionError("training began")
 
-    monkeypatch.setattr(workers, "run_cohort", trained)
+    monkeypatch.setattr(type(NOTEBOOK), "run_together", trained)
     store = declare(Store(tmp_path / "made-up"))
     for arm, trial in STUDY.trials(["none"]):
         store.write(trial, record(trial, arm.name))
@@ -112,7 +112,7 @@ def test_reports_say_what_trials_were_trained_on(tmp_path) -> None:
     analysis = analyse(STUDY, fill(Store(tmp_path / "made-up")))
     said = "fingerprint 0000000000000000, not what this version makes up"
     assert f"- Data: generated ({said}); 3 epochs" in markdown(analysis, "command", {})
-    assert f"generated, {said}" in page(analysis, figures(analysis), "command")
+    assert f"generated ({said})" in page(analysis, figures(analysis), "command")
 
 
 @pytest.mark.parametrize("name", ["mnist-5k", "generated"])
@@ -137,26 +137,32 @@ def test_files_that_are_not_the_published_ones_are_named_so() -> None:
     assert described("cifar10", OTHER) == "fingerprint 1111111111111111, no published one is known to this version"
 
 
-def some_measurements(seeds: int) -> list[Measurement]:
-    return [
-        Measurement(data="generated", network="fc", subspace=Subspace(dimensions=2), epochs=1, seed=seed)
-        for seed in range(seeds)
-    ]
-
-
-def measured(store: Store, one: Measurement, data: str) -> None:
+def measured(store: Store, one: Trial, data: str) -> None:
     result = {"measurement": one.settings(), "data": data, "parameters": 9, "accuracy": [50.0], "coordinates": ""}
     store.write(one, Record(result, {**PROVENANCE, "seconds": 1.0}))
 
 
 def test_dimensions_are_measured_on_one_data_set(tmp_path, capsys, monkeypatch) -> None:
-    two = some_measurements(2)
-    store = Store(tmp_path / "intrinsic-dimension-fc-generated")
-    measured(store, two[0], OTHER)
+    study = Study.model_validate(
+        {
+            "name": "intrinsic-dimension-fc-generated",
+            "title": "Dimensions",
+            "task": "intrinsic-dimension",
+            "seeds": 2,
+            "data": "generated",
+            "network": "fc",
+            "epochs": 1,
+            "arms": [{"name": "2", "subspace": {"dimensions": 2}}],
+        }
+    )
+    first, second = (trial for _, trial in study.trials())
+    store = Store(tmp_path / study.name)
+    measured(store, first, OTHER)
     with pytest.raises(StoreError, match=r"under the name generated .* \(1 results: fingerprint 1{16}, not"):
-        measurements.run(two, store)
-    measured(store, two[1], "0" * 64)
-    monkeypatch.setattr("weight_feedback.lab.execution.measurements.run", lambda *_, **__: None)
+        run(study, store)
+    assert [path.name for path in store.trials.iterdir()] == [store.path(first).name]
+    measured(store, second, "0" * 64)
+    monkeypatch.setattr("weight_feedback.lab.execution.runner.run", lambda *_, **__: None)
     given = "intrinsic-dimension fc --data generated --dimensions 2 --seeds 2 --epochs 1 --lr 0.001 --out"
     with pytest.raises(SystemExit):
         main([*given.split(), str(tmp_path)])

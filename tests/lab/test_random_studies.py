@@ -14,7 +14,7 @@ from weight_feedback.lab.report.markdown import markdown
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
-from weight_feedback.lab.study.toml import SpecError, load_study
+from weight_feedback.lab.study.toml import StudyError, load_study
 
 SIGNALS = ["none", "zeros", "constant", "noise", "clock", "stale", "permuted", "yoked", "own", "own-gradient"]
 SCALES = ["isometry", "xavier", "adjoint-isometry", "calibrated"]
@@ -121,7 +121,7 @@ def damaged_studies(draw: st.DrawFn) -> dict[str, Any]:
 
 def steps(study: Study) -> int:
     """Return how many batches of the 500 images all trials take together."""
-    return len([*study.trials()]) * study.training.epochs * study.training.epoch_steps(500)
+    return sum(trial.training.epochs * trial.training.epoch_steps(500) for _, trial in study.trials())
 
 
 @given(damaged_studies())
@@ -137,7 +137,7 @@ def test_any_study_is_run_or_refused_before_it_is(tmp_path_factory, values) -> N
             event("would take too long")
             return
         runner.run(study, store, jobs=1)
-    except SpecError as error:
+    except StudyError as error:
         event("refused when it is read")
         wrong = str(error)
     except ValueError as error:

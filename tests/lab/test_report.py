@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from helpers.child_processes import stand_ins
-from helpers.made_up_study import ACCURACY, SEEDS, STUDY, fill
-from helpers.studies import document
+from helpers.made_up_study import ACCURACY, LOSS, SEEDS, STUDY, fill, record
+from helpers.studies import change, document
 from weight_feedback.lab.commands.cli import main
 from weight_feedback.lab.report.markdown import arm_cells, contrast_cells, failures, interval, markdown, swap_cells
 from weight_feedback.lab.statistics.analysis import analyse
@@ -23,8 +23,16 @@ def store(tmp_path) -> Store:
 
 
 def test_cells_of_arms(store) -> None:
-    headings, rows = arm_cells(analyse(STUDY, fill(store)).arms)
-    assert headings == ["arm", "parameters", "seeds", "final accuracy %", "best epoch %", "final test loss"]
+    arms = analyse(STUDY, fill(store)).arms
+    headings, rows = arm_cells(STUDY, arms)
+    assert headings == [
+        "arm",
+        "parameters",
+        "seeds",
+        "final accuracy, %",
+        "best accuracy (optimistic), %",
+        "final test loss, nats",
+    ]
     assert [row[:3] for row in rows] == [
         [f"{name} | <b>", parameters, "8"]
         for name, parameters in zip(
@@ -32,6 +40,24 @@ def test_cells_of_arms(store) -> None:
         )
     ]
     assert rows[3][3].startswith(f"{ACCURACY[3, :SEEDS, -1].mean():.2f} [")
+    assert rows[3][4].startswith(f"{ACCURACY[3, :SEEDS].max(axis=1).mean():.2f} [")
+    assert rows[3][5].startswith(f"{LOSS[3, :SEEDS, -1].mean():.4f} [")
+    assert arm_cells(STUDY, arms, means=False) == (headings, [[*row[:3], "–", "–", "–"] for row in rows])
+
+
+def test_the_best_value_is_that_of_the_judged_metric(store) -> None:
+    declared = STUDY.declared.model_copy(update={"metric": "loss"})
+    study = STUDY.model_copy(update={"declared": declared})
+    headings, rows = arm_cells(study, analyse(study, fill(store, study)).arms)
+    assert headings[3:] == ["final accuracy, %", "final test loss, nats", "best test loss (optimistic), nats"]
+    assert rows[3][5].startswith(f"{LOSS[3, :SEEDS].min(axis=1).mean():.4f} [")
+
+
+def test_a_single_epoch_has_no_best_one(store) -> None:
+    study = change(STUDY, training={"epochs": 1})
+    headings, rows = arm_cells(study, analyse(study, fill(store, study)).arms)
+    assert headings == ["arm", "parameters", "seeds", "final accuracy, %", "final test loss, nats"]
+    assert {len(row) for row in rows} == {5}
 
 
 def test_intervals_are_shown_where_there_are_any() -> None:
@@ -52,7 +78,8 @@ def test_cells_of_contrasts_leave_blank_what_cannot_be_said(store, tmp_path) -> 
 
 
 def test_cells_of_swaps(store) -> None:
-    _, rows = swap_cells(analyse(STUDY, fill(store)).swaps)
+    headings, rows = swap_cells(analyse(STUDY, fill(store)))
+    assert headings == ["arm", "evaluated under", "seeds", "accuracy, %", "change, points"]
     assert [row[:3] for row in rows] == [
         ["own", "z = 0", "8"],
         ["own", "its initial z", "8"],
@@ -63,7 +90,7 @@ def test_cells_of_swaps(store) -> None:
 
 def test_markdown_is_whole_and_harmless(store) -> None:
     study = STUDY.model_copy(update={"declared": None})
-    text = markdown(analyse(study, fill(store, study)), COMMAND, {"accuracy": "accuracy.png"})
+    text = markdown(analyse(study, fill(store, study)), COMMAND, {"means": "accuracy.png"})
     assert r"| none \| &lt;b> | 9,950 | 8 |" in text
     for part in ("# Made up", "](accuracy.png)", f"`{COMMAND}`", "learning rate 0.01", "torch 2.13.0"):
         assert part in text
@@ -89,9 +116,10 @@ def test_names_are_text_in_markdown(store, name, shown) -> None:
 
 def test_the_report_of_a_declared_study_begins_with_its_verdicts(store) -> None:
     analysis = analyse(STUDY, fill(store, seeds=SEEDS + 2))
-    text = markdown(analysis, COMMAND, {"accuracy": "accuracy.png", "forest": "figures/forest.png"})
+    text = markdown(analysis, COMMAND, {"means": "accuracy.png", "forest": "figures/forest.png"})
     assert text.splitlines()[2:4] == [f"- {sentence}" for sentence in analysis.sentences]
     for part in (
+        "](accuracy.png)",
         "](figures/forest.png)",
         f"`{STUDY.declaration()}`",
         "±0.5 points",
@@ -109,8 +137,17 @@ def test_failures_are_said_one_by_one(store) -> None:
     store.path(trial).unlink()
     store.fail(trial, "MemoryError: no <room>\nTraceback …")
     analysis = analyse(STUDY, store)
-    assert failures(analysis.arms) == ["own, seed 0: failed (MemoryError: no <room>); missing from all estimates."]
+    assert failures(analysis) == ["own, seed 0: failed (MemoryError: no <room>); missing from all estimates."]
     assert "- own, seed 0: failed (MemoryError: no &lt;room>)" in markdown(analysis, COMMAND, {})
+
+
+def test_divergences_are_said_with_what_they_count_as(store) -> None:
+    fill(store)
+    trial = STUDY.trial(STUDY.arms[3], 1)
+    store.path(trial).unlink()
+    store.write(trial, record(trial, "own", epochs=2))
+    said = "own, seed 1: diverged at step 17; counts as accuracy of 10 % from then on."
+    assert failures(analyse(STUDY, store)) == [said]
 
 
 def test_some_arms_are_shown_with_the_verdicts_of_all(store) -> None:

@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
-from helpers.made_up_study import SEEDS, STUDY, fill
+from helpers.made_up_study import EPOCHS, SEEDS, STUDY, fill
 from weight_feedback.lab.report.export import export
 from weight_feedback.lab.report.figures import figures, save
 from weight_feedback.lab.report.page import page
@@ -90,18 +90,18 @@ def test_arms(made) -> None:
     assert len(table) == 1 + len(STUDY.arms)
     for name, cells in zip(LABELS, table[1:], strict=True):
         arm = rows[rows["arm"] == name]
-        last = arm[arm["epoch"] == STUDY.training.epochs]
+        last = arm[arm["epoch"] == EPOCHS]
         assert cells[0] == LABELS[name]
         assert numbers(cells[1]) == [last["parameters"].iloc[0]]
         assert numbers(cells[2]) == [len(last)]
         assert numbers(cells[3]) == pytest.approx(t_interval(last["accuracy"]), abs=0.0051)
         assert numbers(cells[4]) == pytest.approx(t_interval(arm.groupby("seed")["accuracy"].max()), abs=0.0051)
         assert numbers(cells[5]) == pytest.approx(t_interval(last["loss"]), abs=0.000051)
-        assert numbers(cells[6]) == pytest.approx([last["seconds"].mean()], abs=0.051)
+        assert numbers(cells[6]) == pytest.approx([last["trial_seconds"].mean()], abs=0.051)
 
 
 def pair(rows: pd.DataFrame, contrast: str) -> tuple[np.ndarray, np.ndarray]:
-    final = rows[rows["epoch"] == STUDY.training.epochs].pivot_table(index="seed", columns="arm", values="accuracy")
+    final = rows[rows["epoch"] == EPOCHS].pivot_table(index="seed", columns="arm", values="accuracy")
     a, b = contrast.split(" − ")
     return final[a].to_numpy(), final[b].to_numpy()
 
@@ -173,9 +173,9 @@ def test_swaps(made) -> None:
     tables, rows, path = made
     with path.open(newline="") as file:
         changes = pd.DataFrame(csv.DictReader(file)).astype({"seed": int, "change": float})
-    final = rows[rows["epoch"] == STUDY.training.epochs].set_index(["arm", "seed"])["accuracy"]
-    table = tables.tables["What the signal is worth in evaluation"][1:]
-    for cells, (_, group) in zip(table, changes.groupby(["arm", "heard"], sort=False), strict=True):
+    final = rows[rows["epoch"] == EPOCHS].set_index(["arm", "seed"])["accuracy"]
+    table = tables.tables["Trained models under something else"][1:]
+    for cells, (_, group) in zip(table, changes.groupby(["arm", "under"], sort=False), strict=True):
         assert numbers(cells[2]) == [len(group)]
         reached = [final[arm, seed] + change for arm, seed, change in group[["arm", "seed", "change"]].to_numpy()]
         assert numbers(cells[3]) == pytest.approx(t_interval(reached), abs=0.0051)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,15 +14,14 @@ import pytest
 import torch
 
 from helpers.interrupted_trials import STEPS, TRAINING, Cut, bits, cut, few_images, make, results, run
+from helpers.lockstep_training import trained
 from weight_feedback.lab.data import datasets
 from weight_feedback.lab.tasks.notebook.arms import build_arm
-from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
 from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
 from weight_feedback.lab.tasks.notebook.settings import Pooled, SignalName, Sketched, Subspace
 from weight_feedback.lab.training import checkpoints
 from weight_feedback.lab.training import run as training_run
 from weight_feedback.lab.training.checkpoints import CheckpointError, Header, decode, encode
-from weight_feedback.lab.training.loop import train
 from weight_feedback.lab.training.run import Options, run_trial
 
 SIGNALS = [name for name in get_args(SignalName) if name != "none"]
@@ -84,22 +84,23 @@ def test_a_cohort_of_which_one_has_diverged_goes_on_to_the_same_bits(data) -> No
 
     written = []
     whole = lockstep()
-    train(whole, keep=lambda: written.append(encode(header_of(whole), whole.tensors())))
+    trained(whole, on_epoch=lambda *_: written.append(content_of(whole)))
+    assert len(written) == 3
     assert [history.diverged for history in whole.histories] == [None, 1, None]
     for content in written:
         header, tensors = decode(content)
         resumed = lockstep()
-        resumed.restore(header.epoch, header.histories, tensors)
+        resumed.restore(header.epoch, header.plain, tensors)
         seen: list[int] = []
-        train(resumed, on_epoch=lambda epoch, _: seen.append(epoch))  # noqa: B023 - called at once
+        trained(resumed, on_epoch=lambda epoch, _: seen.append(epoch))  # noqa: B023 - called at once
         assert seen == list(range(header.epoch + 1, 4))
         assert (resumed.histories, bits(resumed)) == (whole.histories, bits(whole))
 
 
-def header_of(lockstep: Lockstep) -> Header:
-    return Header(
-        same={}, epoch=lockstep.epoch, histories=tuple(lockstep.histories), started="", seconds=1.5, resumed=0
-    )
+def content_of(lockstep: Lockstep) -> bytes:
+    plain, tensors = lockstep.state()
+    header = Header(same={}, epoch=lockstep.epoch, plain=plain, started="", seconds=1.5, resumed=0)
+    return encode(header, tensors)
 
 
 class Ticks:
@@ -134,7 +135,7 @@ def test_a_checkpoint_is_written_when_a_minute_has_passed_since_the_last(tmp_pat
 def test_times_are_those_of_all_parts_without_what_lay_between(tmp_path, monkeypatch) -> None:
     path, clock = tmp_path / "checkpoint", Ticks(monkeypatch)
 
-    def tick(epoch: int, _: Evaluation) -> None:
+    def tick(epoch: int, _: Mapping[str, float]) -> None:
         clock.tick()
         if epoch == 2 and clock.now < 1000:
             raise Cut

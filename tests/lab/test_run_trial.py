@@ -9,18 +9,17 @@ from safetensors.torch import load_file
 
 import weight_feedback
 from weight_feedback.lab.data import datasets
-from weight_feedback.lab.study.trials import Trial
-from weight_feedback.lab.tasks.base import weights_digest
+from weight_feedback.lab.tasks.fields import weights_digest
 from weight_feedback.lab.tasks.notebook.evaluation import evaluate
 from weight_feedback.lab.tasks.notebook.networks import build
-from weight_feedback.lab.tasks.notebook.settings import Training
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Training
 from weight_feedback.lab.training.environment import choose_device, thread_count
 from weight_feedback.lab.training.run import Options, run_trial
 
 
-def make(**changes) -> Trial:
+def make(**changes) -> NetworkTrial:
     fields = {"data": "generated", "training": Training(epochs=1), "model": "mnist-projected", "seed": 2}
-    return Trial(**(fields | changes))
+    return NetworkTrial(**(fields | changes))
 
 
 def test_a_record_says_what_came_out_and_where(tmp_path) -> None:

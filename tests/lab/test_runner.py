@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from helpers.child_processes import DiesOnce
+from helpers.fake_tasks import Troubles, compare_ridges
 from helpers.recording_watcher import Watched
-from helpers.studies import compare_networks
+from helpers.studies import change, compare_networks
 from weight_feedback.lab.data.catalogue import ENVIRONMENT
-from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.backends import cores
 from weight_feedback.lab.execution.progress import Progress
 from weight_feedback.lab.execution.runner import missing, run
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Arm
 from weight_feedback.lab.tasks.notebook.settings import Training
-from weight_feedback.lab.training.run import Options, run_cohort, run_trial
+from weight_feedback.lab.training.run import Options, run_trial
 
 STUDY = compare_networks(training={"epochs": 2, "batch_size": 125})
 
@@ -71,31 +71,25 @@ def test_some_arms_or_more_seeds_can_be_run(tmp_path) -> None:
 
 
 def test_a_trial_that_fails_is_noted_and_the_others_go_on(tmp_path, monkeypatch) -> None:
-    tried = []
-
-    def failing(trials, options):
-        if (trials[0].model, trials[0].seed) == ("mnist-pooled", 0):
-            tried.append(trials[0])
-            raise RuntimeError("no luck\nat all")
-        return run_cohort(trials, options)
-
-    store, watcher = Store(tmp_path), Watched()
-    monkeypatch.setattr(workers, "run_cohort", failing)
-    run(STUDY, store, jobs=1, watcher=watcher)
-    ((arm, trial),) = missing(STUDY, store)
-    assert (arm.name, trial.seed) == ("pooled", 0)
-    assert tried == [trial]  # what would fail again isn't tried again
+    study, store, watcher = compare_ridges(), Store(tmp_path / "ridges"), Watched()
+    trial, troubles = study.trial(study.arms[1], 0), Troubles(tmp_path / "troubles")
+    monkeypatch.setenv(Troubles.variable, str(troubles.folder))
+    troubles.give(trial, "fail")
+    run(study, store, jobs=1, watcher=watcher)
+    assert missing(study, store) == [(study.arms[1], trial)]
+    # What would fail again isn't tried again.
+    assert [troubles.tried(one) for _, one in study.trials()] == [1, 1, 1, 1]
     assert watcher.notes == [f"failed: {trial.file_name}: RuntimeError: no luck at all"]
     assert watcher.standings[-1] == Progress(epochs=8, running=0, done=3, failed=1)
     assert store.failure(trial).splitlines()[0] == "RuntimeError: no luck at all"
     assert "Traceback" in store.failure(trial)
     with pytest.warns(UserWarning, match=f"^failed: {trial.file_name}: RuntimeError"):
-        run(STUDY, store, jobs=1)  # nobody watches: then it is a warning
+        run(study, store, jobs=1)  # nobody watches: then it is a warning
 
-    monkeypatch.undo()
-    assert run(STUDY, store, jobs=1) == 1
+    troubles.end()
+    assert run(study, store, jobs=1) == 1
     assert store.failure(trial) is None
-    assert missing(STUDY, store) == []
+    assert missing(study, store) == []
 
 
 def test_a_tracker_is_told_of_each_finished_trial(tmp_path) -> None:
@@ -135,7 +129,7 @@ def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, monkeyp
     monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "nothing"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match=message):
-        run(STUDY.model_copy(update=changes), Store(tmp_path / "out"), jobs=1)
+        run(change(STUDY, **changes), Store(tmp_path / "out"), jobs=1)
     assert not (tmp_path / "out").exists()
 
 

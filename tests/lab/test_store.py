@@ -16,9 +16,9 @@ from weight_feedback import files
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import FOLDERS, Damaged, Record, Store, StoreError
-from weight_feedback.lab.study.study import Declared
-from weight_feedback.lab.study.trials import Swap, Trial
-from weight_feedback.lab.tasks.notebook.settings import Projected, Training
+from weight_feedback.lab.study.declared import Declared
+from weight_feedback.lab.study.trials import Swap
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Projected, Training
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_folder_of_any_name_and_links_to_it(tmp_path, name) -> None:
 
 
 def test_the_longest_names_fit_with_what_is_added_to_them(store) -> None:
-    longest = Trial(
+    longest = NetworkTrial(
         data="generated",
         training=Training(),
         model="m" * 64,

@@ -17,8 +17,8 @@ from helpers.studies import BASE, OWN, PLAIN, document
 from weight_feedback.lab.execution import runner
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import MOST_TRIALS, Study
-from weight_feedback.lab.study.toml import LONGEST_FILE, LONGEST_LINE, SpecError, load_study
-from weight_feedback.lab.tasks.base import MOST_WRONG
+from weight_feedback.lab.study.toml import LONGEST_FILE, LONGEST_LINE, StudyError, load_study
+from weight_feedback.lab.tasks.fields import MOST_WRONG
 from weight_feedback.lab.tasks.notebook.settings import Pooled, Projected, Sketched, Subspace
 from weight_feedback.untrusted import LONGEST
 
@@ -50,7 +50,7 @@ def refused(load, tmp_path) -> Callable[[str | bytes], str]:
     """Return what is said of a file that is refused, without its name."""
 
     def message(content: str | bytes) -> str:
-        with pytest.raises(SpecError) as caught:
+        with pytest.raises(StudyError) as caught:
             load(content)
         text = str(caught.value)
         assert text.startswith(str(tmp_path / "study.toml"))
@@ -129,10 +129,22 @@ def test_numbers_have_bounds(load, refused, place, right, wrong) -> None:
         ("arms.1.label", "", "arms.1.label: expected at least 1 character"),
         ("arms.1.label", "x" * 81, "arms.1.label: expected at most 80 characters"),
         ("arms", [], "arms: expected at least 1 item"),
-        ("arms", {}, "arms: expected a list"),
+        ("arms", {}, "arms: expected at least 1 item"),
+        ("arms", 3, "arms: expected a list"),
+        ("arms", {"plain": 3}, "arms.0.settings: expected a table"),
+        ("metrics", {"a b": {"unit": "", "better": "lower"}}, "metrics.a b.[key]: "),
+        ("metrics", {"x": {"unit": "", "better": "less"}}, "metrics.x.better: expected 'higher' or 'lower'"),
+        ("metrics", {"x": {"better": "lower"}}, "metrics.x.unit: needed, but missing"),
+        ("metrics", {"epoch": {"unit": "", "better": "lower"}}, "metrics: expected other names than arm"),
+        ("task", "other", "task: expected one of notebook, intrinsic-dimension in a file, got 'other'"),
+        ("arms.0.training", {"epochs": 2}, "arms.0.training: all arms share this setting"),
         ("arms", [PLAIN, PLAIN], "arms: each name must be unique, got 'plain' 2 times"),
         ("arms", [PLAIN, {**PLAIN, "name": "b"}], "arms: each label must be unique, got 'w/o' 2 times"),
-        ("arms", [PLAIN, {**PLAIN, "name": "b", "label": "b"}], "arms: each condition must be unique"),
+        (
+            "arms",
+            [PLAIN, {**PLAIN, "name": "b", "label": "b"}],
+            "arms: each must have other settings, but 'plain' and 'b' train",
+        ),
         ("arms", [PLAIN, {**OWN, "signal": "owm"}], "arms.1.signal: expected 'none', 'zeros'"),
         ("arms.1.conditioning", "cat", "arms.1.conditioning: expected 'concat' or 'film'"),
         ("arms.0.conditioning", "film", "arms: 'plain' has conditioning 'film', but hears nothing"),
@@ -164,10 +176,14 @@ def test_numbers_have_bounds(load, refused, place, right, wrong) -> None:
             "declared.primary: each must be unique, got ['own', 'plain'] 2",
         ),
         ("declared.primary", [["own"]], ": declared.primary.0.1: needed, but missing"),
-        ("arms", [{"name": "x"}], ": arms.0.model: needed, but missing\narms.0.label: needed, but missing"),
+        ("arms", [{"name": "x"}], ": arms.0.model: needed, but missing"),
         ("declared.primary", [["own", "plain"]] * 101, "declared.primary: expected at most 100 items"),
-        ("declared.threshold", 0.0, "declared.threshold: expected more than 0"),
-        ("declared.threshold", 101, "declared.threshold: expected at most 100"),
+        (
+            "declared.threshold",
+            1.0,
+            "declared: threshold: needed by outcome 'first-past', and by no other; got 1.0",
+        ),
+        ("declared.metric", "size", "declared.metric: expected one of accuracy, loss, got 'size'"),
     ],
 )
 def test_what_else_is_refused(refused, place, value, message) -> None:
@@ -283,7 +299,7 @@ def test_what_is_no_file_is_refused(tmp_path, make) -> None:
     make(path)
     with (
         limits.seconds(30),
-        pytest.raises(SpecError, match=r"can't be read: expected a plain file, found a folder, a"),
+        pytest.raises(StudyError, match=r"can't be read: expected a plain file, found a folder, a"),
     ):
         load_study(str(path))
 
@@ -296,7 +312,7 @@ def test_a_folder_does_not_hide_a_built_in_study(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("name", ["", "\0", "x" * 10_000, "a/" * 5000, "\x1b[2J", "\udcff", "~nobody"])
 def test_a_name_that_is_no_path_is_refused(name) -> None:
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(StudyError) as caught:
         load_study(name)
     assert str(caught.value).replace("\n", "").isprintable()
 
@@ -370,3 +386,54 @@ def test_a_stored_projection_is_bounded() -> None:
     ):
         Subspace(dimensions=2000, projection="dense").check_fit(2**20)
     Subspace(dimensions=2000, projection="kronecker").check_fit(2**20)
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 100.1, 101])
+def test_a_threshold_of_a_percentage_is_one(refused, threshold) -> None:
+    declared = {**BASE["declared"], "outcome": "first-past", "threshold": threshold}
+    said = refused(document({**BASE, "declared": declared}))
+    assert f"declared.threshold: expected more than 0 %, at most 100 %, got {threshold:g}" in said
+
+
+@pytest.mark.parametrize(("outcome", "field"), [("mean-of-last", "last"), ("at-best-of", "of")])
+def test_an_outcome_has_what_it_needs(load, refused, outcome, field) -> None:
+    declared = {**BASE["declared"], "outcome": outcome}
+    said = refused(document({**BASE, "declared": declared}))
+    assert f"declared: {field}: needed by outcome '{outcome}', and by no other; got None" in said
+    value = {"last": 2, "of": "loss"}[field]
+    assert getattr(load(document({**BASE, "declared": {**declared, field: value}})).declared, field) == value
+
+
+def test_arms_can_be_tables_by_name(load) -> None:
+    tables = {arm["name"]: {name: arm[name] for name in ("model", "signal") if name in arm} for arm in (PLAIN, OWN)}
+    study = load(document({**BASE, "arms": tables}))
+    assert [arm.label for arm in study.arms] == ["plain", "own"]
+    assert study.declaration() == load(document(BASE)).declaration()
+
+
+def test_a_setting_of_every_arm_can_be_given_once(load) -> None:
+    arms = [{name: value for name, value in arm.items() if name != "model"} for arm in (PLAIN, OWN)]
+    study = load(document({**BASE, "model": "mnist-plain", "arms": arms}))
+    assert study.declaration() == load(document(BASE)).declaration()
+    assert [trial.key() for _, trial in study.trials()] == [
+        trial.key() for _, trial in load(document(BASE)).trials()
+    ]
+
+
+def test_a_study_that_is_filled_in_is_the_same_study(load) -> None:
+    for text in (document(BASE), document(changed("arms.1.conditioning", "film"))):
+        study = load(text)
+        filled = study.fill_in()
+        assert filled.fill_in() is filled
+        again = Study.model_validate(json.loads(json.dumps(filled.model_dump(mode="json"))))
+        assert again == filled
+        assert again.declaration() == study.declaration()
+        assert list(again.trials())[3][1] == list(study.trials())[3][1]
+        assert again.settings["training"]["momentum"] == 0.5
+        assert again.metrics == study.reported
+
+
+def test_a_task_of_ones_own_is_not_imported_by_a_file(refused) -> None:
+    said = refused(document({**BASE, "task": "antigravity:TASK"}))
+    assert "task: expected one of notebook, intrinsic-dimension in a file" in said
+    assert "antigravity" not in sys.modules

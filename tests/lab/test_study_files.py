@@ -7,11 +7,12 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from weight_feedback.lab.study.toml import SpecError, builtin_studies, load_study
-from weight_feedback.lab.study.trials import Swap, Trial
+from helpers.studies import change
+from weight_feedback.lab.study.toml import StudyError, builtin_studies, load_study
+from weight_feedback.lab.study.trials import Swap
 from weight_feedback.lab.tasks.intrinsic.settings import Measurement
 from weight_feedback.lab.tasks.notebook.networks import NETWORKS
-from weight_feedback.lab.tasks.notebook.settings import Subspace, Training
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Projected, Subspace, Training
 
 STUDY = """
 name = "tiny"
@@ -50,7 +51,7 @@ def test_a_study_lists_its_trials_seed_by_seed(study_file) -> None:
         ("plain", "mnist-plain", 1),
         ("pooled", "mnist-pooled", 1),
     ]
-    assert study.training == Training(epochs=1)
+    assert {trial.training for _, trial in study.trials()} == {Training(epochs=1)}
 
 
 def test_defaults_are_the_original_protocol() -> None:
@@ -84,7 +85,7 @@ def test_defaults_are_the_original_protocol() -> None:
         (
             '"mnist-pooled"',
             '"mnist-plain"',
-            ["arms", "each condition must be unique", "('mnist-plain', None, 'concat', 0) 2 times"],
+            ["arms", "each must have other settings, but 'plain' and 'pooled' train the same"],
         ),
         ('name = "pooled"', 'name = "plain"', ["arms", "each name must be unique", "'plain' 2 times"]),
         ("[training]", "[training", ["isn't valid TOML"]),
@@ -92,14 +93,14 @@ def test_defaults_are_the_original_protocol() -> None:
 )
 def test_a_wrong_study_is_refused_by_field(study_file, old, new, parts) -> None:
     path = study_file(STUDY.replace(old, new))
-    with pytest.raises(SpecError) as caught:
+    with pytest.raises(StudyError) as caught:
         load_study(path)
     for part in [path, *parts]:
         assert part in str(caught.value)
 
 
 def test_an_unknown_study_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SpecError, match=r"no study 'nope'.*quick"):
+    with pytest.raises(StudyError, match=r"no study 'nope'.*quick"):
         load_study("nope")
 
 
@@ -113,11 +114,11 @@ def test_the_notebooks_studies(name) -> None:
         "w/ Weight feedback RMP",
     ]
     family = "cifar10" if name == "notebook-cifar10" else "mnist"
-    assert [arm.model for arm in study.arms] == [f"{family}-{kind}" for kind in ("plain", "pooled", "projected")]
-    assert {arm.model for arm in study.arms} <= NETWORKS.keys()
-    protocol = study.training.model_dump(exclude={"epochs"})
-    assert protocol == Training().model_dump(exclude={"epochs"})
-    assert study.training.epochs == {"quick": 12, "notebook-mnist": 6, "notebook-cifar10": 20}[name]
+    trials = [study.trial(arm, 0) for arm in study.arms]
+    assert [trial.model for trial in trials] == [f"{family}-{kind}" for kind in ("plain", "pooled", "projected")]
+    assert {trial.model for trial in trials} <= NETWORKS.keys()
+    epochs = {"quick": 12, "notebook-mnist": 6, "notebook-cifar10": 20}[name]
+    assert {trial.training for trial in trials} == {Training(epochs=epochs)}
 
 
 CONTROLS = {
@@ -139,11 +140,11 @@ CONTROLS = {
 def test_the_controlled_studies(name, seeds, margin) -> None:
     study = load_study(name)
     assert (study.name, study.seeds) == (name, seeds)
-    assert {arm.name: arm.signal for arm in study.arms} == CONTROLS
-    assert {arm.name for arm in study.arms if arm.conditioning == "film"} == {"own-film", "yoked-film"}
-    assert len({arm.model for arm in study.arms}) == 1
-    assert study.summary is not None
-    assert study.summary.scale == "calibrated"
+    assert {arm.name: arm.settings["signal"] for arm in study.arms} == CONTROLS
+    trials = {arm.name: study.trial(arm, 0) for arm in study.arms}
+    assert {name for name, trial in trials.items() if trial.conditioning == "film"} == {"own-film", "yoked-film"}
+    assert len({trial.model for trial in trials.values()}) == 1
+    assert {trial.summary.scale for trial in trials.values() if trial.summary} == {"calibrated"}
     assert study.declared is not None
     assert study.declared.primary == (("own", "none"), ("own", "yoked"))
     assert study.declared.margin == margin
@@ -154,14 +155,14 @@ def test_a_declaration_depends_on_what_decides_alone() -> None:
     declared = study.declared
 
     def changed(**changes) -> str:
-        return study.model_copy(update=changes).declaration()
+        return change(study, **changes).declaration()
 
     assert changed(title="another") == study.declaration()
     others = [
         changed(seeds=31),
         changed(data="mnist"),
         changed(training=Training(epochs=13)),
-        changed(summary=study.summary.model_copy(update={"k": 27})),
+        changed(summary=Projected(k=27)),
         changed(declared=declared.model_copy(update={"margin": 0.6})),
         changed(declared=declared.model_copy(update={"primary": declared.primary[:1]})),
         changed(arms=study.arms[:-1]),
@@ -196,7 +197,7 @@ def test_builtin_names() -> None:
 
 
 def test_settings_leave_out_what_does_not_apply() -> None:
-    plain = Trial(data="mnist", training=Training(), model="mnist-plain", seed=3)
+    plain = NetworkTrial(data="mnist", training=Training(), model="mnist-plain", seed=3)
     assert plain.settings() == {
         "data": "mnist",
         "training": {"epochs": 6, "batch_size": 64, "lr": 0.01, "momentum": 0.5, "test_batch_size": 1000},
@@ -208,15 +209,15 @@ def test_settings_leave_out_what_does_not_apply() -> None:
 
 
 TRIAL = {"data": "mnist", "training": Training(), "model": "mnist-plain", "seed": 0}
-SWAP = {"trial": Trial(**TRIAL), "heard": "other"}
+SWAP = {"trial": NetworkTrial(**TRIAL), "heard": "other"}
 MEASUREMENT = {"data": "mnist", "network": "fc", "subspace": Subspace(dimensions=1), "epochs": 1, "seed": 0}
 
 
 @pytest.mark.parametrize(
     ("kept", "settings", "field", "right", "wrong"),
     [
-        (Trial, TRIAL, "seed", [0, 2**31 - 1], [-1, 2**31]),
-        (Trial, TRIAL, "salt", [0, 1000], [-1, 1001]),
+        (NetworkTrial, TRIAL, "seed", [0, 2**31 - 1], [-1, 2**31]),
+        (NetworkTrial, TRIAL, "salt", [0, 1000], [-1, 1001]),
         (Swap, SWAP, "other", [0], [-1]),
         (Measurement, MEASUREMENT, "seed", [0, 2**31 - 1], [-1, 2**31]),
         (Measurement, MEASUREMENT, "epochs", [1, 100_000], [0, 100_001]),
@@ -241,13 +242,13 @@ def test_settings_have_bounds(kept, settings, field, right, wrong) -> None:
 )
 def test_wrong_contrasts_are_refused(study_file, primary, message) -> None:
     path = study_file(STUDY.replace("[training]", f"declared = {{primary = {primary}, margin = 0.5}}\n[training]"))
-    with pytest.raises(SpecError, match=re.escape(message)):
+    with pytest.raises(StudyError, match=re.escape(message)):
         load_study(path)
 
 
 def test_a_key_depends_on_what_is_computed_alone() -> None:
     def key(seed: int = 0, model: str = "mnist-plain", data: str = "mnist", **training) -> str:
-        return Trial(data=data, training=Training(**training), model=model, seed=seed).key()
+        return NetworkTrial(data=data, training=Training(**training), model=model, seed=seed).key()
 
     others = [key(seed=1), key(model="mnist-pooled"), key(data="mnist-5k"), key(epochs=7), key(lr=0.02)]
     assert len({key(), *others}) == 6
@@ -261,21 +262,21 @@ def test_a_key_depends_on_what_is_computed_alone() -> None:
     [
         (
             'outcome = "epochs-to-threshold"',
-            "declared: threshold: needed by outcome 'epochs-to-threshold'.*got None",
+            "declared: threshold: needed by outcome 'first-past'.*got None",
         ),
-        ("threshold = 90.0", "declared: threshold: .* by no other; got 90.0 with 'final-accuracy'"),
+        ("threshold = 90.0", "declared: threshold: .* by no other; got 90.0 with 'final'"),
         ('outcome = "luck"', "declared.outcome: .*got 'luck'"),
     ],
 )
 def test_outcomes(study_file, declared, message) -> None:
     text = f'{STUDY}\n[declared]\nprimary = [["pooled", "plain"]]\nmargin = 1.0\n{declared}\n'
-    with pytest.raises(SpecError, match=message):
+    with pytest.raises(StudyError, match=message):
         load_study(study_file(text))
 
 
 def test_another_outcome_is_another_declaration() -> None:
     study = load_study("controls-mnist-5k")
-    declared = study.declared.model_copy(update={"outcome": "final-loss"})
+    declared = study.declared.model_copy(update={"metric": "loss"})
     assert study.model_copy(update={"declared": declared}).declaration() != study.declaration()
 
 

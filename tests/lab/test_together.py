@@ -13,11 +13,10 @@ import pytest
 from helpers.child_processes import fork, living, may_fork, wait_until
 from helpers.recording_watcher import Watched
 from helpers.studies import compare_signals
-from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.progress import clear_dead, progress_files
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Store
-from weight_feedback.lab.training.run import run_cohort
+from weight_feedback.lab.tasks.notebook.task import NOTEBOOK
 
 pytestmark = may_fork
 
@@ -68,15 +67,16 @@ def test_many_starts_of_which_some_are_killed(tmp_path, alone) -> None:
 
 def test_what_another_run_finishes_meanwhile_is_not_trained_again(tmp_path, monkeypatch, alone) -> None:
     store, trained, under_way = Store(tmp_path / "tiny"), [], []
+    train = type(NOTEBOOK).run_together
 
-    def counted(trials, options):
-        trained.append(trials[0])
+    def counted(task, trials) -> None:
+        trained.append(trials[0].trial)
         if len(trained) == 1:  # the whole study is run by another while this one is at its first trial
             assert run(STUDY, store, jobs=1) == 6
             under_way.extend(store.folder.glob("progress/*/under-way/*"))
-        return run_cohort(trials, options)
+        train(task, trials)
 
-    monkeypatch.setattr(workers, "run_cohort", counted)
+    monkeypatch.setattr(type(NOTEBOOK), "run_together", counted)
     watcher = Watched()
     assert run(STUDY, store, jobs=1, watcher=watcher) == 6
     assert len(trained) == 1 + 6

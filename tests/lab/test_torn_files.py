@@ -14,6 +14,7 @@ from helpers.studies import PLAIN, compare_networks
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.execution.runner import run
 from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError
+from weight_feedback.lab.tasks.fields import digest
 from weight_feedback.lab.training.run import Options, run_trial
 
 
@@ -109,12 +110,16 @@ def test_the_result_of_another_trial_is_seen(store) -> None:
         content = store.write(other, record(other)).read_bytes()
         store.trials.mkdir(exist_ok=True)
         assert damaged(store, content)
-        with pytest.raises(Damaged, match=f"found that of {other.file_name};"):
+        with pytest.raises(Damaged, match=f"found a result with the key {other.key()};"):
             store.read(TRIAL)
-    settings = RECORD.result | {"trial": TRIAL.settings() | {"signal": "telepathy"}}
-    assert damaged(store, forged(settings, PROVENANCE))
-    with pytest.raises(Damaged, match="found that of settings that this version doesn't know"):
+    settings = TRIAL.settings() | {"signal": "telepathy"}
+    assert damaged(store, forged(RECORD.result | {"trial": settings}, PROVENANCE))
+    with pytest.raises(Damaged, match=f"found a result with the key {digest(settings)};"):
         store.read(TRIAL)
+    for result in ({"measured": settings}, {"swap": settings}):
+        assert damaged(store, forged(result, PROVENANCE))
+        with pytest.raises(Damaged, match="found settings that this version doesn't know"):
+            store.read(TRIAL)
 
 
 @pytest.mark.parametrize("content", [b'{"format": 2}', forged(RECORD.result, PROVENANCE, format=2, sha256="")])

@@ -22,11 +22,11 @@ ARM = STUDY.arms[3]
 TRIAL = STUDY.trial(ARM, 2)
 RECORD = record(TRIAL, "own")
 NUMBERS = {
-    "train/loss": dict(enumerate(RECORD.result["step_losses"], start=1)),
-    "test/accuracy": {i: epoch["accuracy"] for i, epoch in enumerate(RECORD.result["epochs"], start=1)},
-    "test/loss": {i: epoch["loss"] for i, epoch in enumerate(RECORD.result["epochs"], start=1)},
+    "steps/loss": dict(enumerate(RECORD.result["step_losses"], start=1)),
+    "metrics/accuracy": {i: epoch["accuracy"] for i, epoch in enumerate(RECORD.result["epochs"], start=1)},
+    "metrics/loss": {i: epoch["loss"] for i, epoch in enumerate(RECORD.result["epochs"], start=1)},
     **{
-        f"signal/{name}": {i: hearing[name] for i, hearing in enumerate(RECORD.result["hearings"])}
+        f"diagnostics/z_{name}": {i: hearing[name] for i, hearing in enumerate(RECORD.result["hearings"])}
         for name in ("norm", "drift", "share")
     },
 }
@@ -34,7 +34,7 @@ NUMBERS = {
 
 def test_metrics_are_all_numbers_with_their_steps() -> None:
     found: dict[str, dict[int, float]] = {}
-    for name, step, value in metrics(RECORD):
+    for name, step, value in metrics(STUDY, RECORD):
         found.setdefault(name, {})[step] = value
     assert found == NUMBERS
 
@@ -156,7 +156,7 @@ def test_mlflow_gets_no_more_metrics_at_once_than_it_takes(tmp_path, mlflow) -> 
     make_tracker("mlflow", tmp_path).log(STUDY, ARM, TRIAL, long)
     assert max(mlflow.calls) == 1000
     (run,) = mlflow.runs.values()
-    assert run.metrics["train/loss"] == list(enumerate(losses, start=1))
+    assert run.metrics["steps/loss"] == list(enumerate(losses, start=1))
 
 
 def test_mlflow_has_its_database_before_workers_start(tmp_path, mlflow) -> None:
@@ -228,14 +228,14 @@ def test_wandb_gets_a_run_a_trial_offline(tmp_path, wandb) -> None:
         "reinit": "create_new",
     }
     assert run.log.call_args_list == [
-        call({name: value, "step" if name == "train/loss" else "epoch": step})
-        for name, step, value in metrics(RECORD)
+        call({name: value, "step" if name == "steps/loss" else "epoch": step})
+        for name, step, value in metrics(STUDY, RECORD)
     ]
     run.finish.assert_called_once_with()
     assert run.told.define_metric.call_args_list == [
-        call("train/*", step_metric="step"),
-        call("test/*", step_metric="epoch"),
-        call("signal/*", step_metric="epoch"),
+        call("steps/*", step_metric="step"),
+        call("metrics/*", step_metric="epoch"),
+        call("diagnostics/*", step_metric="epoch"),
     ]
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import weight_feedback as wf
 from helpers.lockstep_training import train
 from weight_feedback.lab.data import datasets
-from weight_feedback.lab.tasks.intrinsic.task import FeedForward
+from weight_feedback.lab.tasks.intrinsic.training import FeedForward
 from weight_feedback.lab.tasks.notebook import lockstep
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, evaluate
 from weight_feedback.lab.tasks.notebook.lockstep import LoggedStep

@@ -24,6 +24,7 @@ from weight_feedback.lab.statistics.estimates import (
 from weight_feedback.lab.statistics.power import detectable_effect, seeds_for_equivalence, seeds_to_detect
 from weight_feedback.lab.statistics.verdicts import Estimate, estimate, verdicts
 
+SCOPE = "on this test set, with this training set"
 NAN = math.nan
 PLAIN = Estimate(
     n=30,
@@ -210,7 +211,7 @@ def test_withheld_contrasts_stay_in_the_family() -> None:
 def test_both_claims_can_hold() -> None:
     found = verdicts({"own": vary(tost_p=0.01, flip_p=0.02, mean=-0.1)}, 0.2)["own"]
     assert (found.kind, found.direction) == ("equivalent", "worse")
-    assert found.sentence("own", "none") == (
+    assert found.sentence("own", "none", "points", SCOPE) == (
         "own − none: equivalent within ±0.2 points, and worse, on this test set, with this training set: "
         "difference −0.10 points (90 % interval −0.16 to −0.04 for equivalence, 95 % interval −0.17 to −0.03 "
         "for a difference; adjusted p 0.01 of equivalence and 0.02 of a difference; 30 seeds)."
@@ -320,12 +321,25 @@ def test_estimates_must_match(margin, confidence) -> None:
     ],
 )
 def test_sentences(changes, sentence) -> None:
-    assert verdicts({"only": vary(**changes)}, 0.2)["only"].sentence("own", "none") == sentence
+    assert verdicts({"only": vary(**changes)}, 0.2)["only"].sentence("own", "none", "points", SCOPE) == sentence
 
 
 def test_small_margins_have_more_digits() -> None:
     verdict = verdicts({"only": vary(margin=0.02, tost_p=0.01)}, 0.02)["only"]
-    assert "difference +0.031 points (90 % interval −0.031 to +0.093;" in verdict.sentence("a", "b")
+    assert "difference +0.031 points (90 % interval −0.031 to +0.093;" in verdict.sentence("a", "b", "points")
+
+
+def test_a_plain_number_has_no_unit() -> None:
+    verdict = verdicts({"only": vary(tost_p=0.01)}, 0.2)["only"]
+    said = verdict.sentence("a", "b", scope="on this task")
+    assert said.startswith("a − b: equivalent within ±0.2 on this task: difference +0.03 (90 % interval")
+    assert said == verdict.sentence("a", "b", "points", "on this task").replace(" points", "")
+
+
+def test_where_nothing_is_said_of_the_scope_the_sentence_is_whole() -> None:
+    for changes in ({"tost_p": 0.01}, {"flip_p": 0.01, "mean": 0.5}, {}):
+        verdict = verdicts({"only": vary(**changes)}, 0.2)["only"]
+        assert verdict.sentence("a", "b") == verdict.sentence("a", "b", scope=SCOPE).replace(f" {SCOPE}", "")
 
 
 def test_undecided_plans_for_the_nearer_claim_at_the_strictest_level() -> None:

@@ -10,7 +10,7 @@ from safetensors import torch as tensors
 
 from weight_feedback.lab.store.store import Record, StoreError
 from weight_feedback.lab.store.weights import read_weights
-from weight_feedback.lab.tasks.base import weights_digest
+from weight_feedback.lab.tasks.fields import weights_digest
 
 STATE = {
     "weight": torch.randn(3, 2, generator=torch.Generator().manual_seed(0)),

@@ -8,22 +8,20 @@ from concurrent.futures import Future
 
 import joblib
 import pytest
-import torch
 
-from helpers.child_processes import Forking, living, may_fork, wait_until
-from helpers.studies import compare_networks, compare_signals
+from helpers.child_processes import Forking, fork, living, may_fork, wait_until
+from helpers.fake_tasks import Troubles, compare_ridges
+from helpers.studies import change, compare_networks, compare_signals
 from weight_feedback.lab.execution import workers
 from weight_feedback.lab.execution.runner import missing, run
-from weight_feedback.lab.store.store import Store, StoreError
-from weight_feedback.lab.tasks.notebook.settings import Training
-from weight_feedback.lab.training.run import run_cohort
+from weight_feedback.lab.store.store import Record, Store, StoreError
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="forks"),
     may_fork,
 ]
 
-STUDY = compare_networks()
+STUDY = compare_ridges()
 LAST = STUDY.trial(STUDY.arms[1], 1)
 
 
@@ -35,37 +33,12 @@ def quiet(tmp_path_factory) -> Store:
     return store
 
 
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def leave() -> None:
-    os._exit(3)
-
-
-def no_memory() -> None:
-    raise MemoryError("no room")
-
-
-def no_memory_in_torch() -> None:
-    torch.empty(2**50)  # a pebibyte
-
-
-def disturb(monkeypatch, tmp_path, troubles, times=10**9) -> None:
-    """Let trials get into trouble when they are run, so many times; each time that one is run is written down."""
-
-    def disturbed(trials, options):
-        with (tmp_path / "tried").open("a") as file:
-            file.write(f"{trials[0].file_name}\n")
-        if trials[0] in troubles and tried(tmp_path, trials[0]) <= times:
-            troubles[trials[0]]()
-        return run_cohort(trials, options)
-
-    monkeypatch.setattr(workers, "run_cohort", disturbed)
-
-
-def tried(tmp_path, trial) -> int:
-    return (tmp_path / "tried").read_text().splitlines().count(trial.file_name)
+@pytest.fixture
+def troubles(tmp_path, monkeypatch) -> Troubles:
+    """What trials get into, in all processes."""
+    made = Troubles(tmp_path / "troubles")
+    monkeypatch.setenv(Troubles.variable, str(made.folder))
+    return made
 
 
 def forked(study, store, **options) -> list[str]:
@@ -76,27 +49,31 @@ def forked(study, store, **options) -> list[str]:
     return [str(warning.message) for warning in noted]
 
 
-def test_trials_in_trouble_are_tried_again_and_given_up_and_the_rest_goes_on(tmp_path, monkeypatch) -> None:
+def test_trials_in_trouble_are_tried_again_and_given_up_and_the_rest_goes_on(tmp_path, troubles) -> None:
     died = "its process died, killed from outside or because memory ran out, 2 times"
+    study = STUDY.model_copy(update={"seeds": 3})  # so that there is one beside the last in trouble
     reasons = {
-        STUDY.trial(STUDY.arms[0], 0): (kill, died),
-        STUDY.trial(STUDY.arms[1], 0): (leave, died),
-        LAST: (no_memory_in_torch, "RuntimeError: [enforce fail"),
+        STUDY.trial(STUDY.arms[0], 0): died,
+        STUDY.trial(STUDY.arms[1], 0): died,
+        LAST: "RuntimeError: [enforce fail",
     }
-    disturb(monkeypatch, tmp_path, {trial: trouble for trial, (trouble, _) in reasons.items()})
+    neighbour, leaver, _ = reasons
+    troubles.give(neighbour, "hold", "die")
+    troubles.give(leaver, "leave_while_one_is_held", "leave")
+    troubles.give(LAST, "lack_memory_in_torch")
     store = Store(tmp_path / "out")
-    notes = forked(STUDY, store, retries=1)
-    assert {trial for _, trial in missing(STUDY, store)} == set(reasons)
-    for trial, (_, reason) in reasons.items():
+    notes = forked(study, store, retries=1)
+    assert {trial for _, trial in missing(study, store)} == set(reasons)
+    for trial, reason in reasons.items():
         first = store.failure(trial).partition("\n")[0]
         assert first.startswith(reason)
         assert first.endswith(", 2 times")
         assert any(note.startswith(f"failed: {trial.file_name}: {reason}") for note in notes)
-        assert tried(tmp_path, trial) == 1 + 2  # beside others, and then alone
+        assert troubles.tried(trial) == 1 + 2  # beside others, and then alone
 
 
-def test_trouble_that_passes_leaves_no_trace(tmp_path, monkeypatch, quiet) -> None:
-    disturb(monkeypatch, tmp_path, {LAST: kill}, times=2)
+def test_trouble_that_passes_leaves_no_trace(tmp_path, troubles, quiet) -> None:
+    troubles.give(LAST, "die", "die", "none")
     store = Store(tmp_path / "out")
     forked(STUDY, store)
     for _, trial in STUDY.trials():
@@ -105,35 +82,28 @@ def test_trouble_that_passes_leaves_no_trace(tmp_path, monkeypatch, quiet) -> No
     assert not list((store.folder / "checkpoints").glob("[!.]*"))
 
 
-def test_a_neighbour_is_never_blamed(tmp_path, monkeypatch) -> None:
-    store = Store(tmp_path / "out")
-
-    def kill_both() -> None:
-        if tried(tmp_path, LAST) == 1:
-            wait_until(lambda: len(list(store.folder.glob("progress/*/under-way/*"))) == 2, "two trials under way")
-        kill()
-
-    study = STUDY.model_copy(update={"seeds": 3})
-    neighbours = {trial.file_name for _, trial in study.trials()} - {LAST.file_name}
-    disturb(monkeypatch, tmp_path, {LAST: kill_both})
+def test_a_neighbour_is_never_blamed(tmp_path, troubles) -> None:
+    store, study = Store(tmp_path / "out"), STUDY.model_copy(update={"seeds": 3})
+    neighbour = study.trial(study.arms[1], 2)
+    troubles.give(neighbour, "hold", "none")
+    troubles.give(LAST, "die_while_one_is_held", "die")
     notes = forked(study, store, retries=0)
     suspects = {note.partition(":")[0] for note in notes if "tried again, alone" in note}
-    assert len(suspects) == 2
-    assert suspects - {LAST.file_name} <= neighbours
+    assert suspects == {LAST.file_name, neighbour.file_name}
     assert [trial for _, trial in missing(study, store)] == [LAST]
     assert len(list((store.folder / "failures").iterdir())) == 1
 
 
 @pytest.mark.parametrize("options", [{"retries": 0}, {"retries": 1}, {}])
-def test_memory_can_run_out_in_a_single_process(tmp_path, monkeypatch, options) -> None:
+def test_memory_can_run_out_in_a_single_process(tmp_path, troubles, options) -> None:
     retries = options.get("retries", 2)
-    disturb(monkeypatch, tmp_path, {LAST: no_memory})
+    troubles.give(LAST, "lack_memory")
     store = Store(tmp_path / "out")
     with pytest.warns() as noted:
         run(STUDY, store, jobs=1, **options)
     assert len(noted) == 1 + retries
     assert str(noted[-1].message).startswith(f"failed: {LAST.file_name}: MemoryError: no room")
-    assert tried(tmp_path, LAST) == 1 + retries
+    assert troubles.tried(LAST) == 1 + retries
     assert store.failure(LAST).startswith(f"MemoryError: no room, {1 + retries} times\nTraceback")
 
 
@@ -143,7 +113,7 @@ def test_a_swap_in_trouble_is_named(tmp_path, monkeypatch) -> None:
 
     def swapped(swap, store, **options):
         if swap.heard == "zeros":
-            kill()
+            os.kill(os.getpid(), signal.SIGKILL)
         if swap.heard == "initial":
             raise ValueError("no luck")
         return swap_run(swap, store, **options)
@@ -171,25 +141,28 @@ def test_a_pool_that_never_begins_is_an_error(tmp_path) -> None:
     assert len(missing(STUDY, Store(tmp_path))) == 4
 
 
-def test_another_result_of_the_same_settings_ends_the_run(tmp_path, monkeypatch) -> None:
+def test_another_result_of_the_same_settings_ends_the_run(tmp_path, troubles, quiet) -> None:
     """Two runs of one trial that disagree are an error, whoever comes first."""
     store = Store(tmp_path / "out")
+    troubles.give(LAST, "hold")
 
-    def raced(trials, options):
-        records = run_cohort(trials, options)
-        if trials[0] == LAST:
-            other = records[0].result | {"parameters": 1}
-            Store(tmp_path / "out").write(LAST, type(records[0])(other, records[0].provenance))
-        return records
+    def race() -> None:
+        with joblib.parallel_config(backend=Forking()), pytest.raises(StoreError, match="gave another result here"):
+            run(STUDY, store, jobs=2)
 
-    monkeypatch.setattr(workers, "run_cohort", raced)
-    with joblib.parallel_config(backend=Forking()), pytest.raises(StoreError, match="gave another result here"):
-        run(STUDY, store, jobs=2)
+    child = fork(race)
+    wait_until(troubles.held.exists, "the last trial under way")
+    record = quiet.read(LAST)
+    store.write(LAST, Record(record.result | {"kept": {"other": 1}}, record.provenance))
+    troubles.end()
+    code, out = child.end()
+    assert code == 0, out
+    assert store.failure(LAST) is None
 
 
 def test_an_orphan_ends_itself(tmp_path, monkeypatch) -> None:
     """A worker whose run was killed stops after the epoch it is at."""
-    long = STUDY.model_copy(update={"training": Training(epochs=100_000, batch_size=250)})
+    long = change(compare_networks(), training={"epochs": 100_000, "batch_size": 250})
     store = Store(tmp_path / "out")
     pid = os.fork()
     if pid == 0:
@@ -204,5 +177,5 @@ def test_an_orphan_ends_itself(tmp_path, monkeypatch) -> None:
     assert len(missing(long, store)) == 4
     # What the dead run left behind goes with the next run.
     assert list(store.folder.glob("progress/*/lock"))
-    run(STUDY, store, jobs=1)
+    run(compare_networks(), store, jobs=1)
     assert not (store.folder / "progress").exists()

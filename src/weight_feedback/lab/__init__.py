@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from weight_feedback.lab.statistics.analysis import Analysis as Analysis
     from weight_feedback.lab.statistics.analysis import analyse as analyse
     from weight_feedback.lab.store.store import Store as Store
+    from weight_feedback.lab.study.declared import Declared as Declared
     from weight_feedback.lab.study.study import Arm as Arm
-    from weight_feedback.lab.study.study import Declared as Declared
     from weight_feedback.lab.study.study import Study as Study
     from weight_feedback.lab.study.toml import load_study as load_study
-    from weight_feedback.lab.study.trials import Trial as Trial
+    from weight_feedback.lab.tasks.base import Context as Context
+    from weight_feedback.lab.tasks.base import Metric as Metric
+    from weight_feedback.lab.tasks.base import Task as Task
+    from weight_feedback.lab.tasks.base import Trial as Trial
 
 __all__ = _hand_on(
     __name__,
@@ -25,8 +28,9 @@ __all__ = _hand_on(
         "execution.runner": ["run"],
         "statistics.analysis": ["Analysis", "analyse"],
         "store.store": ["Store"],
-        "study.study": ["Arm", "Declared", "Study"],
+        "study.declared": ["Declared"],
+        "study.study": ["Arm", "Study"],
         "study.toml": ["load_study"],
-        "study.trials": ["Trial"],
+        "tasks.base": ["Context", "Metric", "Task", "Trial"],
     },
 )

@@ -97,7 +97,7 @@ def _message(error: Exception) -> str:
     from pydantic import ValidationError
 
     from weight_feedback.files import tell
-    from weight_feedback.lab.tasks.base import explain
+    from weight_feedback.lab.tasks.fields import explain
 
     if isinstance(error, OSError):
         return tell(error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Optional
 
@@ -14,18 +16,24 @@ from weight_feedback.lab.commands.options import (
     OUT,
     WHOLE,
     WHOLES,
+    Address,
     Bounds,
+    CheckpointSeconds,
     Command,
     DataDir,
-    Jobs,
+    Device,
+    Engine,
+    ManyJobs,
+    Mixed,
     Numbers,
     Out,
+    Retries,
 )
 from weight_feedback.lab.commands.terminal import RunDisplay, print_table, print_text, readable
 
 if TYPE_CHECKING:
     from weight_feedback.lab.store.store import Store
-    from weight_feedback.lab.tasks.intrinsic.settings import Measurement
+    from weight_feedback.lab.study.study import Study
 
 
 class Network(NamedTuple):
@@ -90,24 +98,43 @@ class IntrinsicDimension(Command):
     )
     out: Out = OUT
     data_dir: DataDir = None
-    jobs: Jobs = None
+    jobs: ManyJobs = None
+    backend: Engine = "loky"
+    address: Address = None
+    device: Device = "auto"
+    retries: Retries = 2
+    checkpoint_seconds: CheckpointSeconds = 60.0
+    mixed: Mixed = False
 
     def __call__(self, console: Console) -> None:
         """Run, draw and report."""
-        from weight_feedback.lab.execution.measurements import run
+        from weight_feedback.lab.execution.backends import connected
+        from weight_feedback.lab.execution.runner import run
         from weight_feedback.lab.store.store import Store
 
-        measurements = self._measurements()
-        name = f"intrinsic-dimension-{self.network}" + ("" if self.data == "mnist" else f"-{self.data}")
-        store = Store(self.out / name)
-        with RunDisplay(console, name) as shown:
-            run(measurements, store, jobs=self.jobs, data_dir=self.data_dir, watcher=shown)
-        self._present(console, measurements, readable(console, store.folder))
+        study = self._study()
+        store = Store(self.out / study.name)
+        here = self.backend == "loky" and self.address is None
+        with RunDisplay(console, study.name) as shown, _named_as_typed():
+            run(
+                study,
+                store,
+                jobs=self.jobs,
+                backend=None if here else connected(self.backend, self.address, self.jobs),
+                data_dir=self.data_dir,
+                device=self.device,
+                retries=self.retries,
+                mixed=self.mixed,
+                checkpoint_seconds=self.checkpoint_seconds,
+                watcher=shown,
+            )
+        self._present(console, study, readable(console, store.folder))
 
-    def _measurements(self) -> list[Measurement]:
-        from weight_feedback.lab.study.study import MOST_TRIALS
-        from weight_feedback.lab.tasks.intrinsic.settings import Measurement
-        from weight_feedback.lab.tasks.notebook.settings import Subspace
+    def _study(self) -> Study:
+        from pydantic import ValidationError
+
+        from weight_feedback.lab.study.study import MOST_TRIALS, Study
+        from weight_feedback.lab.tasks.fields import explain
 
         if self.seeds > MOST_TRIALS:
             raise ValueError(f"--seeds: expected at most {MOST_TRIALS}, got {self.seeds}")
@@ -115,44 +142,57 @@ class IntrinsicDimension(Command):
             raise ValueError("--dimensions: expected at least one number")
         if not 0 < self.threshold <= 100:
             raise ValueError(f"--threshold: expected a percentage above 0, at most 100, got {self.threshold}")
-        return [
-            Measurement(
-                data=self.data,
-                network=self.network,
-                subspace=Subspace(dimensions=d, projection=self.projection),
-                epochs=self.epochs,
-                lr=self.lr,
-                seed=seed,
-            )
-            for seed in range(self.seeds)  # the first seed of all dimensions first: something to see early
-            for d in sorted({*(self.dimensions or NETWORKS[self.network].dimensions)})
-        ]
+        known = NETWORKS[self.network]
+        fields = {
+            "name": f"intrinsic-dimension-{self.network}" + ("" if self.data == "mnist" else f"-{self.data}"),
+            "title": f"Dimensions that {known.label} needs on {self.data}",
+            "task": "intrinsic-dimension",
+            "seeds": self.seeds,
+            "data": self.data,
+            "network": self.network,
+            "epochs": self.epochs,
+            "lr": self.lr,
+            "subspace": {"projection": self.projection},
+            "arms": [
+                {"name": str(d), "subspace": {"dimensions": d}}
+                for d in sorted({*(self.dimensions or known.dimensions)})
+            ],
+        }
+        try:
+            return Study.model_validate(fields)
+        except ValidationError as error:
+            raise ValueError(explain(error)) from None
 
-    def _present(self, console: Console, measurements: list[Measurement], store: Store) -> None:
+    def _present(self, console: Console, study: Study, store: Store) -> None:
         from weight_feedback.files import write_atomically
-        from weight_feedback.lab.data.published import described, fingerprints, mixed_data
         from weight_feedback.lab.report.dimension import cells, markdown, sentence
+        from weight_feedback.lab.report.markdown import failures, trained_on
         from weight_feedback.lab.report.plots import plot_dimension
+        from weight_feedback.lab.statistics.analysis import analyse
         from weight_feedback.lab.statistics.dimension import estimate
+        from weight_feedback.lab.statistics.estimates import final
 
-        records = [(one, record) for one in measurements if (record := store.read(one))]
-        accuracy: dict[int, list[float]] = {}
-        for one, record in records:
-            accuracy.setdefault(one.subspace.dimensions, []).append(record.result["accuracy"][-1])
-        data = fingerprints(record.result for _, record in records)
-        if mixed := mixed_data(self.data, data):
-            raise ValueError(f"{store.folder}: {mixed}, and can't be compared; measure in another folder (--out)")
-        measured = estimate(accuracy, self.threshold)
-        title = f"Dimensions that {NETWORKS[self.network].label} needs on {self.data}"
-        print_table(console, title, *cells(measured))
-        print_text(console, sentence(measured))
-        pictures = [store.folder / f"accuracy.{kind}" for kind in ("png", "svg")]
-        plot_dimension(measured, title, pictures, self.published)
-        provenances = [record.provenance for _, record in records]
-        origin = described(self.data, *data)
-        text = markdown(measured, measurements[0], provenances, title, self.command, origin, self.published)
+        analysis = analyse(study, store, command=self.command)
+        if analysis.mixed:
+            raise ValueError(
+                f"{store.folder}: {analysis.mixed}, and can't be compared; measure in another folder (--out)"
+            )
+        values = {
+            int(result.arm.name): final(result.curves[study.judged]) for result in analysis.arms if result.seeds
+        }
+        for line in failures(analysis):
+            print_text(console, line)
+        if not values:
+            raise ValueError(f"no finished trials in {store.folder}; the same command tries them again")
+        measured, metric = estimate(values, self.threshold), study.reported[study.judged]
+        print_table(console, study.title, *cells(measured, metric, study.judged))
+        print_text(console, sentence(measured, metric, f"test {study.judged}"))
+        pictures = [store.folder / f"{study.judged}.{kind}" for kind in ("png", "svg")]
+        axis = f"{study.judged} {metric.unit}"
+        plot_dimension(measured, study.title, axis, pictures, self.published, metric.unit)
+        text = markdown(measured, analysis, self.command, self.published)
         write_atomically(store.folder / "report.md", text.encode())
-        print_text(console, f"data: {self.data}, {origin}")
+        print_text(console, f"data: {trained_on(analysis)}")
         print_text(console, f"report: {store.folder / 'report.md'}, {', '.join(map(str, pictures))}")
 
     @property
@@ -172,3 +212,15 @@ class IntrinsicDimension(Command):
                 values = value if isinstance(value, tuple) else [value]
                 words += [f"--{name}", *(f"{one:g}" if isinstance(one, float) else str(one) for one in values)]
         return shlex.join(words)
+
+
+@contextmanager
+def _named_as_typed() -> Iterator[None]:
+    """Name the settings of what is refused as people typed them."""
+    try:
+        yield
+    except ValueError as error:
+        for setting, typed in {"subspace.dimensions": "--dimensions", "data": "--data"}.items():
+            if str(error).startswith(f"{setting}: "):
+                raise ValueError(typed + str(error).removeprefix(setting)) from None
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -22,7 +23,6 @@ from weight_feedback.lab.commands.options import (
 from weight_feedback.lab.tasks.notebook.names import NETWORKS
 
 if TYPE_CHECKING:
-    from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
     from weight_feedback.lab.tasks.notebook.lockstep import LoggedStep
 
 #: Of ``z`` that match-dimensions tries.
@@ -61,9 +61,8 @@ class Train(Command):
 
     def __call__(self, console: Console) -> None:
         """Train, and print as it goes."""
-        from weight_feedback.lab.study.trials import Trial
         from weight_feedback.lab.tasks.notebook.networks import find_network
-        from weight_feedback.lab.tasks.notebook.settings import Training
+        from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Training
         from weight_feedback.lab.training.environment import MOST_THREADS
         from weight_feedback.lab.training.run import Options, run_trial
 
@@ -72,17 +71,19 @@ class Train(Command):
         data = self.data or find_network(self.network).data
         settings = {name: getattr(self, name) for name in TRAINING}
         epochs = self.epochs if self.epochs is not None else 20 if data == "cifar10" else 6
-        trial = Trial(data=data, training=Training(epochs=epochs, **settings), model=self.network, seed=self.seed)
+        training = Training(epochs=epochs, **settings)
+        trial = NetworkTrial(data=data, training=training, model=self.network, seed=self.seed)
 
         def log(step: LoggedStep) -> None:
             share = 100 * step.seen / step.images
             console.print(f"epoch {step.epoch} [{step.seen}/{step.images} ({share:.0f}%)]  loss {step.loss:.6f}")
 
-        def report(epoch: int, result: Evaluation) -> None:
-            console.print(
-                f"[bold]epoch {epoch}/{epochs}: test loss {result.loss:.4f}, accuracy {result.accuracy:.2f} %, "
-                f"{result.correct} correct[/bold]"
-            )
+        def report(epoch: int, values: Mapping[str, float]) -> None:
+            if values:
+                loss, accuracy = values["loss"], values["accuracy"]
+                console.print(
+                    f"[bold]epoch {epoch}/{epochs}: test loss {loss:.4f}, accuracy {accuracy:.2f} %[/bold]"
+                )
 
         options = Options(
             data_dir=self.data_dir,

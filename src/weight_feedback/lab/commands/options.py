@@ -12,6 +12,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from weight_feedback.lab.execution.names import BackendName
 from weight_feedback.lab.study.builtin import builtin_studies
 from weight_feedback.untrusted import shown
 
@@ -154,7 +155,7 @@ STUDIES = ", ".join(builtin_studies())
 
 StudyName = Annotated[
     Positional[str],
-    arg(metavar="STUDY", help=f"A TOML file, or a built-in study: {STUDIES}."),
+    arg(metavar="STUDY", help=f"A TOML file, a folder of results, or a built-in study: {STUDIES}."),
 ]
 DataDir = Annotated[
     Optional[Path],
@@ -183,7 +184,65 @@ Seeds = Annotated[
 Jobs = Annotated[
     Optional[int], WHOLE, Bounds(least=1), arg(metavar="INT", help="Trials side by side; default: one a core.")
 ]
+ManyJobs = Annotated[
+    Optional[int],
+    WHOLE,
+    Bounds(least=1),
+    arg(
+        metavar="INT",
+        aliases=["--workers"],
+        help="Trials side by side; default: one a core, or a cluster's worker; 1 for what takes seconds.",
+    ),
+]
+Engine = Annotated[
+    BackendName,
+    arg(metavar="ENGINE", help="What runs the trials: loky (processes of this machine), dask or ray."),
+]
+Address = Annotated[
+    Optional[str],
+    arg(
+        metavar="ADDRESS",
+        help="Of a Dask scheduler or a Ray cluster that runs already; default: one on this machine, for the "
+        "time of the run.",
+    ),
+]
+Retries = Annotated[
+    int,
+    WHOLE,
+    Bounds(least=0),
+    arg(
+        metavar="N",
+        help="Try a trial this many times more, alone, if its process dies or its memory runs out; then it "
+        "counts as failed.",
+    ),
+]
+CheckpointSeconds = Annotated[
+    float,
+    NUMBER,
+    Bounds(least=0),
+    arg(metavar="S", help="Keep how far a trial is at the end of an epoch, if it is this long since the last."),
+]
+Mixed = Annotated[
+    bool,
+    arg(
+        help="Also add trials to arms whose finished ones come from another machine, device, thread count or "
+        "software, where bits may differ; the report says so."
+    ),
+]
 Device = Annotated[str, arg(metavar="NAME", help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
+
+
+def folder_of(given: str, study: Study, out: Path) -> Path:
+    """Return the folder that holds a study's results.
+
+    Args:
+        given: as people name the study; a folder of results is that folder.
+        study: arms × seeds.
+        out: holds the results of all studies.
+    """
+    from weight_feedback.lab.study.toml import holds_study
+
+    return Path(given) if holds_study(given) else out / study.name
 
 
 def check_arms(study: Study, arms: Sequence[str] | None) -> None:
@@ -208,7 +267,7 @@ def suffix(arms: Sequence[str] | None) -> str:
     Args:
         arms: their names; None: all, and nothing.
     """
-    from weight_feedback.lab.tasks.base import digest
+    from weight_feedback.lab.tasks.fields import digest
 
     if arms is None:
         return ""

@@ -14,12 +14,13 @@ from weight_feedback.files import tell, write_atomically
 from weight_feedback.lab.commands.options import suffix
 from weight_feedback.lab.commands.terminal import duration, print_table, print_text
 from weight_feedback.lab.report.figures import figures, save
+from weight_feedback.lab.report.figures.base import with_axis
 from weight_feedback.lab.report.markdown import arm_cells, failures, markdown, mixtures, swap_cells, trained_on
 from weight_feedback.lab.report.page import page
-from weight_feedback.lab.report.plots import plot_accuracy
+from weight_feedback.lab.report.plots import plot_means, plot_values
 from weight_feedback.lab.statistics.analysis import Analysis, analyse
 from weight_feedback.lab.statistics.gate import ranges
-from weight_feedback.lab.statistics.outcomes import ArmResult, study_outcome
+from weight_feedback.lab.statistics.outcomes import ArmResult, study_outcome, with_unit
 from weight_feedback.lab.statistics.sensitivity import Sensitivity
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
@@ -36,7 +37,7 @@ def draw(
     arms: Sequence[str] | None = None,
     folder: Path | None = None,
 ) -> None:
-    """Print the table of arms, and draw accuracy per epoch.
+    """Print the table of arms, and draw the compared metric per epoch.
 
     Args:
         console: where to print.
@@ -57,16 +58,22 @@ def draw(
     shown = [results[name] for name in arms or results if name in results]
     if not shown:
         raise ValueError(_nothing(store, command))
-    print_table(console, study.title, *arm_cells(shown))
+    print_table(console, study.title, *arm_cells(study, shown))
     with _written_to(folder or store.folder) as goal:
-        _draw(console, study, shown, goal / f"accuracy{suffix(arms)}")
+        _draw(console, study, shown, goal / f"{study.judged}{suffix(arms)}")
 
 
 def _draw(console: Console, study: Study, shown: Sequence[ArmResult], stem: Path) -> None:
     pictures = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     declared = [result.arm.label for result in shown if result.arm.name in study.declared_arms]
-    curves = {result.arm.label: result.accuracy for result in shown}
-    lacking = plot_accuracy(curves, study.title, pictures, declared)
+    metric = study.reported[study.judged]
+    axis = with_axis(metric.label or study.judged, metric.unit)
+    curves = {result.arm.label: result.curves[study.judged] for result in shown}
+    if max(result.epochs for result in shown) > 1:
+        lacking = plot_means(curves, study.title, axis, pictures, declared)
+    else:
+        values = {label: curve[:, -1] for label, curve in curves.items()}
+        lacking = plot_values(values, study.title, axis, pictures, declared)
     print_text(console, "pictures: " + ", ".join(map(str, pictures)))
     if lacking:
         print_text(console, f"note: the font of these pictures lacks {lacking}: boxes are in their place")
@@ -125,12 +132,12 @@ def present(
         command += " --arms " + " ".join(result.arm.name for result in analysis.arms)
     if analysis.extended > study.seeds:
         command += f" --seeds {analysis.extended}"
-    print_table(console, study.title, *arm_cells(shown, means=not analysis.mixed))
+    print_table(console, study.title, *arm_cells(study, shown, means=not analysis.mixed))
     if analysis.swaps:
-        print_table(console, "in evaluation alone", *swap_cells(analysis.swaps))
+        print_table(console, "in evaluation alone", *swap_cells(analysis))
     for sentence in (
         *filter(None, [analysis.choice]),
-        *failures(analysis.arms),
+        *failures(analysis),
         *mixtures(analysis),
         *analysis.sentences,
     ):
@@ -138,8 +145,8 @@ def present(
     with _written_to(folder or store.folder) as goal:
         names, end = {}, suffix(arms)
         if not analysis.mixed:
-            _draw(console, study, shown, goal / f"accuracy{end}")
-            names["accuracy"] = f"accuracy{end}.png"
+            _draw(console, study, shown, goal / f"{study.judged}{end}")
+            names["means"] = f"{study.judged}{end}.png"
         made = figures(analysis)
         for figure in made:
             save(figure, goal / f"figures{end}")
@@ -149,7 +156,13 @@ def present(
         write_atomically(html, page(analysis, made, command).encode())
     print_text(
         console,
-        f"data:     {study.data}, {trained_on(analysis)}\nreport:   {html}, {report}\ntrials:   {store.trials}",
+        "\n".join(
+            [
+                *([f"data:     {trained_on(analysis)}"] if analysis.data else []),
+                f"report:   {html}, {report}",
+                f"trials:   {store.trials}",
+            ]
+        ),
     )
 
 
@@ -177,10 +190,19 @@ def print_plan(
         console,
         study.title,
         ("arm", "parameters", "trials", "time of a trial"),
-        [[arm.name, f"{arm.parameters:,}", str(arm.trials), duration(arm.seconds)] for arm in arms],
+        [
+            [
+                arm.name,
+                "–" if arm.parameters is None else f"{arm.parameters:,}",
+                str(arm.trials),
+                "–" if arm.seconds is None else duration(arm.seconds),
+            ]
+            for arm in arms
+        ],
     )
-    trials, seconds = sum(arm.trials for arm in arms), sum(arm.trials * arm.seconds for arm in arms)
-    console.print(f"{trials} trials, about {duration(seconds / jobs)} with {jobs} side by side")
+    trials, known = sum(arm.trials for arm in arms), [arm.trials * arm.seconds for arm in arms if arm.seconds]
+    takes = f"about {duration(sum(known) / jobs)}" if len(known) == len(arms) else "an unknown time"
+    console.print(f"{trials} trials, {takes} with {jobs} side by side")
     declared = study.declared
     if declared is None:
         console.print("Nothing is declared: there will be no contrasts and no verdicts.")
@@ -188,7 +210,8 @@ def print_plan(
     outcome = study_outcome(study)
     contrasts = ", ".join(f"{a} − {b}" for a, b in declared.primary)
     console.print(
-        f"Primary contrasts: {contrasts}; {outcome.title}, equivalent within ±{declared.margin:g} {outcome.unit}, "
+        f"Primary contrasts: {contrasts}; {outcome.title}, equivalent within "
+        f"±{with_unit(f'{declared.margin:g}', outcome.differences)}, "
         f"confidence {declared.confidence:g}, seeds {ranges(study.seed_numbers())}. "
         f"Declaration: {study.declaration()}.",
         markup=False,
@@ -205,7 +228,9 @@ def print_plan(
     if shown is None:
         console.print("A single seed gives no verdicts.")
         return
-    scale, unit = (1.0, "standard deviations of the paired differences") if sd is None else (sd, outcome.unit)
+    scale, unit = (
+        (1.0, "standard deviations of the paired differences") if sd is None else (sd, outcome.differences)
+    )
     detects = _can(
         f"detects a true difference of {scale * shown.family:.2g} {unit} at Holm's strictest level, of "
         f"{scale * shown.alone:.2g} at its mildest",
@@ -224,7 +249,7 @@ def print_plan(
         most = declared.margin / shown.equivalence
         console.print(
             f"So the margin of ±{declared.margin:g} needs a standard deviation of at most {most:.2g} "
-            f"{outcome.unit}; --sd takes the one that you expect."
+            f"{outcome.differences}; --sd takes the one that you expect."
         )
 
 

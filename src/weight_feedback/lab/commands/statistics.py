@@ -129,6 +129,8 @@ class Calibrate(Command):
         from weight_feedback.lab.execution.runner import run
         from weight_feedback.lab.statistics.analysis import analyse
         from weight_feedback.lab.statistics.calibration import measure
+        from weight_feedback.lab.statistics.estimates import final
+        from weight_feedback.lab.statistics.outcomes import with_unit
         from weight_feedback.lab.store.store import Store
 
         store = Store(self.out / study.name)
@@ -137,7 +139,8 @@ class Calibrate(Command):
         analysis = analyse(study, store)
         if analysis.mixed:
             raise ValueError(f"calibrate: {analysis.mixed}; run {study.name} in another folder (--out)")
-        first, second = (result.accuracy[:, -1] for result in analysis.arms)
+        metric = study.reported[study.judged]
+        first, second = (final(result.curves[study.judged]) for result in analysis.arms)
         if not len(first) == len(second) == study.seeds:
             raise ValueError(f"calibrate: some trials of {study.name} failed; run it again, all are needed")
         contrasts = study.seeds // self.contrast_seeds
@@ -145,7 +148,8 @@ class Calibrate(Command):
         title = f"{contrasts} contrasts of real trainings, {study.name}, true effect 0"
         print_table(console, title, HEADINGS, [_row(measure(differences))])
         mean, sd = differences.mean(), differences.std(ddof=1)
-        console.print(f"mean difference {mean:+.3f} points, standard deviation {sd:.3f}")
+        unit = with_unit("", metric.differences)
+        console.print(f"mean difference {mean:+.3f}{unit}, standard deviation {sd:.3f}", markup=False)
 
 
 def _row(measured: Calibration) -> list[str]:

@@ -14,26 +14,33 @@ from weight_feedback.lab.commands.options import (
     NUMBER,
     OUT,
     PATHS,
-    WHOLE,
+    Address,
     Arms,
     Bounds,
+    CheckpointSeconds,
     Command,
     DataDir,
     Device,
+    Engine,
     Jobs,
+    ManyJobs,
+    Mixed,
     Out,
     Paths,
+    Retries,
     Seeds,
     StudyName,
     To,
     check_arms,
+    folder_of,
     suffix,
 )
 from weight_feedback.lab.commands.terminal import RunDisplay, print_text, readable
-from weight_feedback.lab.execution.names import BackendName, TrackerName
+from weight_feedback.lab.execution.names import TrackerName
 
 if TYPE_CHECKING:
     from weight_feedback.lab.study.shards import Shard
+    from weight_feedback.lab.study.study import Study
 
 
 @dataclass(frozen=True)
@@ -100,28 +107,9 @@ class Run(Command):
     seeds: Seeds = None
     out: Out = OUT
     data_dir: DataDir = None
-    jobs: Annotated[
-        Optional[int],
-        WHOLE,
-        Bounds(least=1),
-        arg(
-            metavar="INT",
-            aliases=["--workers"],
-            help="Trials side by side; default: one a core, or a cluster's worker; 1 for what takes seconds.",
-        ),
-    ] = None
-    backend: Annotated[
-        BackendName,
-        arg(metavar="ENGINE", help="What runs the trials: loky (processes of this machine), dask or ray."),
-    ] = "loky"
-    address: Annotated[
-        Optional[str],
-        arg(
-            metavar="ADDRESS",
-            help="Of a Dask scheduler or a Ray cluster that runs already; default: one on this machine, for the "
-            "time of the run.",
-        ),
-    ] = None
+    jobs: ManyJobs = None
+    backend: Engine = "loky"
+    address: Address = None
     shard: Annotated[
         Optional[str],
         arg(
@@ -134,29 +122,9 @@ class Run(Command):
         Optional[TrackerName],
         arg(metavar="TRACKER", help="Also log each finished trial to tensorboard, mlflow or wandb."),
     ] = None
-    retries: Annotated[
-        int,
-        WHOLE,
-        Bounds(least=0),
-        arg(
-            metavar="N",
-            help="Try a trial this many times more, alone, if its process dies or its memory runs out; then it "
-            "counts as failed.",
-        ),
-    ] = 2
-    checkpoint_seconds: Annotated[
-        float,
-        NUMBER,
-        Bounds(least=0),
-        arg(metavar="S", help="Keep how far a trial is at the end of an epoch, if it is this long since the last."),
-    ] = 60.0
-    mixed: Annotated[
-        bool,
-        arg(
-            help="Also add trials to arms whose finished ones come from another machine, device, thread count or "
-            "software, where bits may differ; the report says so."
-        ),
-    ] = False
+    retries: Retries = 2
+    checkpoint_seconds: CheckpointSeconds = 60.0
+    mixed: Mixed = False
 
     def __call__(self, console: Console) -> None:
         """Run, draw and report."""
@@ -171,7 +139,7 @@ class Run(Command):
         study = load_study(self.study)
         check_arms(study, self.arms)
         shard = parse_shard(self.shard) if self.shard else None
-        store = Store(self.out / study.name)
+        store = Store(folder_of(self.study, study, self.out))
         tracker = make_tracker(self.track, Path.cwd() / store.folder / self.track) if self.track else None
         here = self.backend == "loky" and self.address is None
         backend = None if here else connected(self.backend, self.address, self.jobs)
@@ -196,7 +164,7 @@ class Run(Command):
         if shard and left:
             print_text(console, _rest(shard, left, self.study, store.folder))
         else:
-            present(console, study, readable(console, store.folder), _running(self.study))
+            present(console, study, readable(console, store.folder), _running(self.study, study))
 
 
 def _rest(shard: Shard, left: int, study: str, folder: Path) -> str:
@@ -243,8 +211,8 @@ class Report(Command):
 
         study = load_study(self.study)
         check_arms(study, self.arms)
-        store = readable(console, self.out / study.name)
-        present(console, study, store, _running(self.study), self.to, self.peek, self.arms)
+        store = readable(console, folder_of(self.study, study, self.out))
+        present(console, study, store, _running(self.study, study), self.to, self.peek, self.arms)
 
 
 @dataclass(frozen=True)
@@ -268,8 +236,8 @@ class Plot(Command):
 
         study = load_study(self.study)
         check_arms(study, self.arms)
-        store = readable(console, self.out / study.name)
-        draw(console, study, store, _running(self.study), self.arms, self.to)
+        store = readable(console, folder_of(self.study, study, self.out))
+        draw(console, study, store, _running(self.study, study), self.arms, self.to)
 
 
 @dataclass(frozen=True)
@@ -328,7 +296,7 @@ class Export(Command):
 
         study = load_study(self.study)
         check_arms(study, self.arms)
-        store = readable(console, self.out / study.name)
+        store = readable(console, folder_of(self.study, study, self.out))
         path = (self.to or store.folder) / f"trials{suffix(self.arms)}.{self.format}"
         try:
             rows = export(study, store, path, self.format, arms=self.arms)
@@ -339,5 +307,10 @@ class Export(Command):
         print_text(console, f"{path}: {rows} rows")
 
 
-def _running(study: str) -> str:
-    return shlex.join(["weight-feedback", "run", study])
+def _running(given: str, study: Study) -> str:
+    """Return what runs a study: a command, or Python where its task is code."""
+    from weight_feedback.lab.tasks.loading import BUILT_IN
+
+    if study.task not in BUILT_IN:
+        return f"lab.run in Python, with the task {study.task}"
+    return shlex.join(["weight-feedback", "run", given])

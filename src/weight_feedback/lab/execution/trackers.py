@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shutil
 import time
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 from weight_feedback.lab.execution.names import TrackerName
 from weight_feedback.lab.store.store import Record
 from weight_feedback.lab.study.study import Arm, Study
-from weight_feedback.lab.study.trials import Trial
+from weight_feedback.lab.tasks.base import Trial
 
 #: Metrics that MLflow takes in one call.
 _BATCH = 1000
@@ -61,7 +62,7 @@ class TensorBoard:
         writer = SummaryWriter(str(folder))
         table = [f"| {name} | {value} |" for name, value in parameters(study, arm, trial).items()]
         writer.add_text("settings", "\n".join(["| setting | value |", "| --- | --- |", *table]))
-        for name, step, value in metrics(record):
+        for name, step, value in metrics(study, record):
             writer.add_scalar(name, value, step)
         writer.close()
 
@@ -99,7 +100,7 @@ class MLflow:
         run = client.create_run(experiment, run_name=name, tags={"key": trial.key()}).info.run_id
         client.log_batch(run, params=[Param(*setting) for setting in parameters(study, arm, trial).items()])
         now = time.time_ns() // 1_000_000
-        numbers = [Metric(metric, value, now, step) for metric, step, value in metrics(record)]
+        numbers = [Metric(metric, value, now, step) for metric, step, value in metrics(study, record)]
         for start in range(0, len(numbers), _BATCH):
             client.log_batch(run, metrics=numbers[start : start + _BATCH])
         client.set_terminated(run)
@@ -164,11 +165,11 @@ class WandB:
             reinit="create_new",
         )
         # Steps and epochs are counted apart; W&B wants one counter, so each metric names its own.
-        run.define_metric("train/*", step_metric="step")
-        run.define_metric("test/*", step_metric="epoch")
-        run.define_metric("signal/*", step_metric="epoch")
-        for name, step, value in metrics(record):
-            run.log({name: value, "step" if name.startswith("train/") else "epoch": step})
+        run.define_metric("steps/*", step_metric="step")
+        run.define_metric("metrics/*", step_metric="epoch")
+        run.define_metric("diagnostics/*", step_metric="epoch")
+        for name, step, value in metrics(study, record):
+            run.log({name: value, "step" if name.startswith("steps/") else "epoch": step})
         run.finish()
 
 
@@ -225,17 +226,21 @@ def parameters(study: Study, arm: Arm, trial: Trial) -> dict[str, str]:
     return {"study": study.name, "arm": arm.name, "key": trial.key(), **dict(flat("", trial.settings()))}
 
 
-def metrics(record: Record) -> Iterator[tuple[str, int, float]]:
+def metrics(study: Study, record: Record) -> Iterator[tuple[str, int, float]]:
     """Yield name, step and value of every number that was measured.
 
     Args:
+        study: whose trial it is.
         record: of a finished trial.
     """
-    for step, loss in enumerate(record.result["step_losses"], start=1):
-        yield "train/loss", step, loss
-    for epoch, evaluation in enumerate(record.result["epochs"], start=1):
-        for name in ("accuracy", "loss"):
-            yield f"test/{name}", epoch, evaluation[name]
-    for epoch, hearing in enumerate(record.result["hearings"]):
-        for name, value in hearing.items():
-            yield f"signal/{name}", epoch, value
+    measured = study.kind.measured(record.result)
+    kinds = {
+        "steps": (measured.steps, 1),
+        "metrics": (measured.curves, 1),
+        "diagnostics": (measured.diagnostics, 0),
+    }
+    for kind, (series, first) in kinds.items():
+        for name, values in series.items():
+            if kind != "metrics" or name in study.reported:
+                known = [(step, value) for step, value in enumerate(values, start=first) if math.isfinite(value)]
+                yield from ((f"{kind}/{name}", step, value) for step, value in known)

@@ -19,7 +19,8 @@ from weight_feedback.lab.execution.progress import ProgressFiles
 from weight_feedback.lab.execution.trackers import Tracker
 from weight_feedback.lab.store.store import Record, Store, StoreError
 from weight_feedback.lab.study.study import Arm, Study
-from weight_feedback.lab.study.trials import Swap, Trial
+from weight_feedback.lab.study.trials import Swap
+from weight_feedback.lab.tasks.base import Trial
 from weight_feedback.lab.training.environment import thread_count
 from weight_feedback.lab.training.interventions import run_swap
 from weight_feedback.lab.training.run import Options, run_cohort
@@ -41,7 +42,7 @@ class Worker:
         study: whose trials they are.
         store: where results go.
         progress: of the run.
-        data_dir: where data files are looked for; see `datasets.load`.
+        data_dir: where data files are looked for.
         device: see `choose_device`.
         tracker: told of each trial that is finished.
         checkpoint_seconds: see `Options`.
@@ -122,6 +123,7 @@ class Worker:
             device=self.device,
             threads=THREADS,
             weights={trial: self.store.weights(trial) for trial in left if trial.keeps_weights},
+            metrics=self.study.reported,
             on_epoch=count,
             checkpoint=self.store.checkpoint(trials[0]),
             checkpoint_seconds=self.checkpoint_seconds,

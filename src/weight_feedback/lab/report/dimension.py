@@ -2,95 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from weight_feedback.lab.report.markdown import code, escape, interval, made_with, number, table
+from weight_feedback.lab.report.markdown import (
+    code,
+    data_line,
+    escape,
+    failures,
+    interval,
+    made_with,
+    mixtures,
+    number,
+    table,
+)
+from weight_feedback.lab.statistics.analysis import Analysis
 from weight_feedback.lab.statistics.dimension import Measured
 from weight_feedback.lab.statistics.estimates import mean_interval
-from weight_feedback.lab.store.provenance import mixed_surroundings
-from weight_feedback.lab.tasks.intrinsic.settings import Measurement
-from weight_feedback.untrusted import printable
+from weight_feedback.lab.statistics.outcomes import digits_of, with_unit
+from weight_feedback.lab.tasks.base import Metric
 
 
-def cells(measured: Measured) -> tuple[list[str], list[list[str]]]:
+def cells(measured: Measured, metric: Metric, label: str) -> tuple[list[str], list[list[str]]]:
     """Return the table of dimensions as text.
 
     Args:
-        measured: accuracies, and what follows from them.
+        measured: values, and what follows from them.
+        metric: that was measured.
+        label: of it.
 
     Returns:
         Headings, and one list of cells a row.
     """
-    headings = ["dimensions", "seeds", "final accuracy %", "monotone fit %", "seeds, sorted %"]
+    headings = [
+        "dimensions",
+        "seeds",
+        *(with_unit(x, metric.unit) for x in (f"final {label}", "monotone fit", "seeds, sorted")),
+    ]
+    digits = digits_of(metric, [*measured.values.values()])
     body = [
         [
             f"{d:,}",
             str(len(values)),
-            interval(mean_interval(values), 2),
-            number(fitted, 2),
-            ", ".join(number(value, 2) for value in values),
+            interval(mean_interval(values), digits),
+            number(fitted, digits),
+            ", ".join(number(value, digits) for value in values),
         ]
-        for (d, values), fitted in zip(measured.accuracy.items(), measured.fitted, strict=True)
+        for (d, values), fitted in zip(measured.values.items(), measured.fitted, strict=True)
     ]
     return headings, body
 
 
-def sentence(measured: Measured) -> str:
+def sentence(measured: Measured, metric: Metric, label: str) -> str:
     """Return the estimate in words.
 
     Args:
-        measured: accuracies, and what follows from them.
+        measured: values, and what follows from them.
+        metric: that was measured.
+        label: of it.
     """
-    counts = sorted({len(values) for values in measured.accuracy.values()})
+    counts = sorted({len(values) for values in measured.values.values()})
     least, most = counts[0], counts[-1]
     seeds = f"{least}" if least == most else f"{least} to {most}"
     seeds += " seed for each number" if most == 1 else " seeds for each number"
     how = f"{100 * measured.confidence:g} % bootstrap interval, {seeds}" if counts[-1] > 1 else seeds
-    return f"Least dimensions with {measured.threshold:g} % test accuracy: {measured.estimate} ({how})."
+    reached = with_unit(f"{measured.threshold:g}", metric.unit)
+    return f"Least dimensions with {reached} {label}: {measured.estimate} ({how})."
 
 
 def markdown(
     measured: Measured,
-    settings: Measurement,
-    provenances: Sequence[Mapping[str, Any]],
-    title: str,
+    analysis: Analysis,
     command: str,
-    data: str,
     published: tuple[str, int] | None = None,
 ) -> str:
-    """Return a short report in Markdown, which shows the picture ``accuracy.png``.
+    """Return a short report in Markdown, which shows the picture that is called like the metric.
 
     Args:
-        measured: accuracies, and what follows from them.
-        settings: of any of the runs; they share all but seed and dimensions.
-        provenances: of the runs.
-        title: heading.
+        measured: values, and what follows from them.
+        analysis: of the study whose arms are dimensions.
         command: that makes these results.
-        data: what is known of them.
         published: what others found, and where that is published.
     """
-    mixtures = [f"- {escape(printable(one))}" for one in mixed_surroundings(provenances)]
+    study = analysis.study
+    metric = study.reported[study.judged]
+    label = metric.label or study.judged
     lines = [
-        f"# {escape(title)}",
+        f"# {escape(study.title)}",
         "",
-        f"- {escape(sentence(measured))}",
+        f"- {escape(sentence(measured, metric, f'test {label}'))}",
         *([f"- Published ({escape(published[0])}): {published[1]:,}."] if published else []),
         "",
-        "![accuracy against dimensions](accuracy.png)",
+        f"![{escape(label)} against dimensions]({study.judged}.png)",
         "",
-        *table(*cells(measured)),
+        *table(*cells(measured, metric, label)),
         "",
-        "Final accuracy: mean over seeds, with a 95 % Student's t interval in brackets. The estimate is where a "
-        "monotone fit of the means (isotonic regression), interpolated in the logarithm of the dimensions, meets "
-        "the threshold; its interval is that of percentiles of a bootstrap over the seeds of each number of "
+        f"Final {escape(label)}: mean over seeds, with a 95 % Student's t interval in brackets. The estimate is "
+        "where a monotone fit of the means (isotonic regression), interpolated in the logarithm of the dimensions, "
+        "meets the threshold; its interval is that of percentiles of a bootstrap over the seeds of each number of "
         "dimensions, and too narrow with few seeds.",
         "",
-        *mixtures,
-        f"- Data: {settings.data} ({escape(data)}); {settings.epochs} epochs, batches of {settings.batch_size}, "
-        f"Adam with learning rate {settings.lr:g}, projection {settings.subspace.projection}.",
+        *(f"- {escape(line)}" for line in (*failures(analysis), *mixtures(analysis), data_line(analysis))),
         f"- Made by: {code(command)}",
-        f"- With: {escape(made_with(provenances))}.",
+        f"- With: {escape(made_with(analysis.provenance))}.",
         "",
     ]
     return "\n".join(lines)

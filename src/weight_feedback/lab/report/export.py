@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import math
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +16,9 @@ from weight_feedback.lab.report.csvs import to_csv
 from weight_feedback.lab.statistics.analysis import extended_seeds
 from weight_feedback.lab.statistics.gate import came_before
 from weight_feedback.lab.store.store import Record, Store
-from weight_feedback.lab.study.study import Arm, Study
-from weight_feedback.lab.study.trials import Trial
+from weight_feedback.lab.study.study import COLUMNS, Arm, Study
+from weight_feedback.lab.tasks.base import Measured, Trial
 from weight_feedback.untrusted import printable
-
-_TYPES = {"correct": "Int64", "z_norm": "float64", "z_drift": "float64", "z_share": "float64"}
 
 
 def export(
@@ -79,49 +77,86 @@ def rows(study: Study, store: Store, seeds: int | None = None, arms: Sequence[st
         arms: names of some arms; default: all.
 
     Returns:
-        Accuracy in percent, losses in nats, ``z_norm``, ``z_drift`` and ``z_share`` as in `training.Hearing`,
-        seconds of the whole trial; what doesn't apply is missing. The declaration is that which a trial came after.
+        The settings in which arms differ, metrics in their units, facts, diagnostics, seconds of the whole trial;
+        what doesn't apply is missing. The declaration is that which a trial came after.
 
     Raises:
         StoreError: a finished trial is damaged, or the study was declared otherwise.
         ValueError: there are less than one seeds, or the study has no arm of a name.
     """
-    known = store.declaration(study)
-    table = pd.DataFrame(
-        [
-            {"study": study.name, "declaration": declaration, **row}
-            for arm, trial in study.trials(arms, extended_seeds(study, store) if seeds is None else seeds)
-            if (record := store.read(trial))
-            for declaration in [known.declaration if known and not came_before(known, record.provenance) else ""]
-            for row in _rows(arm, trial, record)
-        ]
-    )
-    # Of the same types whatever is missing, so that tables of several studies can be put together.
-    return table if table.empty else table.astype(_TYPES)
+    known, values = store.declaration(study), study.arm_values()
+    found = [
+        {"study": study.name, "declaration": declaration, **row}
+        for arm, trial in study.trials(arms, extended_seeds(study, store) if seeds is None else seeds)
+        if (record := store.read(trial))
+        for declaration in [known.declaration if known and not came_before(known, record.provenance) else ""]
+        for row in _rows(study, arm, values[arm.name], trial, record)
+    ]
+    columns = {
+        name: [row.get(name) for row in found] for name in dict.fromkeys(name for row in found for name in row)
+    }
+    return pd.DataFrame({name: pd.Series(values, dtype=_type(values)) for name, values in columns.items()})
 
 
-def _rows(arm: Arm, trial: Trial, record: Record) -> Iterator[dict[str, Any]]:
-    result = record.result
-    chance = {"accuracy": 100 / result["classes"], "loss": math.log(result["classes"]), "correct": None}
-    for epoch in range(trial.training.epochs):
-        evaluation = result["epochs"][epoch] if epoch < len(result["epochs"]) else chance
-        # The first one is from before training.
-        hearing = dict(enumerate(result["hearings"])).get(epoch + 1, {})
+def _type(values: Sequence[Any]) -> Literal["Int64", "float64"] | None:
+    """Return the type of a column of numbers, the same whatever is missing; None for anything but numbers.
+
+    That way, tables of several studies can be put together.
+    """
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int}:
+        return "Int64"
+    return "float64" if kinds <= {int, float} else None
+
+
+def _rows(
+    study: Study, arm: Arm, values: Mapping[str, Any], trial: Trial, record: Record
+) -> Iterator[dict[str, Any]]:
+    measured = study.kind.measured(record.result)
+    curves = dict.fromkeys([*study.reported, *measured.curves])
+    taken = COLUMNS | curves.keys()
+    settings = {f"setting_{name}" if name in taken else name: _cell(value) for name, value in values.items()}
+    diagnostics = dict.fromkeys([*study.kind.diagnostics, *measured.diagnostics])
+    for epoch in range(measured.epochs):
         yield {
             "arm": arm.name,
             "label": arm.label,
-            "model": trial.model,
-            "signal": trial.signal or "none",
-            "conditioning": trial.conditioning,
-            "salt": trial.salt,
+            **settings,
             "seed": trial.seed,
             "key": trial.key(),
-            "status": "finished" if result["diverged"] is None else "diverged",
+            "status": "diverged" if measured.diverged else "finished",
             "epoch": epoch + 1,
-            **{name: evaluation[name] for name in chance},
-            "parameters": result["parameters"],
-            **{f"z_{name}": hearing.get(name) for name in ("norm", "drift", "share")},
-            "seconds": record.provenance["seconds"],
+            **{name: _value(study, measured, name, epoch) for name in curves},
+            **{name: value for name, value in measured.facts.items() if name not in taken},
+            # The first one is from before training.
+            **{
+                name: _at(measured.diagnostics.get(name, ()), epoch + 1)
+                for name in diagnostics
+                if name not in taken
+            },
+            "trial_seconds": record.provenance["seconds"],
             "torch": printable(str(record.provenance["torch"])),
             "host": printable(str(record.provenance["host"])),
         }
+
+
+def _value(study: Study, measured: Measured, name: str, epoch: int) -> float | None:
+    """Return a metric after an epoch; of a trial that has diverged, what it counts as.
+
+    What is reported once is known after the last one, as in `statistics.analysis`.
+    """
+    values, metric = measured.curves.get(name, ()), study.reported.get(name)
+    if not measured.diverged:
+        first = measured.epochs - 1 if len(values) == 1 else 0
+        return values[epoch - first] if first <= epoch < first + len(values) else None
+    if epoch < len(values):
+        return values[epoch]
+    return measured.counts.get(name, metric.diverged if metric else None)
+
+
+def _at(values: Sequence[float], i: int) -> float | None:
+    return values[i] if i < len(values) else None
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict | list) else value

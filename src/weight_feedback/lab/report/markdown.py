@@ -2,51 +2,82 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weight_feedback.lab.data.published import described
-from weight_feedback.lab.statistics.analysis import HEARD, Analysis, Swapped
+from weight_feedback.lab.statistics.analysis import Analysis
 from weight_feedback.lab.statistics.contrasts import Compared
-from weight_feedback.lab.statistics.estimates import Interval
-from weight_feedback.lab.statistics.outcomes import ArmResult
+from weight_feedback.lab.statistics.estimates import Interval, best, final
+from weight_feedback.lab.statistics.outcomes import (
+    OPTIMISTIC,
+    ArmResult,
+    digits_of,
+    diverged_counts,
+    mean_there,
+    with_unit,
+)
 from weight_feedback.lab.statistics.verdicts import level
 from weight_feedback.lab.store.provenance import mixed_surroundings
+from weight_feedback.lab.study.study import Study
 from weight_feedback.untrusted import printable
 
 
-def arm_cells(arms: Sequence[ArmResult], means: bool = True) -> tuple[list[str], list[list[str]]]:
+def arm_cells(study: Study, arms: Sequence[ArmResult], means: bool = True) -> tuple[list[str], list[list[str]]]:
     """Return the table of arms as text.
 
     Args:
+        study: whose arms they are.
         arms: those to show.
         means: whether to show what came out of them; dashes otherwise.
 
     Returns:
         Headings, and one list of cells a row.
     """
-    headings = ["arm", "parameters", "seeds", "final accuracy %", "best epoch %", "final test loss"]
+    there = [result for result in arms if result.seeds]
+    facts = list(dict.fromkeys(name for result in there for name in result.facts))
+    columns: dict[str, list[str]] = {}
+    for name, metric in study.reported.items():
+        label, digits = metric.label or name, digits_of(metric, [result.curves[name] for result in there])
+        finals = [final(result.curves[name]) for result in there]
+        columns[_heading(f"final {label}", metric.unit)] = [_mean(values, digits) for values in finals]
+        if name == study.judged and any(result.epochs > 1 for result in there):
+            bests = [best(result.curves[name], metric.better == "higher") for result in there]
+            columns[_heading(f"best {label} ({OPTIMISTIC})", metric.unit)] = [_mean(x, digits) for x in bests]
     body = [
         [
             result.arm.label,
-            f"{result.parameters:,}",
+            *(_fact(result.facts.get(name)) for name in facts),
             str(len(result.seeds)),
-            *(
-                [interval(result.final, 2), interval(result.best, 2), interval(result.final_loss, 4)]
-                if means
-                else ["–"] * 3
-            ),
+            *(column[row] if means else "–" for column in columns.values()),
         ]
-        for result in arms
-        if result.seeds
+        for row, result in enumerate(there)
     ]
-    return headings, body
+    return ["arm", *facts, "seeds", *columns], body
 
 
-def contrast_cells(contrasts: Sequence[Compared], unit: str = "points") -> tuple[list[str], list[list[str]]]:
+def _heading(title: str, unit: str) -> str:
+    return f"{title}, {unit}" if unit else title
+
+
+def _fact(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _mean(values: NDArray[np.float64], digits: int) -> str:
+    """Return a mean with its interval and, where some trials have no value, how many have one."""
+    mean, n = mean_there(values)
+    return interval(mean, digits) + (f" ({n} of {values.size})" if n < values.size else "")
+
+
+def contrast_cells(contrasts: Sequence[Compared], unit: str = "") -> tuple[list[str], list[list[str]]]:
     """Return the table of contrasts as text.
 
     Args:
@@ -60,7 +91,7 @@ def contrast_cells(contrasts: Sequence[Compared], unit: str = "points") -> tuple
         "contrast",
         "declared",
         "pairs",
-        f"difference, {unit}",
+        _heading("difference", unit),
         "sign-flip p",
         "adjusted p, difference",
         "adjusted p, equivalence",
@@ -73,38 +104,56 @@ def contrast_cells(contrasts: Sequence[Compared], unit: str = "points") -> tuple
             f"{row.a} − {row.b}",
             "yes" if row.primary else "no",
             str(row.estimate.n),
-            interval(row.estimate.t, 3),
+            interval(row.estimate.t, difference_digits(row.estimate.margin)),
             number(row.estimate.flip_p, 4),
             number(row.judged.flip_p if row.judged else np.nan, 4),
             number(row.judged.tost_p if row.judged else np.nan, 4),
             number(row.estimate.d_z, 2),
             number(row.estimate.superiority, 2),
-            number(row.estimate.detectable, 3),
+            number(row.estimate.detectable, difference_digits(row.estimate.margin)),
         ]
         for row in contrasts
     ]
     return headings, body
 
 
-def swap_cells(swaps: Sequence[Swapped]) -> tuple[list[str], list[list[str]]]:
+def difference_digits(margin: float) -> int:
+    """Return how many digits after the point tell differences of a hundredth of the margin apart.
+
+    Args:
+        margin: of equivalence.
+    """
+    return max(3, 2 - math.floor(math.log10(margin)))
+
+
+def swap_cells(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
     """Return the table of swaps as text.
 
     Args:
-        swaps: of an analysis.
+        analysis: with swaps.
 
     Returns:
         Headings, and one list of cells a row.
     """
-    headings = ["arm", "hears in evaluation", "seeds", "accuracy %", "change, points"]
+    name = analysis.study.judged
+    metric = analysis.study.reported[name]
+    digits = digits_of(metric, [np.array([swap.value.mean for swap in analysis.swaps])])
+    headings = [
+        "arm",
+        "evaluated under",
+        "seeds",
+        _heading(metric.label or name, metric.unit),
+        _heading("change", metric.differences),
+    ]
     body = [
         [
             swap.arm,
-            HEARD[swap.heard],
+            swap.under,
             str(len(swap.changes)),
-            interval(swap.accuracy, 2),
-            interval(swap.change, 3),
+            interval(swap.value, digits),
+            interval(swap.change, digits + 1),
         ]
-        for swap in swaps
+        for swap in analysis.swaps
     ]
     return headings, body
 
@@ -132,27 +181,42 @@ def interval(value: Interval, digits: int) -> str:
     return f"{number(value.mean, digits)} [{number(value.low, digits)}, {number(value.high, digits)}]"
 
 
-def failures(arms: Sequence[ArmResult]) -> list[str]:
+def failures(analysis: Analysis) -> list[str]:
     """Return one sentence for each trial that diverged or failed.
 
     Args:
-        arms: of an analysis.
+        analysis: of a study.
     """
     sentences = []
-    for result in arms:
-        for seed, step in result.diverged.items():
-            sentences.append(f"{result.arm.name}, seed {seed}: diverged at step {step}; counted as chance.")
+    for result in analysis.arms:
+        for seed, when in result.diverged.items():
+            counts = diverged_counts(analysis.study, [result])
+            sentences.append(f"{result.arm.name}, seed {seed}: diverged at {printable(when)}; counts {counts}.")
         for seed, reason in result.failed.items():
             first = printable(reason.partition("\n")[0])
             sentences.append(f"{result.arm.name}, seed {seed}: failed ({first}); missing from all estimates.")
     return sentences
 
 
-SPEAKS_OF = (
-    "Seeds are all that was drawn anew: intervals and verdicts speak of this test set, with this training set, and "
-    "not of what others would give."
-)
-"""What intervals cover, and what they don't."""
+def speaks_of(study: Study) -> str:
+    """Return what intervals cover, and what they don't.
+
+    Args:
+        study: of which they are.
+    """
+    return (
+        "Seeds are all that was drawn anew: intervals and verdicts speak of what holds "
+        f"{study.kind.scope}, and not of what others would give."
+    )
+
+
+def in_unit(unit: str) -> str:
+    """Return words on the unit of differences, with a space in front; nothing without one.
+
+    Args:
+        unit: of them.
+    """
+    return f" in {unit}" if unit else ""
 
 
 def error_rates(analysis: Analysis) -> str:
@@ -174,7 +238,8 @@ def error_rates(analysis: Analysis) -> str:
     return (
         f"Error rates, where differences are about as likely on either side of their mean: {chance}. The tests "
         "decide; an interval, which is Student's, can be a little wider or narrower than what they say. A trial "
-        f"that diverges counts {analysis.outcome.diverged}."
+        f"that diverges counts {diverged_counts(analysis.study, analysis.arms)}."
+        + (f" {analysis.outcome.note}" if analysis.outcome.note else "")
     )
 
 
@@ -193,28 +258,27 @@ def markdown(analysis: Analysis, command: str, pictures: Mapping[str, str]) -> s
     Args:
         analysis: what was found.
         command: that makes these results.
-        pictures: file names of the pictures ``accuracy`` and, where there are contrasts, ``forest``; those that
-            are left out aren't shown.
+        pictures: file names of the pictures ``means`` and, where there are contrasts, ``forest``; those that are
+            left out aren't shown.
     """
     study = analysis.study
+    label = study.reported[study.judged].label or study.judged
     lines = [f"# {escape(study.title)}", ""]
     if analysis.choice:
         lines += [escape(analysis.choice), ""]
     lines += _contrasts(analysis, pictures)
-    if "accuracy" in pictures:
-        lines += [f"![accuracy per epoch]({pictures['accuracy']})", ""]
+    if "means" in pictures:
+        lines += [f"![{escape(label)} per epoch]({pictures['means']})", ""]
     lines += [
-        *table(*arm_cells(analysis.arms, means=not analysis.mixed)),
+        *table(*arm_cells(study, analysis.arms, means=not analysis.mixed)),
         "",
         "Means over seeds with 95 % Student's t intervals in brackets; a single seed has none. "
         "These intervals are of each arm by itself: whether arms differ is a question for differences "
         "paired by seed.",
         "",
         *_swaps(analysis),
-        *(f"- {escape(sentence)}" for sentence in (*failures(analysis.arms), *mixtures(analysis))),
-        f"- Data: {study.data} ({escape(trained_on(analysis))}); {study.training.epochs} epochs, "
-        f"batches of {study.training.batch_size}, SGD with learning rate {study.training.lr:g} and "
-        f"momentum {study.training.momentum:g}.",
+        *(f"- {escape(sentence)}" for sentence in (*failures(analysis), *mixtures(analysis))),
+        *(f"- {escape(line)}" for line in (data_line(analysis),) if line),
         f"- Made by: {code(command)}",
         f"- With: {escape(made_with(analysis.provenance))}.",
         "",
@@ -223,12 +287,27 @@ def markdown(analysis: Analysis, command: str, pictures: Mapping[str, str]) -> s
 
 
 def trained_on(analysis: Analysis) -> str:
-    """Say of which fingerprint the data are, and whether they are the published ones.
+    """Say which data trials come from, of which fingerprint, and whether they are the published ones.
 
     Args:
         analysis: of at least one finished trial.
     """
-    return "; ".join(described(analysis.study.data, one) for one in sorted(analysis.data))
+    return "; ".join(
+        f"{printable(name)} ({'; '.join(described(name, one) for one in sorted(found))})"
+        for name, found in analysis.data.items()
+    )
+
+
+def data_line(analysis: Analysis) -> str:
+    """Return what trials were trained on and with, in a sentence; empty if nothing is known.
+
+    Args:
+        analysis: of at least one finished trial.
+    """
+    data, shared = trained_on(analysis), analysis.study.kind.summary(analysis.study.shared_values())
+    said = [f"Data: {data}"] if data else []
+    said += [shared if data else f"Settings: {shared}"] if shared else []
+    return f"{'; '.join(said)}." if said else ""
 
 
 def made_with(provenances: Sequence[Mapping[str, Any]]) -> str:
@@ -257,16 +336,16 @@ def _contrasts(analysis: Analysis, pictures: Mapping[str, str]) -> list[str]:
     if "forest" in pictures:
         lines += [f"![differences of {outcome.title}, paired by seed]({pictures['forest']})", ""]
     lines += [
-        *table(*contrast_cells(analysis.contrasts, outcome.unit)),
+        *table(*contrast_cells(analysis.contrasts, outcome.differences)),
         "",
-        f"Differences of {outcome.title} in {outcome.unit}, paired by seed, with "
+        f"Differences of {outcome.title}{in_unit(outcome.differences)}, paired by seed, with "
         f"{100 * study.declared.confidence:g} % Student's t intervals in brackets, each by itself; a verdict's has "
         "the level at which Holm's correction tests it. Only declared contrasts get a verdict, and "
         "adjusted p-values. Detectable is the true difference that this many seeds find with 80 % power at the "
         "strictest of these levels, at the spread seen; a dash means that they are too few. "
         f"{error_rates(analysis)}",
         "",
-        SPEAKS_OF,
+        speaks_of(study),
         "",
         *_declaration(analysis),
     ]
@@ -275,7 +354,7 @@ def _contrasts(analysis: Analysis, pictures: Mapping[str, str]) -> list[str]:
             f"Exploratory, with {analysis.extended} seeds, of which {study.seeds} were declared: estimates without "
             "verdicts.",
             "",
-            *table(*contrast_cells(analysis.exploratory, outcome.unit)),
+            *table(*contrast_cells(analysis.exploratory, outcome.differences)),
             "",
         ]
     return lines
@@ -286,7 +365,7 @@ def _declaration(analysis: Analysis) -> list[str]:
     assert declared is not None
     why = f" ({escape(declared.why)})" if declared.why else ""
     return [
-        f"Margin of equivalence: ±{declared.margin:g} {analysis.outcome.unit}{why}; "
+        f"Margin of equivalence: ±{with_unit(f'{declared.margin:g}', analysis.outcome.differences)}{why}; "
         f"{escape(analysis.passed.seeds)}. Declaration: `{study.declaration()}`.",
         "",
     ]
@@ -296,10 +375,10 @@ def _swaps(analysis: Analysis) -> list[str]:
     if not analysis.swaps:
         return []
     return [
-        *table(*swap_cells(analysis.swaps)),
+        *table(*swap_cells(analysis)),
         "",
-        "What the trained networks are worth when, in evaluation alone, they hear something else; changes of final "
-        "accuracy, paired by seed.",
+        "What the trained models are worth when they are evaluated under something else; changes of the final "
+        "value, paired by seed.",
         "",
     ]
 

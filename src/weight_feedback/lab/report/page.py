@@ -6,7 +6,7 @@ import base64
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -16,17 +16,18 @@ from markupsafe import Markup
 
 from weight_feedback.lab.report.figures import VEGA_LITE, Figure
 from weight_feedback.lab.report.markdown import (
-    SPEAKS_OF,
     arm_cells,
     contrast_cells,
     error_rates,
     failures,
     mixtures,
     number,
+    speaks_of,
     trained_on,
 )
 from weight_feedback.lab.statistics.analysis import Analysis
 from weight_feedback.lab.statistics.gate import ranges
+from weight_feedback.lab.statistics.outcomes import with_unit
 from weight_feedback.untrusted import printable
 
 TEMPLATES = resources.files("weight_feedback.lab.report") / "templates"
@@ -44,19 +45,18 @@ def page(analysis: Analysis, figures: Sequence[Figure], command: str) -> str:
         command: that makes these results.
     """
     scripts, style = (_library(), _template("report.js")), _template("report.css")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    headings, rows = arm_cells(analysis.arms, means=not analysis.mixed)
+    headings, rows = arm_cells(analysis.study, analysis.arms, means=not analysis.mixed)
     times = [f"{number(float(result.seconds.mean()), 1)} s" for result in analysis.arms if result.seeds]
-    html = environment.from_string(_template("report.html")).render(
+    html = _layout().render(
         study=analysis.study,
         analysis=analysis,
         figures=figures,
         summary=_summary(analysis),
         arms=([*headings, "time of a trial"], [[*row, time] for row, time in zip(rows, times, strict=True)]),
-        exploratory=contrast_cells(analysis.exploratory, analysis.outcome.unit),
-        failures=failures(analysis.arms),
+        exploratory=contrast_cells(analysis.exploratory, analysis.outcome.differences),
+        failures=failures(analysis),
         error_rates=error_rates(analysis) if analysis.study.declared else "",
-        speaks_of=SPEAKS_OF,
+        speaks_of=speaks_of(analysis.study),
         settings=_settings(analysis),
         provenance=_provenance(analysis),
         mixtures=mixtures(analysis),
@@ -82,6 +82,12 @@ def _library() -> str:
     return bundle.replace("</script", "<\\/script")
 
 
+@functools.cache
+def _layout() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(_template("report.html"))
+
+
 def _template(name: str) -> str:
     return (TEMPLATES / name).read_text("utf-8")
 
@@ -101,36 +107,42 @@ def _json(value: Any) -> Markup:
 def _summary(analysis: Analysis) -> str:
     study = analysis.study
     trials = sum(len(result.seeds) for result in analysis.arms)
-    return (
-        f"{study.name}: {study.data}, {len(analysis.arms)} arms × {study.seeds} seeds, "
-        f"{study.training.epochs} epochs; {trials} finished trials."
-    )
+    data = f"{', '.join(map(printable, analysis.data))}, " if analysis.data else ""
+    epochs = max((result.epochs for result in analysis.arms), default=0)
+    length = f", {epochs} epochs" if epochs > 1 else ""
+    return f"{study.name}: {data}{len(analysis.arms)} arms × {study.seeds} seeds{length}; {trials} finished trials."
 
 
 def _settings(analysis: Analysis) -> list[list[str]]:
     study, declared = analysis.study, analysis.study.declared
-    rows = [["data", study.data], ["seeds", ranges(study.seed_numbers())]]
-    rows += [[name.replace("_", " "), str(value)] for name, value in study.training.model_dump().items()]
-    if study.summary is not None:
-        rows += [[f"summary: {name}", str(value)] for name, value in study.summary.model_dump().items()]
+    rows = [["task", study.task], ["seeds", ranges(study.seed_numbers())]]
+    rows += [[name, _value(value)] for name, value in _flat("", study.shared_values())]
     if declared is not None:
         rows += [
             ["primary contrasts", "; ".join(f"{a} − {b}" for a, b in declared.primary)],
             ["outcome", analysis.outcome.title],
-            ["margin of equivalence", f"±{declared.margin:g} {analysis.outcome.unit}"],
+            ["margin of equivalence", f"±{with_unit(f'{declared.margin:g}', analysis.outcome.differences)}"],
             ["confidence", f"{declared.confidence:g}"],
             ["error rate", "of each family of claims" if declared.error == "each" else "of all claims together"],
             *([["why this margin", declared.why]] if declared.why else []),
         ]
-    for arm in study.arms:
-        parts = [
-            arm.model,
-            f"signal: {arm.signal}" if arm.signal else "",
-            "" if arm.silent else arm.conditioning,
-            f"salt: {arm.salt}" if arm.salt else "",
-        ]
-        rows.append([f"arm {arm.name}", ", ".join(filter(None, parts))])
+    for arm, values in study.arm_values().items():
+        changed = [f"{name} {_value(value)}" for name, value in _flat("", values)]
+        rows.append([f"arm {arm}", ", ".join(changed)])
     return rows
+
+
+def _flat(place: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the values within settings, each with where it is."""
+    if not isinstance(value, dict):
+        yield place, value
+        return
+    for name, inner in value.items():
+        yield from _flat(".".join(filter(None, (place, name))), inner)
+
+
+def _value(value: Any) -> str:
+    return printable(value if isinstance(value, str) else json.dumps(value))
 
 
 def _provenance(analysis: Analysis) -> list[list[str]]:
@@ -138,7 +150,7 @@ def _provenance(analysis: Analysis) -> list[list[str]]:
     started = analysis.made_with("started")
     names = ("weight_feedback", "torch", "numpy", "python", "machine", "device", "threads")
     return [
-        ["data", f"{analysis.study.data}, {trained_on(analysis)}"],
+        *([["data", trained_on(analysis)]] if analysis.data else []),
         *([name.replace("_", "-"), printable(", ".join(analysis.made_with(name)))] for name in names),
         ["trials started", printable(f"{started[0]} to {started[-1]}")],
         ["time of all trials together", f"{number(seconds / 60, 1)} minutes on one core each"],

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.statistics.dimension import Measured
@@ -48,19 +48,21 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def plot_accuracy(
-    curves: Mapping[str, ArrayLike], title: str, paths: Sequence[Path], first: Collection[str] = ()
+def plot_means(
+    curves: Mapping[str, ArrayLike], title: str, axis: str, paths: Sequence[Path], first: Collection[str] = ()
 ) -> str:
-    """Draw accuracy per epoch: a mean line for each arm, and a band of one standard deviation over seeds.
+    """Draw a metric per epoch: a mean line for each arm, and a band of one standard deviation over seeds.
 
     The bands are left out where there are too many arms to tell them apart. Of more arms than there are looks,
     a few have one and are named; the others are thin and grey.
 
     Args:
-        curves: label of an arm to accuracies in percent, shape ``[seeds, epochs]``; one seed gives a line alone.
+        curves: label of an arm to values, shape ``[seeds, epochs]``, NaN where there is none; one seed gives a line
+            alone.
         title: heading.
+        axis: what the vertical axis is called.
         paths: where to write; the suffix chooses the format (``.png``, ``.svg``, ``.pdf``).
-        first: labels of arms that are named rather than others where not all can be.
+        first: names of arms that are named rather than others where not all can be.
 
     Returns:
         Letters that the font lacks, which are drawn as boxes.
@@ -69,7 +71,7 @@ def plot_accuracy(
         ValueError: there is nothing to draw, or an array has another number of dimensions.
     """
     if not curves:
-        raise ValueError("plot_accuracy: there are no curves to draw")
+        raise ValueError("plot_means: there are no curves to draw")
     named = _named([*curves], first)
     with mpl.rc_context(STYLE), _letters_missing() as missing:
         figure = Figure(figsize=SIZE, layout="constrained")
@@ -77,13 +79,15 @@ def plot_accuracy(
         counts, bands = set(), len(curves) <= MOST_BANDS
         lines: list[Artist] = []
         for label, values in curves.items():
-            accuracy = np.asarray(values, dtype=float)
-            if accuracy.ndim != 2 or accuracy.size == 0:
-                raise ValueError(f"plot_accuracy: {label!r} must have shape [seeds, epochs], got {accuracy.shape}")
-            seeds, epochs = accuracy.shape
+            curve = np.asarray(values, dtype=float)
+            if curve.ndim != 2 or curve.size == 0:
+                raise ValueError(f"plot_means: {label!r} must have shape [seeds, epochs], got {curve.shape}")
+            seeds, epochs = curve.shape
             counts.add(seeds)
-            x = np.arange(1, epochs + 1)
-            mean = accuracy.mean(axis=0)
+            there = ~np.isnan(curve).all(axis=0)
+            curve = curve[:, there]
+            x = np.arange(1, epochs + 1)[there]
+            mean = np.nanmean(curve, axis=0)
             if label not in named:
                 others = axes.plot(x, mean, color=OTHERS, linewidth=0.6, zorder=1)
                 continue
@@ -92,9 +96,9 @@ def plot_accuracy(
             dashes = DASHES[index // len(COLOURS) % len(DASHES)]
             lines += axes.plot(x, mean, color=colour, linestyle=dashes, linewidth=1.8, marker="o", markersize=3.5)
             if seeds > 1 and bands:
-                spread = accuracy.std(axis=0, ddof=1)
+                spread = _spread(curve)
                 axes.fill_between(x, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
-        axes.set(xlabel="epochs", ylabel="accuracy %")
+        axes.set(xlabel="epochs", ylabel=axis)
         _set_title(figure, axes, title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=True, alpha=0.3)
@@ -106,24 +110,77 @@ def plot_accuracy(
     return "".join(missing)
 
 
-def _named(labels: Sequence[str], first: Collection[str]) -> list[str]:
-    """Return the labels that lines are told apart by, in their order."""
-    if len(labels) <= MOST_NAMED:
-        return list(labels)
-    return [label for label in labels if label in first][:MOST_NAMED] or list(labels[: len(COLOURS)])
+def plot_values(
+    values: Mapping[str, ArrayLike], title: str, axis: str, paths: Sequence[Path], first: Collection[str] = ()
+) -> str:
+    """Draw a metric that trials report once: a row an arm, with a dot a seed and a line at the mean.
+
+    Args:
+        values: label of an arm to values, shape ``[seeds]``, NaN where there is none.
+        title: heading.
+        axis: what the axis is called.
+        paths: where to write; see `plot_means`.
+        first: names of arms that are drawn rather than others where not all can be.
+
+    Returns:
+        See `plot_means`.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    if not values:
+        raise ValueError("plot_values: there are no values to draw")
+    named = _named([*values], first)
+    with mpl.rc_context(STYLE), _letters_missing() as missing:
+        figure = Figure(figsize=(SIZE[0], 1.5 + 0.45 * len(named)), layout="constrained")
+        axes = figure.add_subplot()
+        for row, label in enumerate(named):
+            x = np.asarray(values[label], dtype=float)
+            x = x[~np.isnan(x)]
+            colour = COLOURS[row % len(COLOURS)]
+            # Multiples of the golden ratio spread evenly, whatever the number of seeds.
+            height = row + 0.5 * (np.arange(x.size) * 0.618034 % 1 - 0.5)
+            axes.scatter(x, height, color=colour, s=18, alpha=0.6, linewidths=0)
+            if x.size:
+                axes.plot([x.mean()] * 2, [row - 0.35, row + 0.35], color=colour, linewidth=2.5)
+        axes.set_yticks(range(len(named)), named)
+        axes.set_ylim(len(named) - 0.5, -0.5)
+        axes.set(
+            xlabel=axis
+            if len(named) == len(values)
+            else f"{axis}; {len(values) - len(named)} more arms: see the report's table"
+        )
+        _set_title(figure, axes, title)
+        axes.grid(visible=True, axis="x", alpha=0.3)
+        _save(figure, paths)
+    return "".join(missing)
 
 
-def _add_legend(figure: Figure, axes: Axes, lines: Sequence[Artist], labels: Sequence[str], title: str) -> None:
+def _spread(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the standard deviation at each epoch over the seeds that have a value; 0 for a single one."""
+    counts = (~np.isnan(curve)).sum(axis=0)
+    squares = np.nansum((curve - np.nanmean(curve, axis=0)) ** 2, axis=0)
+    return np.asarray(np.sqrt(squares / np.maximum(counts - 1, 1)))
+
+
+def _named(names: Sequence[str], first: Collection[str]) -> list[str]:
+    """Return the names that lines are told apart by, in their order."""
+    if len(names) <= MOST_NAMED:
+        return list(names)
+    return [label for label in names if label in first][:MOST_NAMED] or list(names[: len(COLOURS)])
+
+
+def _add_legend(figure: Figure, axes: Axes, lines: Sequence[Artist], names: Sequence[str], title: str) -> None:
     """Put the legend where it leaves room for the lines; else below, and let the figure grow."""
-    # Handed over as pairs: labels that a line is given itself are left out if they begin with an underscore.
+    # Handed over as pairs: names that a line is given itself are left out if they begin with an underscore.
     options: dict[str, Any] = {"frameon": False, "title": title, "alignment": "left"}
-    legend = axes.legend(lines, labels, loc="lower right", **options)
+    legend = axes.legend(lines, names, loc="lower right", **options)
     width, height = _inches(figure, legend)
     if width <= WIDEST * SIZE[0] and height <= HIGHEST * SIZE[1]:
         return
     legend.remove()
     columns = max(1, int(SIZE[0] // (width + 0.2)))
-    below = figure.legend(lines, labels, loc="outside lower left", ncols=columns, **options)
+    below = figure.legend(lines, names, loc="outside lower left", ncols=columns, **options)
     width, height = _inches(figure, below)
     figure.set_size_inches(max(SIZE[0], width + 0.2), figure.get_figheight() + height)
 
@@ -140,41 +197,48 @@ def _set_title(figure: Figure, axes: Axes, title: str) -> None:
     if width > TITLE:
         lines = textwrap.wrap(title, int(len(title) * TITLE / width))
         text.set_text("\n".join(lines))
-        figure.set_figheight(SIZE[1] + height * len(lines))
+        figure.set_figheight(figure.get_figheight() + height * len(lines))
 
 
 def plot_dimension(
-    measured: Measured, title: str, paths: Sequence[Path], published: tuple[str, int] | None = None
+    measured: Measured,
+    title: str,
+    axis: str,
+    paths: Sequence[Path],
+    published: tuple[str, int] | None = None,
+    unit: str = "",
 ) -> str:
-    """Draw accuracy against dimensions: a point a seed, the monotone fit, the threshold and where the fit meets it.
+    """Draw a metric against dimensions: a point a seed, the monotone fit, the threshold and where the fit meets it.
 
     Args:
-        measured: accuracies, and what follows from them.
+        measured: values, and what follows from them.
         title: heading.
-        paths: where to write; see `plot_accuracy`.
+        axis: what the vertical axis is called.
+        paths: where to write; see `plot_means`.
         published: what others found, and where that is published.
+        unit: of the threshold.
 
     Returns:
-        See `plot_accuracy`.
+        See `plot_means`.
     """
     with mpl.rc_context(STYLE), _letters_missing() as missing:
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.add_subplot()
-        x = [d for d, values in measured.accuracy.items() for _ in values]
-        points = axes.scatter(x, np.concatenate([*measured.accuracy.values()]), color=COLOURS[0], s=22, alpha=0.6)
-        (fit,) = axes.plot([*measured.accuracy], measured.fitted, color=COLOURS[0], linewidth=1.8)
+        x = [d for d, values in measured.values.items() for _ in values]
+        points = axes.scatter(x, np.concatenate([*measured.values.values()]), color=COLOURS[0], s=22, alpha=0.6)
+        (fit,) = axes.plot([*measured.values], measured.fitted, color=COLOURS[0], linewidth=1.8)
         threshold = axes.axhline(measured.threshold, color=COLOURS[6], linestyle="dashed", linewidth=1)
         shown: dict[str, Artist] = {
             "one seed each": points,
             "monotone fit of the means": fit,
-            f"threshold {measured.threshold:g} %": threshold,
+            f"threshold {measured.threshold:g} {unit}".strip(): threshold,
         }
         value, low, high = measured.dimension
         inside = 0 < value < np.inf
         crossing = axes.axvline(value) if inside else axes.plot([], [])[0]
         crossing.set(color=COLOURS[1], linewidth=1.5)
         shown[f"dimensions: {measured.estimate}"] = crossing
-        ends = np.clip([low, high], min(measured.accuracy), max(measured.accuracy))
+        ends = np.clip([low, high], min(measured.values), max(measured.values))
         if low < high:
             band = axes.axvspan(*ends, color=COLOURS[1], alpha=0.15, linewidth=0)
             shown[f"{100 * measured.confidence:g} % bootstrap interval"] = band
@@ -183,10 +247,10 @@ def plot_dimension(
             line = axes.axvline(dimensions, color=COLOURS[2], linestyle="dotted", linewidth=1.8)
             shown[f"{source}: {dimensions:,}"] = line
         axes.set_xscale("log")
-        ticks = _apart([*measured.accuracy])
+        ticks = _apart([*measured.values])
         axes.set_xticks(ticks, [f"{d:,}" for d in ticks])
         axes.minorticks_off()
-        axes.set(xlabel="dimensions of the subspace", ylabel="accuracy %")
+        axes.set(xlabel="dimensions of the subspace", ylabel=axis)
         _set_title(figure, axes, title)
         axes.grid(visible=True, alpha=0.3)
         axes.legend([*shown.values()], [*shown], loc="lower right", framealpha=0.9, edgecolor="none")
@@ -195,7 +259,7 @@ def plot_dimension(
 
 
 def _apart(dimensions: Sequence[int]) -> list[int]:
-    """Return those whose labels don't run into each other on a logarithmic axis, smallest first."""
+    """Return those whose numbers don't run into each other on a logarithmic axis, smallest first."""
     span, kept = math.log(dimensions[-1] / dimensions[0]), [dimensions[0]]
     for d in dimensions[1:]:
         # A digit takes less than a 70th of the axis.

@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from weight_feedback.lab.data.published import fingerprints, mixed_data
+from weight_feedback.lab.data.published import mixed_data
 from weight_feedback.lab.statistics.contrasts import Compared, compare
 from weight_feedback.lab.statistics.estimates import Interval, mean_interval
 from weight_feedback.lab.statistics.gate import Passed, look
-from weight_feedback.lab.statistics.outcomes import ArmResult, Outcome, study_outcome
+from weight_feedback.lab.statistics.outcomes import ArmResult, Outcome, mean_there, study_outcome
+from weight_feedback.lab.store.inventory import count_data
 from weight_feedback.lab.store.peeks import read_peeks, record_peek
 from weight_feedback.lab.store.store import Record, Store
-from weight_feedback.lab.study.study import SEEDS_END, Arm, Study
-from weight_feedback.lab.study.trials import Swap
-
-HEARD = {
-    "zeros": "z = 0",
-    "initial": "its initial z",
-    "other": "another seed's final z",
-}
-"""What each swap lets a network hear."""
+from weight_feedback.lab.study.study import Arm, Study
+from weight_feedback.lab.study.trials import Swap, data_of
+from weight_feedback.lab.tasks.base import SEEDS_END, Measured, Metric
 
 
 class Swapped(NamedTuple):
-    """What became of an arm's trained networks when they heard something else in evaluation.
+    """What became of an arm's trained models when they were evaluated under something else.
 
     Attributes:
         arm: name of the arm.
-        heard: what they heard instead, a key of `HEARD`.
-        accuracy: then, percent.
-        change: of accuracy by the swap, points, paired by seed.
+        under: what it was, as text.
+        value: the judged metric then.
+        change: of its final value by the swap, paired by seed.
         changes: seed to change.
     """
 
     arm: str
-    heard: str
-    accuracy: Interval
+    under: str
+    value: Interval
     change: Interval
     changes: Mapping[int, float]
 
@@ -64,7 +60,7 @@ class Analysis:
         provenance: of every finished trial within the study's own seeds.
         passed: what the gate says of the study.
         command: that runs what is missing.
-        data: fingerprint to how many results, of trials and swaps, come from such data.
+        data: how many results, of trials and swaps, come from which data.
         chosen: names of the arms that were asked for; None: all. Arms, contrasts, swaps and provenance are of these
             alone; everything else, the family of verdicts among it, is of the whole study.
     """
@@ -80,7 +76,7 @@ class Analysis:
     provenance: Sequence[Mapping[str, Any]]
     passed: Passed
     command: str
-    data: Mapping[str, int]
+    data: Mapping[str, Mapping[str, int]]
     chosen: Sequence[str] | None = None
 
     def made_with(self, name: str) -> list[str]:
@@ -94,7 +90,7 @@ class Analysis:
     @property
     def mixed(self) -> str:
         """Why nothing is compared: results come from different data; empty if they don't."""
-        return mixed_data(self.study.data, self.data)
+        return mixed_data(self.data)
 
     @property
     def choice(self) -> str:
@@ -164,8 +160,12 @@ def analyse(
     results = [_arm_result(study, arm, records, failures) for arm in study.arms]
     wide = [_arm_result(study, arm, more, {}) for arm in study.arms] if extended > study.seeds else []
     swapped = [(arm, swap, record) for arm, swap in study.swaps() if (record := store.read(swap))]
-    data = fingerprints(one.result for one in (*more.values(), *(record for *_, record in swapped)) if one)
-    shown = (peek or not waiting) and len(data) < 2
+    data: dict[str, Counter[str]] = {}
+    for one in (*more.values(), *(record for *_, record in swapped)):
+        if one:
+            count_data(data, one.result)
+    mixed = bool(mixed_data(data))
+    shown = (peek or not waiting) and not mixed
     return Analysis(
         study=study,
         outcome=study_outcome(study),
@@ -174,7 +174,7 @@ def analyse(
         if shown
         else [],
         waiting=waiting,
-        swaps=[one for one in _swapped(swapped, results) if one.arm in chosen] if len(data) < 2 else [],
+        swaps=[] if mixed else [one for one in _swapped(study, swapped, results) if one.arm in chosen],
         extended=extended,
         exploratory=_between(chosen, compare(study, wide, extended, passed, judge=False)) if shown else [],
         provenance=[one.provenance for (name, _), one in records.items() if one and name in chosen],
@@ -218,44 +218,94 @@ def _arm_result(
     failures: Mapping[tuple[str, int], str | None],
 ) -> ArmResult:
     found = {seed: record for (name, seed), record in records.items() if record and name == arm.name}
-    results, epochs = [record.result for record in found.values()], study.training.epochs
-    accuracy, loss = np.empty((len(results), epochs)), np.empty((len(results), epochs))
-    for row, result in enumerate(results):
-        done = result["epochs"]
-        accuracy[row], loss[row] = 100 / result["classes"], math.log(result["classes"])
-        accuracy[row, : len(done)] = [epoch["accuracy"] for epoch in done]
-        loss[row, : len(done)] = [epoch["loss"] for epoch in done]
-    hearings = {name: np.full((len(results), epochs + 1), np.nan) for name in ("norm", "drift", "share")}
-    for name, values in hearings.items():
-        for row, result in enumerate(results):
-            values[row, : len(result["hearings"])] = [hearing[name] for hearing in result["hearings"]]
+    measured = {seed: study.kind.measured(record.result) for seed, record in found.items()}
+    trials = [*measured.values()]
+    epochs = max((one.epochs for one in trials), default=0)
+    names = dict.fromkeys(name for one in trials for name in one.diagnostics)
+    counts = {name: _counts(name, metric, trials) for name, metric in study.reported.items()}
     return ArmResult(
         arm=arm,
-        parameters=results[0]["parameters"] if results else 0,
         seeds=tuple(found),
-        accuracy=accuracy,
-        loss=loss,
-        hearings=hearings if any(result["hearings"] for result in results) else {},
+        curves={
+            name: _rows([_curve(name, metric, one, epochs) for one in trials], epochs)
+            for name, metric in study.reported.items()
+        },
+        diagnostics={
+            name: _rows([_padded(one.diagnostics.get(name, ()), epochs + 1) for one in trials], epochs + 1)
+            for name in names
+        },
         seconds=np.array([record.provenance["seconds"] for record in found.values()]),
-        diverged={seed: r.result["diverged"] for seed, r in found.items() if r.result["diverged"] is not None},
+        facts=_shared([one.facts for one in trials]),
+        diverged={seed: one.diverged for seed, one in measured.items() if one.diverged},
+        counts={name: values for name, values in counts.items() if values},
         failed={seed: reason for (name, seed), reason in failures.items() if reason and name == arm.name},
+        data=frozenset(item for record in found.values() for item in data_of(record.result).items()),
     )
 
 
-def _swapped(swaps: Sequence[tuple[Arm, Swap, Record]], arms: Sequence[ArmResult]) -> Iterator[Swapped]:
+def _rows(rows: Sequence[NDArray[np.float64]], size: int) -> NDArray[np.float64]:
+    return np.stack(rows) if rows else np.empty((0, size))
+
+
+def _padded(values: Sequence[float], size: int, end: float | None = None) -> NDArray[np.float64]:
+    """Return values, and something else from their end on: NaN if it is None."""
+    row = np.full(size, np.nan if end is None else end)
+    row[: len(values)] = values[:size]
+    return row
+
+
+def _counts_as(name: str, metric: Metric, measured: Measured) -> float | None:
+    """Return what a diverged trial counts as in a metric; None if it counts as missing."""
+    return measured.counts.get(name, metric.diverged)
+
+
+def _counts(name: str, metric: Metric, trials: Sequence[Measured]) -> frozenset[float]:
+    """Return the values that diverged trials of an arm count as."""
+    found = (_counts_as(name, metric, one) for one in trials)
+    return frozenset(value for value in found if value is not None)
+
+
+def _curve(name: str, metric: Metric, measured: Measured, epochs: int) -> NDArray[np.float64]:
+    """Return a metric's values, one an epoch.
+
+    One that is reported once alone is known after the last epoch; a trial that stops early keeps its last value.
+    """
+    values = measured.curves.get(name, ())
+    if measured.diverged:
+        return _padded(values, epochs, _counts_as(name, metric, measured))
+    if len(values) == 1 < measured.epochs:
+        values = [np.nan] * (measured.epochs - 1) + [*values]
+    return _padded(values, epochs, values[-1] if values else None)
+
+
+def _shared(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the facts that all trials have, and agree on."""
+    if not facts:
+        return {}
+    return {name: value for name, value in facts[0].items() if all(one.get(name) == value for one in facts)}
+
+
+def _swapped(
+    study: Study, swaps: Sequence[tuple[Arm, Swap, Record]], arms: Sequence[ArmResult]
+) -> Iterator[Swapped]:
+    metric, titles = study.judged, study.kind.interventions
     trained = {
-        (result.arm.name, seed): float(accuracy)
+        (result.arm.name, seed): float(value)
         for result in arms
-        for seed, accuracy in zip(result.seeds, result.accuracy[:, -1:].ravel(), strict=True)
+        for seed, value in zip(result.seeds, result.curves[metric][:, -1:].ravel(), strict=True)
     }
     found: dict[tuple[str, str], dict[int, float]] = {}
     for arm, swap, record in swaps:
-        if (arm.name, swap.trial.seed) in trained:
-            found.setdefault((arm.name, swap.heard), {})[swap.trial.seed] = record.result["accuracy"]
-    for (name, heard), accuracy in found.items():
-        changes = {seed: value - trained[name, seed] for seed, value in accuracy.items()}
+        if (arm.name, swap.trial.seed) in trained and metric in record.result:
+            found.setdefault((arm.name, swap.heard), {})[swap.trial.seed] = record.result[metric]
+    for (name, heard), values in found.items():
+        changes = {seed: value - trained[name, seed] for seed, value in values.items()}
         yield Swapped(
-            name, heard, mean_interval(list(accuracy.values())), mean_interval(list(changes.values())), changes
+            name,
+            titles.get(heard, heard),
+            mean_interval(list(values.values())),
+            mean_there(np.array([*changes.values()]))[0],
+            changes,
         )
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weight_feedback.lab.statistics.estimates import area_under_curve, epochs_to, final
 from weight_feedback.lab.statistics.gate import Pair, Passed
-from weight_feedback.lab.statistics.outcomes import ArmResult, study_outcome
+from weight_feedback.lab.statistics.outcomes import ArmResult, study_outcome, with_unit
 from weight_feedback.lab.statistics.verdicts import MISSING_PERCENT, Estimate, Verdict, estimate, verdicts
-from weight_feedback.lab.study.study import Declared, Study
+from weight_feedback.lab.study.declared import Declared
+from weight_feedback.lab.study.study import Study
+from weight_feedback.untrusted import printable
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,9 @@ def _pairs(study: Study) -> list[Pair]:
 
 def _by_seed(study: Study, arm: ArmResult, seeds: int) -> NDArray[np.float64]:
     """Return an arm's declared outcome, shape ``[seeds]``, from the first seed on, NaN where there is no trial."""
-    assert study.declared is not None
     outcome = np.full(seeds, np.nan)
     if arm.seeds:
-        found = {
-            "final-accuracy": lambda: final(arm.accuracy),
-            "area-under-curve": lambda: area_under_curve(arm.accuracy),
-            "epochs-to-threshold": lambda: epochs_to(arm.accuracy, study.declared.threshold or 0),
-            "final-loss": lambda: arm.loss[:, -1],
-        }
-        outcome[np.subtract(arm.seeds, study.first_seed)] = found[study.declared.outcome]()
+        outcome[np.subtract(arm.seeds, study.first_seed)] = study_outcome(study).of(arm.curves)
     return outcome
 
 
@@ -134,11 +128,11 @@ class _Paired:
     @property
     def censored(self) -> int:
         """How many trials of the pairs never reached the threshold whose epoch is the outcome."""
-        if self.declared.outcome != "epochs-to-threshold":
+        if self.declared.outcome != "first-past":
             return 0
         left, right = self.outcomes
         there = ~np.isnan(left - right)
-        return sum(int((x[there] > self.study.training.epochs).sum()) for x in (left, right))
+        return sum(int((x[there] > arm.epochs).sum()) for x, arm in zip((left, right), self.arms, strict=True))
 
     @property
     def without_diverged(self) -> Estimate:
@@ -150,6 +144,12 @@ class _Paired:
     def reason(self) -> str:
         """Why the pairs hold too little to be judged; nothing if they hold enough."""
         trials = 2 * self.estimate.n
+        a, b = self.arms
+        if self.estimate.n and a.data != b.data:
+            return (
+                f"{a.arm.name} and {b.arm.name} come from different data or code "
+                f"({_told(a.data - b.data)} against {_told(b.data - a.data)}), so that their pairs aren't pairs"
+            )
         if 2 * self.trials_diverged > trials:
             return (
                 f"{self.trials_diverged} of {trials} trials diverged, so that most of what is compared is what "
@@ -157,22 +157,27 @@ class _Paired:
             )
         if 2 * self.censored > trials:
             return (
-                f"{self.censored} of {trials} trials never reached {self.declared.threshold:g} % accuracy, so that "
-                "most of what is compared is a bound"
+                f"{self.censored} of {trials} trials never reached the threshold, {self._threshold}, so that most "
+                "of what is compared is a bound"
             )
         return ""
+
+    @property
+    def _threshold(self) -> str:
+        metric = self.study.reported[self.study.judged]
+        return f"{with_unit(f'{self.declared.threshold:g}', metric.unit)} {metric.label or self.study.judged}"
 
     @property
     def note(self) -> str:
         """What to add to a verdict on them."""
         if not self.censored:
             return ""
-        epochs = self.study.training.epochs
+        epochs = sorted({arm.epochs + 1 for arm in self.arms})
         unjudged = math.isnan(self.estimate.tost_p) and not self.estimate.same
         judged = "; equivalence isn't judged from them" if unjudged else ""
         return (
             f" {self.censored} of {2 * self.estimate.n} trials never reached the threshold, and count as "
-            f"{epochs + 1} epochs, the least that they can have needed{judged}."
+            f"{' or '.join(map(str, epochs))} epochs, the least that they can have needed{judged}."
         )
 
 
@@ -187,15 +192,20 @@ def _same(a: ArmResult, b: ArmResult) -> bool:
     left, right = ([result.seeds.index(seed) for seed in there] for result in (a, b))
     return (
         len(there) > 1
-        and np.array_equal(a.accuracy[left], b.accuracy[right])
-        and np.array_equal(a.loss[left], b.loss[right])
+        and a.curves.keys() == b.curves.keys()
+        and all(np.array_equal(a.curves[name][left], b.curves[name][right], equal_nan=True) for name in a.curves)
     )
+
+
+def _told(data: Iterable[tuple[str, str]]) -> str:
+    """Return names and fingerprints as text."""
+    return printable(", ".join(f"{name} {fingerprint[:16]}" for name, fingerprint in sorted(data))) or "none"
 
 
 def _judge(paired: Mapping[Pair, _Paired], withheld: Mapping[Pair, str]) -> dict[Pair, tuple[Verdict, str]]:
     """Return the verdicts on the primary contrasts, and their sentences."""
     study = next(iter(paired.values())).study
-    outcome = study_outcome(study)
+    outcome, scope = study_outcome(study), study.kind.scope
     reasons = {pair: withheld.get(pair) or one.reason for pair, one in paired.items()}
 
     def family(estimates: Mapping[Pair, Estimate]) -> dict[Pair, Verdict]:
@@ -218,7 +228,7 @@ def _judge(paired: Mapping[Pair, _Paired], withheld: Mapping[Pair, str]) -> dict
     judged = {}
     for (a, b), one in paired.items():
         verdict, other = found[a, b], without[a, b]
-        sentence = verdict.sentence(a, b, outcome.unit)
+        sentence = verdict.sentence(a, b, outcome.differences, scope)
         if verdict.kind != "withheld":
             sentence += one.note
             if (verdict.kind, verdict.direction) != (other.kind, other.direction):
@@ -228,6 +238,6 @@ def _judge(paired: Mapping[Pair, _Paired], withheld: Mapping[Pair, str]) -> dict
                     if own
                     else "In pairs of other contrasts trials diverged"
                 )
-                sentence += f" {where}; without them, {other.sentence(a, b, outcome.unit)}"
+                sentence += f" {where}; without them, {other.sentence(a, b, outcome.differences, scope)}"
         judged[a, b] = verdict, sentence
     return judged

@@ -1,4 +1,4 @@
-"""How many dimensions a task needs (Li et al. 2018, arXiv:1804.08838): from accuracies alone, without torch."""
+"""How many dimensions a task needs (Li et al. 2018, arXiv:1804.08838): from a metric alone, without torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from weight_feedback.lab.statistics.estimates import check_confidence
 
 RESAMPLES = 2_000
 """Bootstrap resamples behind an interval."""
-# Accuracies are of up to 100, with rounding errors of 1e-14; means that agree to this are equal.
+# Percentages are of up to 100, with rounding errors of 1e-14; means that agree to this are equal.
 _ROUNDING = 1e-9
 
 
@@ -37,14 +37,14 @@ class Measured:
     """What was measured in subspaces of several sizes, and what follows.
 
     Attributes:
-        accuracy: dimensions, smallest first, to accuracies in percent, sorted, shape ``[seeds]``.
-        fitted: the accuracies of the monotone fit, in percent, shape ``[len(accuracy)]``.
-        threshold: in percent.
+        values: dimensions, smallest first, to the metric, sorted, shape ``[seeds]``.
+        fitted: the monotone fit, shape ``[len(values)]``.
+        threshold: of the metric.
         confidence: of the interval.
         dimension: the estimate.
     """
 
-    accuracy: dict[int, NDArray[np.float64]]
+    values: dict[int, NDArray[np.float64]]
     fitted: NDArray[np.float64]
     threshold: float
     confidence: float
@@ -58,7 +58,7 @@ class Measured:
         """
         if 0 < value < math.inf:
             return f"{value:,.0f}"
-        return f"< {min(self.accuracy):,}" if value == 0 else f"> {max(self.accuracy):,}"
+        return f"< {min(self.values):,}" if value == 0 else f"> {max(self.values):,}"
 
     @property
     def estimate(self) -> str:
@@ -69,22 +69,22 @@ class Measured:
 
 
 def estimate(
-    accuracy: Mapping[int, ArrayLike],
+    values: Mapping[int, ArrayLike],
     threshold: float = 90.0,
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
 ) -> Measured:
     """Estimate the least dimensions with which a threshold is reached.
 
-    Mean accuracies are made monotone in ``d`` by least squares (isotonic regression, weighted by seeds), and
+    Means are made monotone in ``d`` by least squares (isotonic regression, weighted by seeds), and
     interpolated in ``log d``. The interval is that of percentiles of a bootstrap (Efron 1979) in which seeds are
     drawn again for each ``d``; with few seeds it is too narrow. Where ends lie between two resamples, it is the
     outer one.
 
     Args:
-        accuracy: dimensions to accuracies in percent, shape ``[seeds]``, of independent runs; seeds may differ in
-            number. The order of neither matters.
-        threshold: in percent.
+        values: dimensions to a metric of which more is better, shape ``[seeds]``, of independent runs; seeds may
+            differ in number. The order of neither matters.
+        threshold: of the metric.
         confidence: of the interval, between 0 and 1.
         resamples: of the bootstrap.
 
@@ -96,21 +96,21 @@ def estimate(
             the threshold isn't finite, the confidence isn't between 0 and 1, or there are no resamples.
     """
     check_confidence("estimate", confidence)
-    if not accuracy or min(accuracy) < 1 or not math.isfinite(threshold):
+    if not values or min(values) < 1 or not math.isfinite(threshold):
         raise ValueError(
-            "estimate: expected accuracies of subspaces of at least 1 dimension and a finite threshold, got those "
-            f"of {sorted(accuracy)} and {threshold}"
+            "estimate: expected values of subspaces of at least 1 dimension and a finite threshold, got those "
+            f"of {sorted(values)} and {threshold}"
         )
     if resamples < 1:
         raise ValueError(f"estimate: resamples: expected at least 1, got {resamples}")
-    known = {d: _vector(d, accuracy[d]) for d in sorted(accuracy)}
-    weights = np.array([len(values) for values in known.values()], dtype=np.float64)
-    fitted = _fit(np.array([values.mean() for values in known.values()]), weights)
+    known = {d: _vector(d, values[d]) for d in sorted(values)}
+    weights = np.array([len(one) for one in known.values()], dtype=np.float64)
+    fitted = _fit(np.array([one.mean() for one in known.values()]), weights)
     dimensions = np.array([*known], dtype=np.float64)
     low = high = math.nan
     if weights.max() > 1:
         generator = np.random.default_rng(0)
-        resampled = [generator.choice(values, (resamples, len(values))).mean(axis=1) for values in known.values()]
+        resampled = [generator.choice(one, (resamples, len(one))).mean(axis=1) for one in known.values()]
         crossings = [
             _crossing(dimensions, _fit(means, weights), threshold) for means in np.stack(resampled, axis=1)
         ]
@@ -122,12 +122,10 @@ def estimate(
 
 
 def _vector(d: int, values: ArrayLike) -> NDArray[np.float64]:
-    """Return accuracies in an order of their own, so that resamples don't depend on that of the seeds."""
+    """Return values in an order of their own, so that resamples don't depend on that of the seeds."""
     x = np.sort(np.asarray(values, dtype=np.float64).ravel())
     if np.ndim(values) != 1 or not x.size or not np.isfinite(x).all():
-        raise ValueError(
-            f"estimate: accuracies of {d} dimensions must be a vector of finite numbers, got {values!r}"
-        )
+        raise ValueError(f"estimate: values of {d} dimensions must be a vector of finite numbers, got {values!r}")
     return x
 
 

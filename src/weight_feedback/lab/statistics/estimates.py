@@ -1,6 +1,6 @@
 """Outcomes of trials, and estimates from differences paired by seed: pure functions of arrays, without torch.
 
-A difference is arm A minus arm B, in percentage points; no estimate depends on the order of the seeds.
+A difference is arm A minus arm B; no estimate depends on the order of the seeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FLIPS = 100_000
 EXACT = 16
 """The most pairs for which every sign flip is tried."""
 
-# Rounding, not data. An accuracy of up to 100 carries an error of 1e-14, so a difference of one hundredth of a
+# Rounding, not data. A percentage of up to 100 carries an error of 1e-14, so a difference of one hundredth of a
 # point carries a relative error of 1e-12: what agrees to 1e-9 is equal.
 _ROUNDING = 1e-9
 # Signs multiplied at a time, to bound memory.
@@ -38,68 +38,112 @@ class Interval(NamedTuple):
     high: float
 
 
-def final(accuracy: ArrayLike) -> NDArray[np.float64]:
-    """Return accuracy after the last epoch.
+def final(curve: ArrayLike) -> NDArray[np.float64]:
+    """Return a metric after the last epoch.
 
     Args:
-        accuracy: in percent, shape ``[seeds, epochs]``; NaN where a trial failed, here and in the functions below.
+        curve: shape ``[seeds, epochs]``; NaN where a trial failed, here and in the functions below.
 
     Returns:
-        Percent, shape ``[seeds]``.
+        Shape ``[seeds]``, in the metric's unit.
 
     Raises:
-        ValueError: the accuracies aren't a matrix with at least one epoch.
+        ValueError: the curve isn't a matrix with at least one epoch.
     """
-    return _matrix("final", accuracy)[:, -1].copy()
+    return _matrix("final", curve)[:, -1].copy()
 
 
-def best(accuracy: ArrayLike) -> NDArray[np.float64]:
-    """Return accuracy after the best epoch of each trial.
+def mean_of_last(curve: ArrayLike, last: int) -> NDArray[np.float64]:
+    """Return the mean of a metric over the last epochs.
 
     Args:
-        accuracy: in percent, shape ``[seeds, epochs]``.
+        curve: shape ``[seeds, epochs]``.
+        last: how many epochs; all, if there are fewer.
 
     Returns:
-        Percent, shape ``[seeds]``; NaN for a trial with any.
+        Shape ``[seeds]``, in the metric's unit; NaN for a trial with any among them.
 
     Raises:
-        ValueError: the accuracies aren't a matrix with at least one epoch.
+        ValueError: the curve isn't a matrix with at least one epoch, or there is no epoch to take.
     """
-    return np.asarray(_matrix("best", accuracy).max(axis=1))
+    if last < 1:
+        raise ValueError(f"mean_of_last: last must be at least 1, got {last}")
+    return np.asarray(_matrix("mean_of_last", curve)[:, -last:].mean(axis=1))
 
 
-def area_under_curve(accuracy: ArrayLike) -> NDArray[np.float64]:
-    """Return the area under accuracy by epoch (trapezoids), divided by the epochs between the first and the last.
+def best(curve: ArrayLike, higher: bool = True) -> NDArray[np.float64]:
+    """Return a metric after the best epoch of each trial: optimistic, as it is chosen by its own values.
 
     Args:
-        accuracy: in percent, shape ``[seeds, epochs]``.
+        curve: shape ``[seeds, epochs]``.
+        higher: whether higher is better.
 
     Returns:
-        A mean accuracy in percent, shape ``[seeds]``; of a single epoch, its accuracy. NaN for a trial with any.
+        Shape ``[seeds]``, in the metric's unit; NaN for a trial with any.
 
     Raises:
-        ValueError: the accuracies aren't a matrix with at least one epoch.
+        ValueError: the curve isn't a matrix with at least one epoch.
     """
-    x = _matrix("area_under_curve", accuracy)
+    x = _matrix("best", curve)
+    return np.asarray(x.max(axis=1) if higher else x.min(axis=1))
+
+
+def at_best_of(curve: ArrayLike, other: ArrayLike, higher: bool = True) -> NDArray[np.float64]:
+    """Return a metric at the epoch at which another one, such as one on validation data, is best.
+
+    Args:
+        curve: shape ``[seeds, epochs]``.
+        other: the other metric, of the same shape.
+        higher: whether higher is better of the other.
+
+    Returns:
+        Shape ``[seeds]``, in the metric's unit; of several best epochs, at the first. NaN for a trial whose other
+        metric has any NaN, or whose own is NaN there.
+
+    Raises:
+        ValueError: the curves aren't matrices of one shape with at least one epoch.
+    """
+    x, y = _matrix("at_best_of", curve), _matrix("at_best_of", other)
+    if x.shape != y.shape:
+        raise ValueError(f"at_best_of: curves must have one shape, got {x.shape} and {y.shape}")
+    known = ~np.isnan(y).any(axis=1)
+    chosen = np.where(np.isnan(y), 0.0, y if higher else -y).argmax(axis=1)
+    return np.where(known, x[np.arange(len(x)), chosen], math.nan)
+
+
+def area_under_curve(curve: ArrayLike) -> NDArray[np.float64]:
+    """Return the area under a metric by epoch (trapezoids), divided by the epochs between the first and the last.
+
+    Args:
+        curve: shape ``[seeds, epochs]``.
+
+    Returns:
+        A mean of the metric, shape ``[seeds]``; of a single epoch, its value. NaN for a trial with any.
+
+    Raises:
+        ValueError: the curve isn't a matrix with at least one epoch.
+    """
+    x = _matrix("area_under_curve", curve)
     return x[:, 0].copy() if x.shape[1] == 1 else np.asarray((x[:, :-1] + x[:, 1:]).mean(axis=1) / 2)
 
 
-def epochs_to(accuracy: ArrayLike, threshold: float) -> NDArray[np.float64]:
-    """Return the first epoch, counted from 1, whose accuracy reaches a threshold.
+def first_past(curve: ArrayLike, threshold: float, higher: bool = True) -> NDArray[np.float64]:
+    """Return the first epoch, counted from 1, whose metric reaches a threshold.
 
     Args:
-        accuracy: in percent, shape ``[seeds, epochs]``.
-        threshold: in percent.
+        curve: shape ``[seeds, epochs]``.
+        threshold: in the metric's unit.
+        higher: whether higher is better, so that it is reached from below; else from above.
 
     Returns:
         Epochs, shape ``[seeds]``, of which fewer are better. A trial that never reaches it counts as epochs + 1,
         the least that it can have needed: means with such trials are bounds. NaN for a trial with any.
 
     Raises:
-        ValueError: the accuracies aren't a matrix with at least one epoch.
+        ValueError: the curve isn't a matrix with at least one epoch.
     """
-    x = _matrix("epochs_to", accuracy)
-    reached = x >= threshold
+    x = _matrix("first_past", curve)
+    reached = x >= threshold if higher else x <= threshold
     first = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1.0, x.shape[1] + 1.0)
     return np.where(np.isnan(x).any(axis=1), math.nan, first)
 
@@ -205,7 +249,7 @@ def flip_signs(n: int, flips: int) -> NDArray[np.int8]:
     Args:
         n: differences, at least 1.
         flips: how many; where `EXACT` allows it, all those that keep the last sign are returned instead. The
-            other half are their mirror images, with the same distance from 0.
+            other half are their mirrored ones, at the same distance from 0.
     """
     if n <= EXACT:
         bits = (np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1
@@ -252,7 +296,7 @@ def equivalence_p(samples: NDArray[np.float64], margin: float, signs: NDArray[np
 
 
 def _as_far(samples: NDArray[np.float64], sums: NDArray[np.float64], signs: NDArray[np.int8]) -> NDArray[np.int64]:
-    """Return how many flips of each sample, and of its mirror image, have at least a given sum."""
+    """Return how many flips of each sample, and of its mirrored one, have at least a given sum."""
     # Flips act on the sizes alone: p depends neither on the order of the seeds nor on which arm is called A.
     sizes = np.sort(np.abs(samples), axis=1)
     # Sums that are equal but for rounding must count as equal.
@@ -370,10 +414,12 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return np.where(np.isnan(raw), math.nan, adjusted)
 
 
-def _matrix(name: str, accuracy: ArrayLike) -> NDArray[np.float64]:
-    x = np.asarray(accuracy, dtype=np.float64)
+def _matrix(name: str, curve: ArrayLike) -> NDArray[np.float64]:
+    x = np.asarray(curve, dtype=np.float64)
     if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(f"{name}: accuracy must have shape [seeds, epochs] with at least one epoch, got {x.shape}")
+        raise ValueError(
+            f"{name}: the curve must have shape [seeds, epochs] with at least one epoch, got {x.shape}"
+        )
     return x
 
 

@@ -24,7 +24,8 @@ from weight_feedback.lab.store.store import (
     read_declaration,
     read_record,
 )
-from weight_feedback.lab.study.study import SEEDS_END, Study
+from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.tasks.base import SEEDS_END
 from weight_feedback.untrusted import printable
 
 _TRIAL = re.compile(r".*-seed-([0-9]{5,10})-[0-9a-f]{16}\.json")
@@ -247,7 +248,7 @@ class _Others:
         """The lowest first seed with which none of the study's seeds was used, here or there."""
         taken = {seed for a, b in self._primary for seed in self._own[a] & self._own[b]}
         taken.update(seed for pair in self._primary for seeds in self._both(pair).values() for seed in seeds)
-        first, size = 0, self._study.training.cohort
+        first, size = 0, self._study.together
         while hits := taken.intersection(range(first, first + self._study.seeds)):
             first = -(-(max(hits) + 1) // size) * size
         return first

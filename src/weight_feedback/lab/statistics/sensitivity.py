@@ -12,7 +12,7 @@ from weight_feedback.lab.statistics.power import (
     smallest_flip_p,
 )
 from weight_feedback.lab.statistics.verdicts import family_level
-from weight_feedback.lab.study.study import Declared
+from weight_feedback.lab.study.declared import Declared
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,6 @@ from weight_feedback.lab.statistics.power import (
 MISSING_PERCENT = 5
 """Of the pairs; with more missing, a verdict is withheld: trials rarely fail by chance alone."""
 
-SCOPE = "on this test set, with this training set"
-"""What a verdict speaks of: seeds are all that is drawn again."""
 MOST = f"more than {MOST_SEEDS:,}"
 
 Direction = Literal["better", "worse"]
@@ -53,19 +51,19 @@ class Estimate:
     Attributes:
         n: pairs with both outcomes.
         missing: pairs without, because a trial failed; dropped.
-        mean: difference, in points; NaN without pairs.
-        sd: standard deviation of the differences, in points; NaN for fewer than two pairs.
+        mean: difference, in its unit, as sd, margin and detectable; NaN without pairs.
+        sd: standard deviation of the differences; NaN for fewer than two pairs.
         t: mean and Student's t interval; NaN ends for fewer than two pairs, a point without spread.
         flip_p: two-sided sign-flip p-value of the mean; NaN for fewer than two pairs.
         d_z: the mean in standard deviations of the differences, Hedges-corrected; see `effect_size`.
         superiority: P(A > B), ties counted half; NaN without pairs.
         tost_p: p-value of equivalence within the margin; NaN for fewer than two pairs, and without spread.
-        detectable: the true difference that a sign-flip test detects with 80 % power, in points, at the strictest
+        detectable: the true difference that a sign-flip test detects with 80 % power, at the strictest
             level that Holm's correction may ask for; NaN for fewer pairs than that takes, and without spread.
         no_spread: whether all differences are equal, so that they say nothing of how others would vary.
         same: whether the arms gave the same numbers throughout, as where they differ in nothing that acts; then
             the difference is 0, and there is nothing to test.
-        margin: of equivalence, in points.
+        margin: of equivalence.
         confidence: of the intervals.
     """
 
@@ -104,9 +102,9 @@ def estimate(
     """Estimate a contrast from outcomes paired by seed.
 
     Args:
-        a: outcome of arm A in percent, shape ``[seeds]``; NaN where a trial failed.
+        a: outcome of arm A, shape ``[seeds]``; NaN where a trial failed.
         b: outcome of arm B, same seeds in the same order.
-        margin: of equivalence, in points, above 0.
+        margin: of equivalence, in the unit of the outcome's differences, above 0.
         confidence: of the intervals, between 0 and 1.
         tests: how many tests share the error rate 1 − confidence, for the detectable difference.
         same: whether the arms gave the same numbers throughout, not in this outcome alone.
@@ -187,13 +185,14 @@ class Verdict:
     seeds: Seeds | None = None
     reason: str = ""
 
-    def sentence(self, a: str, b: str, unit: str = "points") -> str:
+    def sentence(self, a: str, b: str, unit: str = "", scope: str = "") -> str:
         """Say it in one plain sentence, with the intervals and the adjusted p-values that it rests on.
 
         Args:
             a: name of arm A.
             b: name of arm B.
             unit: of the difference.
+            scope: what a verdict speaks of, as ``"on this test set"``; default: nothing is said of it.
         """
         name, e = f"{a} − {b}", self.estimate
         if self.kind == "withheld":
@@ -201,13 +200,14 @@ class Verdict:
         # Enough digits to tell differences of a tenth of the margin apart.
         digits = max(2, 1 - math.floor(math.log10(e.margin)))
         pairs = f"{e.n} seeds" + (f", {e.missing} missing" if e.missing else "")
-        found = f"difference {_signed(e.mean, digits)} {unit} ({self._evidence(digits)}; {pairs})"
+        unit, on = (f" {words}" if words else "" for words in (unit, scope))
+        found = f"difference {_signed(e.mean, digits)}{unit} ({self._evidence(digits)}; {pairs})"
         if self.kind == "equivalent":
             also = f", and {self.direction}," if self.direction else ""
-            return f"{name}: equivalent within ±{e.margin:g} {unit}{also} {SCOPE}: {found}."
+            return f"{name}: equivalent within ±{e.margin:g}{unit}{also}{on}: {found}."
         if self.kind != "undecided":
-            return f"{name}: {self.kind} {SCOPE}: {found}."
-        return f"{name}: undecided {SCOPE}: {found}; {self._needed()}."
+            return f"{name}: {self.kind}{on}: {found}."
+        return f"{name}: undecided{on}: {found}; {self._needed()}."
 
     def _evidence(self, digits: int) -> str:
         e = self.estimate
@@ -251,7 +251,7 @@ def verdicts(
 
     Args:
         estimates: every declared contrast by name.
-        margin: of equivalence, in points, as in each estimate.
+        margin: of equivalence, as in each estimate.
         confidence: as in each estimate.
         more_is_better: of the outcome; False for a loss.
         error: what the error rate 1 − confidence is of: each family, or both together.

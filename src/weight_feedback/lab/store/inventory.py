@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from weight_feedback.files import remove
-from weight_feedback.lab.data.published import described, fingerprints, listed
+from weight_feedback.lab.data.published import Found, described, listed
 from weight_feedback.lab.store.provenance import differences
 from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError
 from weight_feedback.lab.store.weights import read_weights
-from weight_feedback.lab.study.study import SEEDS_END, Arm, Study
-from weight_feedback.lab.study.trials import Swap, Trial
+from weight_feedback.lab.study.study import Arm, Study
+from weight_feedback.lab.study.trials import Swap, data_of
+from weight_feedback.lab.tasks.base import SEEDS_END, Trial
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class Inventory:
         damaged: file to what is wrong with it.
         provenances: arm to those of its finished trials.
         swaps: those that aren't finished, whether they are possible or not.
-        data: fingerprint to how many results, of trials and swaps, come from such data.
+        data: how many results, of trials and swaps, come from which data.
     """
 
     whole: set[Trial] = field(default_factory=set)
     damaged: dict[Path, str] = field(default_factory=dict)
     provenances: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
     swaps: list[Swap] = field(default_factory=list)
-    data: Counter[str] = field(default_factory=Counter)
+    data: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 def take_inventory(study: Study, store: Store, seeds: int | None = None) -> Inventory:
@@ -72,9 +73,20 @@ def _following(study: Study, store: Store, seeds: int) -> Iterator[Trial]:
         yield from there
 
 
+def count_data(found: dict[str, Counter[str]], result: Mapping[str, Any]) -> None:
+    """Count from which data a result comes.
+
+    Args:
+        found: how many results come from which data; this one is added.
+        result: of a trial or a swap.
+    """
+    for name, fingerprint in data_of(result).items():
+        found.setdefault(name, Counter())[fingerprint] += 1
+
+
 def _count(found: Inventory, record: Record | None) -> None:
     if record is not None:
-        found.data.update(fingerprints([record.result]))
+        count_data(found.data, record.result)
 
 
 def _read(found: Inventory, store: Store, trial: Trial | Swap) -> Record | None:
@@ -137,22 +149,22 @@ def refuse_to_mix(found: Inventory, arms: Sequence[Arm], here: Mapping[str, Any]
             )
 
 
-def refuse_other_data(found: Mapping[str, int], name: str, fingerprint: str, folder: Path) -> None:
+def refuse_other_data(found: Found, here: Mapping[str, str], folder: Path) -> None:
     """Refuse to add results to those of other data.
 
     Args:
-        found: fingerprint to how many finished results come from such data.
-        name: of the data set.
-        fingerprint: of the data that are going to be used.
+        found: how many finished results come from which data.
+        here: name to fingerprint of the data that are going to be used.
         folder: of the results.
 
     Raises:
         StoreError: they differ.
     """
-    if set(found) - {fingerprint}:
-        raise StoreError(
-            f"{folder}: expected the data under the name {name} that its results come from "
-            f"({listed(name, found)}), found others ({described(name, fingerprint)}), whose results can't be "
-            "compared with those. Point --data-dir to the files that were used, or run all of it in another folder "
-            "(--out)"
-        )
+    for name, fingerprint in here.items():
+        if set(found.get(name, ())) - {fingerprint}:
+            raise StoreError(
+                f"{folder}: expected the data under the name {name} that its results come from "
+                f"({listed(name, found[name])}), found others ({described(name, fingerprint)}), whose results "
+                "can't be compared with those. Point --data-dir to the files that were used, or run all of it in "
+                "another folder (--out)"
+            )

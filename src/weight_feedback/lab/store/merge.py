@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from weight_feedback.files import remove, write_atomically
-from weight_feedback.lab.data.published import fingerprints, listed
+from weight_feedback.lab.data.published import listed
 from weight_feedback.lab.store.peeks import PEEKS, read_peeks, write_peeks
 from weight_feedback.lab.store.store import (
     DECLARATION,
@@ -21,6 +20,8 @@ from weight_feedback.lab.store.store import (
     read_record,
 )
 from weight_feedback.lab.store.weights import read_weights
+from weight_feedback.lab.study.toml import KEPT
+from weight_feedback.lab.study.trials import data_of
 
 _RESULTS = ("trials", "swaps")
 
@@ -60,7 +61,7 @@ def merge(target: Path, sources: Sequence[Path]) -> Merged:
             come from different data.
     """
     _check(target, sources)
-    declaration = _declaration(target, sources)
+    declaration = {**_study(target, sources), **_declaration(target, sources)}
     if not any(path for source in sources for path in _files(source, (*_RESULTS, "failures"), "json")):
         raise StoreError(f"{', '.join(map(str, sources))}: expected finished trials to copy, found none")
     known, peeks = read_peeks(target), {peek for folder in (target, *sources) for peek in read_peeks(folder)}
@@ -117,6 +118,13 @@ def _declaration(target: Path, sources: Sequence[Path]) -> dict[Path, Path]:
     return {} if earliest in (None, goal) else {goal: earliest}
 
 
+def _study(target: Path, sources: Sequence[Path]) -> dict[Path, Path]:
+    """Return which copy of the study itself to take: the first, where the target has none."""
+    goal = target / KEPT
+    found = [path for source in sources if (path := source / KEPT).is_file()]
+    return {goal: found[0]} if found and not goal.exists() else {}
+
+
 def _results(target: Path, sources: Sequence[Path]) -> tuple[dict[Path, Path], int]:
     """Return which results to copy, and how many others the target has already; each is checked."""
     copies: dict[Path, Path] = {}
@@ -142,9 +150,8 @@ def _refuse_other_data(target: Path, sources: Sequence[Path]) -> None:
     for folder in (target, *sources):
         for path in _files(folder, _RESULTS, "json"):
             with suppress(Damaged):  # what is going to be copied is read again, and then it is refused
-                result = read_record(path).result
-                known = found.setdefault(_data_set(result), {}).setdefault(folder, Counter())
-                known.update(fingerprints([result]))
+                for name, fingerprint in data_of(read_record(path).result).items():
+                    found.setdefault(name, {}).setdefault(folder, Counter())[fingerprint] += 1
     for name, folders in found.items():
         if len(set().union(*folders.values())) > 1:
             each = "; ".join(f"{folder}: {listed(name, known)}" for folder, known in folders.items())
@@ -153,12 +160,6 @@ def _refuse_other_data(target: Path, sources: Sequence[Path]) -> None:
                 "which can't be compared; nothing was copied. Keep them in folders of their own, or run again what "
                 "was run on the wrong data"
             )
-
-
-def _data_set(result: Mapping[str, Any]) -> str:
-    """Return the name of the data set that a result comes from."""
-    kind, *_ = (result[kind] for kind in ("trial", "measurement", "swap") if kind in result)
-    return str(kind.get("trial", kind)["data"])
 
 
 def _weights(target: Path, sources: Sequence[Path]) -> dict[Path, Path]:

@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 
 from weight_feedback.files import write_atomically
 from weight_feedback.lab.store.store import Damaged, Store, StoreError
-from weight_feedback.lab.tasks.base import Frozen
+from weight_feedback.lab.tasks.fields import Frozen
 
 #: The file of a study's folder that says who looked at what before the study was finished.
 PEEKS = "peeks.json"

@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +18,12 @@ from pydantic import ValidationError
 from weight_feedback import failpoints
 from weight_feedback.files import prepare, remove, tell, write_atomically
 from weight_feedback.lab.study.study import Study
-from weight_feedback.lab.study.trials import Kept, Swap, Trial
-from weight_feedback.lab.tasks.intrinsic.settings import Measurement
+from weight_feedback.lab.study.toml import KEPT
+from weight_feedback.lab.study.trials import Kept, ending_of
+from weight_feedback.lab.tasks.base import Trial
 
 FORMAT = 1
 _AGAIN = "the next run sets it aside and runs the trial again"
-#: By the names under which results hold their settings.
-_KINDS: dict[str, type[Kept]] = {"trial": Trial, "swap": Swap, "measurement": Measurement}
 #: The file of a study's folder that says what was declared.
 DECLARATION = "declaration.json"
 #: Changed fields that a message lists.
@@ -74,9 +74,9 @@ class Store:
         folder: of the study; made when the first trial is written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.trials = folder / "trials"
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.trials = self.folder / "trials"
 
     def probe(self, needed: int = 0) -> None:
         """See that results can be written; make the folder if need be, and clear what killed writers left there.
@@ -114,9 +114,20 @@ class Store:
             content = {
                 "declaration": study.declaration(),
                 "declared": datetime.now(UTC).isoformat(timespec="seconds"),
-                "study": study.model_dump(mode="json"),
+                "study": study.fill_in().model_dump(mode="json"),
             }
             write_atomically(self.folder / DECLARATION, json.dumps(content, indent=1).encode())
+
+    def describe(self, study: Study) -> None:
+        """Keep the study with all settings filled in beside its results, which are read without its task then.
+
+        Args:
+            study: arms × seeds, whose trials are about to be run.
+        """
+        path = self.folder / KEPT
+        content = json.dumps(study.fill_in().model_dump(mode="json"), indent=1).encode()
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomically(path, content)
 
     def declaration(self, study: Study) -> Declaration | None:
         """Return what was declared in this folder, which must be this study; None if nothing was.
@@ -137,17 +148,17 @@ class Store:
             raise Damaged(f"{error}; {advice}") from None
         if known.declaration == study.declaration():
             return known
-        try:
-            before = Study.model_validate(known.study)
-        except ValidationError:  # of a version that knows other fields
-            changes = ""
-        else:
-            if before.declaration() != known.declaration:
-                raise Damaged(
-                    f"{path}: expected {before.declaration()} of the study in it, found {known.declaration}: "
-                    f"damaged; {advice}"
-                )
-            changes = f". Changed since: {_changes(before, study)}"
+        changes = ""
+        # What is in a file mustn't decide which code is imported.
+        if isinstance(known.study, dict) and known.study.get("task", study.task) == study.task:
+            with suppress(ValidationError):  # of a version that knows other fields
+                before = Study.model_validate(known.study)
+                if before.declaration() != known.declaration:
+                    raise Damaged(
+                        f"{path}: expected {before.declaration()} of the study in it, found {known.declaration}: "
+                        f"damaged; {advice}"
+                    )
+                changes = f". Changed since: {_changes(before, study)}"
         raise StoreError(
             f"{path}: this study was declared otherwise before it was first run (expected {study.declaration()}, "
             f"found {known.declaration}); put the study file back as it was, or give the changed study a new name"
@@ -178,8 +189,8 @@ class Store:
         """
         return self.folder / "checkpoints" / f"{trial.file_name}.safetensors"
 
-    def finished(self, trial: Trial | Measurement) -> bool:
-        """Say whether everything is there that is kept of a trial or measurement, and undamaged.
+    def finished(self, trial: Trial) -> bool:
+        """Say whether everything is there that is kept of a trial, and undamaged.
 
         Args:
             trial: the settings.
@@ -192,7 +203,7 @@ class Store:
                 return False
         except Damaged:
             return False
-        return not (isinstance(trial, Trial) and trial.keeps_weights) or self.weights(trial).is_file()
+        return not trial.keeps_weights or self.weights(trial).is_file()
 
     def fail(self, trial: Trial, reason: str) -> None:
         """Note that a trial failed; the note goes when it is run again and finishes.
@@ -324,9 +335,10 @@ def read_record(path: Path) -> Record:
         if type(found) is int and found > FORMAT and written != _serialise(record, found):
             raise StoreError(f"{path}: expected format {FORMAT}, found {found}; this version can't read it")
         raise Damaged(f"{path}: its bytes don't fit its checksums: the file is damaged; {_AGAIN}")
-    if (name := _file_name(record.result)) != path.stem:
-        holds = name or "settings that this version doesn't know"
-        raise Damaged(f"{path}: expected the result that its name says, found that of {holds}; {_AGAIN}")
+    ending = ending_of(record.result)
+    if ending is None or not path.stem.endswith(ending):
+        holds = f"a result with the key {ending[-16:]}" if ending else "settings that this version doesn't know"
+        raise Damaged(f"{path}: expected the result that its name says, found {holds}; {_AGAIN}")
     return record
 
 
@@ -418,12 +430,3 @@ def _serialise(record: Record, number: int = FORMAT) -> bytes:
 
 def _checksum(part: Any) -> str:
     return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
-
-
-def _file_name(result: Any) -> str | None:
-    """Return what the file of a result is called, or None if this version doesn't know such settings."""
-    try:
-        ((kind, settings),) = ((kind, result[name]) for name, kind in _KINDS.items() if name in result)
-        return kind.model_validate(settings).file_name
-    except (ValueError, TypeError):
-        return None

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from weight_feedback.lab.store.store import Record, StoreError
-from weight_feedback.lab.tasks.base import weights_digest
+from weight_feedback.lab.tasks.fields import weights_digest
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -34,6 +34,7 @@ def read_weights(path: Path, record: Record) -> Arrays:
         arrays = load(content)
     except (SafetensorError, KeyError):  # the latter where NumPy has no such type of number, as bfloat16
         arrays = {}
-    if weights_digest(arrays) != record.result["weights"]:
+    known = record.result.get("weights") or record.result.get("kept", {}).get("weights")
+    if weights_digest(arrays) != known:
         raise StoreError(f"{path}: not the weights of the trial's record; delete both to run the trial again")
     return arrays

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from weight_feedback.lab.study.study import Arm
-from weight_feedback.lab.study.trials import Trial
+from weight_feedback.lab.tasks.base import Trial
 
 
 @dataclass(frozen=True)

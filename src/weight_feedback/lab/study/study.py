@@ -1,124 +1,171 @@
-"""What a study is: arms × seeds, and what is declared of them."""
+"""What a study is: arms × seeds of a task, and what is declared of them."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_serializer,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
 
-from weight_feedback.lab.study.trials import Swap, Trial
-from weight_feedback.lab.tasks.base import MOST_WRONG, ONE_LINE, Frozen, Name, digest
-from weight_feedback.lab.tasks.notebook.settings import SignalName, SubspaceSignal, Summarised, Training
+from weight_feedback.lab.study.declared import Declared
+from weight_feedback.lab.study.spelling import joined, merged, spread, wrong_settings
+from weight_feedback.lab.study.trials import Swap
+from weight_feedback.lab.tasks.base import SEEDS_END, GivenArm, Metric, MetricName, PlainTrial, Task, Trial
+from weight_feedback.lab.tasks.fields import MOST_WRONG, ONE_LINE, Frozen, Name, digest
+from weight_feedback.lab.tasks.loading import BUILT_IN, find_task, reading
 
+#: Columns of every table of trials, which no metric can be called like.
+COLUMNS = frozenset(
+    {"study", "declaration", "arm", "label", "seed", "key", "status", "epoch", "trial_seconds", "torch", "host"}
+)
 #: Trials of a study; their list alone takes 100 MB.
 MOST_TRIALS = 100_000
-#: Seeds are below this.
-SEEDS_END = 2**31
 
 
 class Arm(Frozen):
-    """One condition of a study."""
+    """One condition of a study; fields that it doesn't know itself are settings of the task."""
 
     name: Name
     """Unique in the study; part of file names."""
-    model: Name
-    """A network, as listed by `weight-feedback train --help`."""
     label: Annotated[str, Field(min_length=1, max_length=80), ONE_LINE]
-    """How plots and tables call it."""
-    signal: SignalName | None = None
-    """What fc1 of a plain network hears; left out for the notebook's networks, which have feedback built in."""
-    conditioning: Literal["concat", "film"] = "concat"
-    """How fc1 hears it: as a moving bias, or as scale and shift."""
-    salt: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Gives the seeds of this arm another projection and another initial V; nothing else changes."""
+    """How plots and tables call it; default: its name."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """What it changes of the task's settings."""
 
-    @property
-    def silent(self) -> bool:
-        """Whether its trials hear nothing beyond what a network has built in."""
-        return self.signal in (None, "none")
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "name" in given:
+            return spread(cls, {"label": given["name"], **given})
+        return given
 
-    @property
-    def condition(self) -> tuple[str, SignalName | None, Literal["concat", "film"], int]:
-        """What tells the trials of an arm from those of others: model, signal, conditioning and salt."""
-        # "none" hears nothing, whatever the summary and its salt: its trial is the plain network's.
-        signal, salt = (None, 0) if self.silent else (self.signal, self.salt)
-        return self.model, signal, self.conditioning, salt
-
-
-Contrast = Annotated[tuple[Name, Name], Field(strict=False)]
-OutcomeName = Literal["final-accuracy", "area-under-curve", "epochs-to-threshold", "final-loss"]
-
-
-class Declared(Frozen):
-    """What a study is to decide, fixed before it runs."""
-
-    primary: Annotated[tuple[Contrast, ...], Field(min_length=1, max_length=100, strict=False)]
-    """The contrasts that get a verdict, each the name of an arm minus that of another."""
-    outcome: OutcomeName = "final-accuracy"
-    """What is compared."""
-    threshold: Annotated[float, Field(gt=0, le=100)] | None = None
-    """Accuracy in percent whose first epoch is counted; for `epochs-to-threshold` alone."""
-    margin: Annotated[float, Field(gt=0, le=1e6)]
-    """Differences within ± this count as equivalent, in the outcome's unit: percentage points, epochs or nats."""
-    confidence: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
-    """Of intervals; one minus it is the error rate of a family of verdicts."""
-    error: Literal["each", "both"] = "each"
-    """What the error rate is of: each of the two families, claims of a difference and claims of equivalence, which
-    together have up to twice as much; or both together, which halves the level of each."""
-    why: Annotated[str, Field(min_length=1, max_length=200), ONE_LINE] | None = None
-    """Why this margin: a reason for readers, which decides nothing."""
-
-    @model_validator(mode="after")
-    def _threshold_fits_outcome(self) -> Declared:
-        if (self.outcome == "epochs-to-threshold") != (self.threshold is not None):
-            raise ValueError(
-                "threshold: needed by outcome 'epochs-to-threshold', and by no other; "
-                f"got {self.threshold} with {self.outcome!r}"
-            )
-        return self
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return joined(type(self), handler(self))
 
 
 class Study(Frozen):
-    """Arms × seeds on one data set."""
+    """Arms × seeds of one task; fields that it doesn't know itself are settings of the task, shared by all arms."""
 
     name: Name
     """Names the folder of the results."""
     title: Annotated[str, Field(min_length=1, max_length=200), ONE_LINE]
     """Heading of plots."""
-    data: Name
-    """A data set, as listed by `weight-feedback data list`."""
+    task: Annotated[str, Field(min_length=1, max_length=200), ONE_LINE] = "notebook"
+    """What trials train: a built-in task, or ``module:object`` of one's own."""
     seeds: Annotated[int, Field(ge=1, le=100_000)]
     """How many seeds each arm gets."""
     first_seed: Annotated[int, Field(ge=0, lt=SEEDS_END)] = 0
     """The first of them; the others follow. A study that confirms another has seeds which that one didn't have."""
-    training: Training = Training()
-    """Shared by all arms."""
-    summary: Summarised | None = None
-    """Shared by all arms that have a signal."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the task, shared by all arms."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1, max_length=1000, strict=False)]
     """The conditions to compare."""
+    metrics: dict[MetricName, Metric] = Field(default_factory=dict)
+    """Metrics that trials report, beside those that the task knows, or in their place."""
     declared: Declared | None = None
     """What is to be decided, fixed before the study runs; left out by studies that only show."""
+    resolved: bool = False
+    """Whether all settings are filled in, so that nothing of the task is needed to read its results."""
 
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Study:
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(given, dict):
+            return handler(given)
+        fields = spread(cls, given)
+        if isinstance(fields.get("arms"), dict):
+            fields["arms"] = [{"name": name, "settings": changes} for name, changes in fields["arms"].items()]
+        if isinstance(fields.get("arms"), list | tuple):
+            fields["arms"] = [spread(Arm, arm) for arm in fields["arms"]]
+        errors: list[InitErrorDetails] = []
+        study = None
+        try:
+            study = handler(fields)
+        except ValidationError as error:
+            errors += [
+                InitErrorDetails(type=one["type"], loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
+                for one in error.errors()
+            ]
+        errors += wrong_settings(fields)
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        assert study is not None
+        study._check()
+        return study
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return joined(type(self), handler(self))
+
+    @field_serializer("metrics")
+    def _dump_metrics(self, metrics: dict[str, Metric]) -> dict[str, dict[str, Any]]:
+        return {
+            name: {field: value for field, value in metric._asdict().items() if value is not None}
+            for name, metric in metrics.items()
+        }
+
+    def _check(self) -> None:
+        """Check what fields have to do with each other.
+
+        Raises:
+            ValueError: they don't fit together.
+        """
+        self._check_arms()
+        self._check_metrics()
+        self._check_contrasts()
+        self._check_seeds(self.seeds)
+        self.kind.check_arms(self.settings, self.given())
+
+    def _check_arms(self) -> None:
         keys: dict[str, list[object]] = {
             "name": [arm.name for arm in self.arms],
             "label": [arm.label for arm in self.arms],
-            "condition": [arm.condition for arm in self.arms],
         }
         for field, values in keys.items():
             for value, count in Counter(values).items():
                 if count > 1:
                     raise ValueError(f"arms: each {field} must be unique, got {value!r} {count} times")
-        return self
+        first: dict[str, str] = {}
+        for arm in self.arms:
+            key = self.trial(arm, self.first_seed).key()
+            if first.setdefault(key, arm.name) != arm.name:
+                raise ValueError(
+                    f"arms: each must have other settings, but {first[key]!r} and {arm.name!r} train the same"
+                )
 
-    @model_validator(mode="after")
-    def _contrasts_are_of_arms(self) -> Study:
+    def _check_metrics(self) -> None:
+        if not self.reported:
+            raise ValueError("metrics: expected at least one, which trials report; got none")
+        for name in self.reported:
+            if name in COLUMNS:
+                raise ValueError(f"metrics: expected other names than {', '.join(sorted(COLUMNS))}, got {name!r}")
+        if self.declared is None:
+            return
+        for field, metric in (("metric", self.declared.metric), ("of", self.declared.of)):
+            if metric is not None and metric not in self.reported:
+                raise ValueError(f"declared.{field}: expected one of {', '.join(self.reported)}, got {metric!r}")
+        threshold, unit = self.declared.threshold, self.reported[self.judged].unit
+        if threshold is not None and unit == "%" and not 0 < threshold <= 100:
+            raise ValueError(f"declared.threshold: expected more than 0 %, at most 100 %, got {threshold:g}")
+
+    def _check_contrasts(self) -> None:
+        if self.declared is None:
+            return
         names = [arm.name for arm in self.arms]
-        for contrast, count in Counter(self.declared.primary if self.declared else ()).items():
+        for contrast, count in Counter(self.declared.primary).items():
             for name in contrast:
                 if name not in names:
                     raise ValueError(
@@ -128,16 +175,10 @@ class Study(Frozen):
                 raise ValueError(f"declared.primary: expected two different arms, got {contrast[0]!r} twice")
             if count > 1:
                 raise ValueError(f"declared.primary: each must be unique, got {list(contrast)} {count} times")
-        return self
-
-    @model_validator(mode="after")
-    def _trials_can_be_counted(self) -> Study:
-        self._check_seeds(self.seeds)
-        return self
 
     def _check_seeds(self, seeds: int) -> None:
         """Refuse a number of seeds that this study can't have."""
-        most, size = MOST_TRIALS // len(self.arms), self.training.cohort
+        most, size = MOST_TRIALS // len(self.arms), self.together
         if seeds < 1:
             raise ValueError(f"seeds: expected at least 1, got {seeds}")
         if seeds > most:
@@ -152,6 +193,67 @@ class Study(Frozen):
             raise ValueError(
                 f"first_seed: expected at most {SEEDS_END - seeds} for {seeds} seeds, got {self.first_seed}"
             )
+
+    @property
+    def kind(self) -> Task:
+        """The task; of a study whose settings are filled in, what reads its results, without importing code."""
+        return reading(self.task) if self.resolved else find_task(self.task)
+
+    def running(self) -> Task:
+        """Return the task, to run it.
+
+        Raises:
+            ValueError: this study was read from its results: what these name isn't imported.
+        """
+        if self.resolved and self.task not in BUILT_IN:
+            raise ValueError(
+                f"{self.name}: was read from its results, whose task isn't imported; run the study as it was "
+                "written, by lab.run"
+            )
+        return find_task(self.task)
+
+    @property
+    def reported(self) -> dict[str, Metric]:
+        """All metrics, by name; the first is judged where nothing else is declared."""
+        return {**self.kind.metrics, **self.metrics}
+
+    @property
+    def judged(self) -> str:
+        """The metric that contrasts compare."""
+        return (self.declared.metric if self.declared else None) or next(iter(self.reported))
+
+    @property
+    def together(self) -> int:
+        """How many seeds are trained together."""
+        return len(self.trial(self.arms[0], self.first_seed).cohort())
+
+    def given(self) -> list[GivenArm]:
+        """Return all arms as the task sees them."""
+        return [GivenArm(arm.name, arm.settings, self.trial(arm, self.first_seed)) for arm in self.arms]
+
+    def shared_values(self) -> dict[str, Any]:
+        """Return the settings that all arms share, filled in."""
+        return self.kind.shared_values(self.settings, self.given())
+
+    def arm_values(self) -> dict[str, dict[str, Any]]:
+        """Return the settings in which arms differ, by the names of the arms."""
+        arms = self.given()
+        values = self.kind.arm_values(self.settings, arms)
+        return {arm.name: own for arm, own in zip(arms, values, strict=True)}
+
+    def fill_in(self) -> Study:
+        """Return the same study with all settings and metrics filled in; its trials have the same keys."""
+        if self.resolved:
+            return self
+        task, arms, shared = self.kind, [], dict[str, Any]()
+        for arm in self.arms:
+            values = task.Settings.model_validate(merged(self.settings, arm.settings)).model_dump(mode="json")
+            shared = {name: value for name, value in values.items() if name in task.shared}
+            own = {name: value for name, value in values.items() if name not in task.shared}
+            arms.append(arm.model_copy(update={"settings": own}))
+        return self.model_copy(
+            update={"settings": shared, "arms": tuple(arms), "metrics": self.reported, "resolved": True}
+        )
 
     def seed_numbers(self, seeds: int | None = None) -> range:
         """Return the seeds themselves.
@@ -175,66 +277,21 @@ class Study(Frozen):
 
         Titles, labels and the margin's reason are left out, and what is left out of a trial's key.
         """
-        settings = self.model_dump(mode="json", exclude={"title", "training"})
-        settings["training"] = self.training.settings()
-        if self.first_seed == 0:
-            del settings["first_seed"]
-        if self.declared is not None:
-            del settings["declared"]["why"]
-            if self.declared.outcome == "final-accuracy":
-                del settings["declared"]["outcome"], settings["declared"]["threshold"]
-            if self.declared.error == "each":
-                del settings["declared"]["error"]
-        for arm in settings["arms"]:
-            del arm["label"]
-            if arm["salt"] == 0:
-                del arm["salt"]
+        declared = self.declared
+        settings: dict[str, Any] = {
+            "name": self.name,
+            "seeds": self.seeds,
+            "declared": None if declared is None else declared.deciding(self.judged),
+            **self.kind.deciding(self.settings, self.given()),
+        }
+        if self.first_seed:
+            settings["first_seed"] = self.first_seed
+        names = [self.judged, *([declared.of] if declared and declared.of else [])]
+        metrics = {name: _meaning(self.reported[name]) for name in names}
+        known = {name: _meaning(metric) for name, metric in _built_in_metrics(self.task).items()}
+        if others := {name: meaning for name, meaning in metrics.items() if meaning != known.get(name)}:
+            settings["metrics"] = others
         return settings
-
-    @model_validator(mode="after")
-    def _cohorts_need_no_gradients(self) -> Study:
-        for arm in self.arms:
-            if self.training.cohort > 1 and arm.signal == "own-gradient":
-                raise ValueError(
-                    f"arms: {arm.name!r} needs gradients through what is heard, which a cohort doesn't compute; "
-                    "leave out training.cohort"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _subspaces_have_coordinates_to_hear(self) -> Study:
-        if self.training.subspace is None:
-            return self
-        if self.training.cohort > 1:
-            raise ValueError("training.cohort: must be left out with training.subspace; each seed trains alone")
-        if self.summary is not None:
-            raise ValueError("summary: must be left out with training.subspace: networks hear their coordinates")
-        for arm in self.arms:
-            if not arm.silent and arm.signal not in get_args(SubspaceSignal):
-                raise ValueError(
-                    f"arms: {arm.name!r} must hear one of {', '.join(get_args(SubspaceSignal))} in a subspace, "
-                    f"got {arm.signal!r}"
-                )
-            if arm.salt:
-                raise ValueError(f"arms: {arm.name!r} must have no salt in a subspace, got {arm.salt}")
-        return self
-
-    @model_validator(mode="after")
-    def _signals_have_a_summary(self) -> Study:
-        for arm in self.arms:
-            if arm.conditioning != "concat" and arm.silent:
-                raise ValueError(f"arms: {arm.name!r} has conditioning {arm.conditioning!r}, but hears nothing")
-        signals = [arm.signal for arm in self.arms if arm.signal is not None]
-        if signals and self.summary is None and self.training.subspace is None:
-            raise ValueError(f"summary: needed by arms with a signal, here {', '.join(signals)}; got none")
-        if self.summary is not None and not signals:
-            raise ValueError("summary: must be left out where no arm has a signal")
-        if self.summary is not None and self.summary.k == 1 and "clock" in signals:
-            raise ValueError(
-                "summary.k: must be at least 2 for the signal clock, whose first number begins at 0, which no "
-                "drift can be related to; got 1"
-            )
-        return self
 
     def choose(self, arms: Sequence[str] | None = None) -> list[str]:
         """Return the names of some arms in the study's order, each once.
@@ -270,17 +327,17 @@ class Study(Frozen):
                     yield arm, self.trial(arm, seed)
 
     def swaps(self) -> Iterator[tuple[Arm, Swap]]:
-        """Yield three swaps for each trial that hears its own weights; none for a study that declares nothing.
+        """Yield what is to be evaluated of each trained model; nothing for a study that declares nothing.
 
-        The other network is that of the next seed, and the first one's for the last; a single seed has no other.
+        The other model is that of the next seed, and the first one's for the last; a single seed has no other.
         """
         for arm, trial in self.trials() if self.declared else ():
-            if trial.keeps_weights:
-                yield arm, Swap(trial=trial, heard="zeros")
-                yield arm, Swap(trial=trial, heard="initial")
-                if self.seeds > 1:
+            for name, takes_other in self.kind.keeps(trial):
+                if not takes_other:
+                    yield arm, Swap(trial=trial, heard=name)
+                elif self.seeds > 1:
                     following = self.first_seed + (trial.seed + 1 - self.first_seed) % self.seeds
-                    yield arm, Swap(trial=trial, heard="other", other=following)
+                    yield arm, Swap(trial=trial, heard=name, other=following)
 
     def trial(self, arm: Arm, seed: int) -> Trial:
         """Return one trial.
@@ -289,14 +346,23 @@ class Study(Frozen):
             arm: one of the study's arms.
             seed: of the trial.
         """
-        model, signal, conditioning, salt = arm.condition
-        return Trial(
-            data=self.data,
-            training=self.training,
-            model=model,
-            signal=signal,
-            summary=None if arm.silent else self.summary,
-            conditioning=conditioning,
-            salt=salt,
-            seed=seed,
-        )
+        settings = json.dumps(merged(self.settings, arm.settings))
+        return _first_trial(self.task, self.resolved, settings).model_copy(update={"seed": seed})
+
+
+@lru_cache(maxsize=4096)
+def _first_trial(task: str, resolved: bool, settings: str) -> Trial:
+    values = json.loads(settings)
+    if resolved and task not in BUILT_IN:
+        return PlainTrial(path=task, values=values, seed=0)
+    return find_task(task).make_trial(task, values, 0)
+
+
+def _meaning(metric: Metric) -> list[Any]:
+    """Return what of a metric decides, and not how it is shown."""
+    return [metric.unit, metric.better, metric.diverged]
+
+
+def _built_in_metrics(task: str) -> Mapping[str, Metric]:
+    """Return the metrics of a built-in task, which names say enough of; none of another one."""
+    return find_task(task).metrics if task in BUILT_IN else {}

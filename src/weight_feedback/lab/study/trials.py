@@ -1,68 +1,27 @@
-"""What results are kept of: trials and swaps, and the keys that tell each from others."""
+"""What results are kept of: trials, and evaluations of trained models under something else."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from weight_feedback.lab.tasks.base import Frozen, digest
-from weight_feedback.lab.tasks.intrinsic.settings import Measurement
-from weight_feedback.lab.tasks.notebook.settings import Settings
-
-
-class Trial(Settings):
-    """One arm with one seed: everything that its result depends on, and nothing else."""
-
-    folder: ClassVar[str] = "trials"
-
-    def settings(self) -> dict[str, Any]:
-        """Return all settings as plain values.
-
-        What doesn't apply to the trial is left out.
-        """
-        settings = self.model_dump(mode="json", exclude_none=True, exclude={"training"})
-        settings["training"] = self.training.settings()
-        if self.conditioning == "concat":
-            del settings["conditioning"]
-        if self.salt == 0:
-            del settings["salt"]
-        return settings
-
-    def key(self) -> str:
-        """Return 16 hex digits of the SHA-256 digest of all settings."""
-        return digest(self.settings())
-
-    def cohort(self) -> list[Trial]:
-        """Return the trials that are trained together with this one, and itself: always the same seeds."""
-        size = self.training.cohort
-        first = self.seed // size * size
-        return [self.model_copy(update={"seed": seed}) for seed in range(first, first + size)]
-
-    @property
-    def file_name(self) -> str:
-        """What files of this trial are called, without an ending."""
-        parts = (
-            self.model,
-            self.signal,
-            "film" if self.conditioning == "film" else None,
-            f"salt-{self.salt}" if self.salt else None,
-        )
-        arm = "-".join(filter(None, parts))
-        return f"{arm}-seed-{self.seed:05d}-{self.key()}"
+from weight_feedback.lab.tasks.base import Trial
+from weight_feedback.lab.tasks.fields import Frozen, Name, digest
 
 
 class Swap(Frozen):
-    """A trained network that hears something else in evaluation than what it heard in training."""
+    """A trained model that is evaluated under something else than what it was trained with."""
 
     folder: ClassVar[str] = "swaps"
 
     trial: Trial
-    """Which network: its weights are those after the last step."""
-    heard: Literal["zeros", "initial", "other"]
-    """Nothing; what it heard before its first step; or what another seed's network heard at last."""
+    """Which model: its weights are those after the last step."""
+    heard: Name
+    """Under what, one of its task's ``interventions``."""
     other: Annotated[int, Field(ge=0)] | None = None
-    """The other seed; for `other` alone."""
+    """Another seed, whose model is needed for it."""
 
     def settings(self) -> dict[str, Any]:
         """Return all settings as plain values."""
@@ -79,4 +38,36 @@ class Swap(Frozen):
 
 
 #: What results are kept of.
-Kept = Trial | Swap | Measurement
+Kept = Trial | Swap
+
+
+def ending_of(result: Any) -> str | None:
+    """Return how the name of a result's file ends, from the plain values in it; None if that can't be told.
+
+    What it begins with is for people; its task alone knows that.
+
+    Args:
+        result: of a trial or a swap.
+    """
+    try:
+        for name in ("trial", "measurement"):
+            if name in result:
+                return f"-seed-{result[name]['seed']:05d}-{digest(result[name])}"
+        swap = result["swap"]
+        return f"-hears-{swap['heard']}-{digest(swap | {'trial': digest(swap['trial'])})}"
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def data_of(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fingerprints of the data, and of code, that a result comes from, by their names.
+
+    Args:
+        result: of a trial or a swap.
+    """
+    found = result["data"]
+    if isinstance(found, dict):
+        return found
+    # Of one data set, which settings name.
+    settings = next(result[kind] for kind in ("trial", "measurement", "swap") if kind in result)
+    return {str(settings.get("trial", settings)["data"]): str(found)}

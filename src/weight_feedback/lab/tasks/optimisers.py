@@ -6,7 +6,7 @@ made, which takes a process as long as importing PyTorch does, and longer than a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -60,6 +60,19 @@ class Adam:
         self._parameter, self._lr = parameter, lr
         self._mean, self._square = torch.zeros_like(parameter), torch.zeros_like(parameter)
         self._steps = torch.zeros((), dtype=torch.float32, device=parameter.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what further steps depend on, besides the parameter."""
+        return {"mean": self._mean, "square": self._square, "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from where steps were.
+
+        Args:
+            state: what `state_dict` returned then.
+        """
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])
 
     @torch.no_grad()
     def step(self) -> None:

@@ -1,8 +1,8 @@
 """Epoch checkpoints: how far training is, in one file, so that it can go on from there to the same bits.
 
-The file is in the safetensors format and never unpickled. Its tensors are those that `Lockstep.tensors` names, and
-the losses of each model; its metadata are a `Header`, as JSON, and a SHA-256 digest of all bytes of the file, with
-zeros in the place of the digest itself.
+The file is in the safetensors format and never unpickled. Its tensors and plain values are those of
+`Resumable.state`; its metadata are a `Header`, as JSON, and a SHA-256 digest of all bytes of the file, with zeros
+in the place of the digest itself.
 """
 
 from __future__ import annotations
@@ -14,21 +14,18 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import torch
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from weight_feedback.files import write_atomically
-from weight_feedback.lab.tasks.base import Frozen, explain
-from weight_feedback.lab.tasks.notebook.history import History
-from weight_feedback.lab.tasks.notebook.lockstep import Lockstep
+from weight_feedback.lab.tasks.base import Resumable
+from weight_feedback.lab.tasks.fields import Frozen, explain
 
 FORMAT: Literal[1] = 1
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
@@ -41,13 +38,15 @@ class CheckpointError(ValueError):
 class Header(Frozen):
     """What a checkpoint says besides its tensors."""
 
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
+
     format: Literal[1] = FORMAT
     same: dict[str, str | int]
     """What must be the same where training goes on, or the bits may differ."""
     epoch: Annotated[int, Field(ge=1)]
     """How many epochs are finished."""
-    histories: tuple[History, ...]
-    """One a model; in the file their losses are tensors."""
+    plain: Annotated[Any, Field(alias="histories")]
+    """Of the training's state; under the name that it had when only histories of networks were kept."""
     started: str
     """When training began, in ISO format."""
     seconds: Annotated[float, Field(ge=0)]
@@ -64,10 +63,7 @@ def encode(header: Header, tensors: Mapping[str, Tensor]) -> bytes:
         tensors: name to tensor, on any device, of any strides.
     """
     parts = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    for i, history in enumerate(header.histories):
-        parts[_losses(i)] = torch.tensor(history.step_losses, dtype=torch.float64)
-    said = header.model_dump_json(exclude={"histories": {"__all__": {"step_losses"}}})
-    content = save(parts, {"checkpoint": said, "sha256": "0" * 64})
+    content = save(parts, {"checkpoint": header.model_dump_json(), "sha256": "0" * 64})
     place = _DIGEST.search(content)
     assert place is not None
     return _with_digest(content, place, hashlib.sha256(content).hexdigest())
@@ -101,26 +97,11 @@ def decode(content: bytes) -> tuple[Header, dict[str, Tensor]]:
         header = Header.model_validate_json(said)
     except ValidationError as error:
         raise CheckpointError(f"header: {explain(error).splitlines()[0]}") from None
-    histories = tuple(
-        replace(history, step_losses=_as_losses(_losses(i), tensors)) for i, history in enumerate(header.histories)
-    )
-    return header.model_copy(update={"histories": histories}), tensors
+    return header, tensors
 
 
 def _with_digest(content: bytes, place: re.Match[bytes], digest: str) -> bytes:
     return content[: place.start(1)] + digest.encode() + content[place.end(1) :]
-
-
-def _losses(i: int) -> str:
-    return f"network.{i}.losses"
-
-
-def _as_losses(name: str, tensors: dict[str, Tensor]) -> list[float]:
-    """Take a model's losses out of the tensors."""
-    losses = tensors.pop(name, None)
-    if losses is None or losses.dtype != torch.float64 or losses.dim() != 1 or not losses.isfinite().all():
-        raise CheckpointError(f"{name}: expected a vector of finite numbers in torch.float64, found {losses!r}")
-    return losses.tolist()
 
 
 class Checkpointer:
@@ -129,6 +110,7 @@ class Checkpointer:
     Args:
         path: of the file; None: none is kept.
         every: seconds, at least, from one checkpoint to the next, and from the start to the first.
+        same: what must be as it was when the checkpoint was written.
         note: called with a line for people when a checkpoint can't be used or written.
 
     Attributes:
@@ -139,11 +121,13 @@ class Checkpointer:
         ValueError: ``every`` isn't at least 0.
     """
 
-    def __init__(self, path: Path | None, every: float, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path | None, every: float, same: Mapping[str, str | int], note: Callable[[str], None]
+    ) -> None:
         if not every >= 0:
             raise ValueError(f"checkpoint_seconds: expected at least 0, got {every}")
         self.started, self.resumed = datetime.now(UTC).isoformat(timespec="seconds"), 0
-        self._path, self._every, self._note = path, every, note
+        self._path, self._every, self._same, self._note = path, every, dict(same), note
         self._clock = self._last = time.perf_counter()
 
     @property
@@ -151,58 +135,65 @@ class Checkpointer:
         """How long training has taken so far, without what was lost."""
         return time.perf_counter() - self._clock
 
-    def resume(self, lockstep: Lockstep, same: Mapping[str, str | int]) -> None:
+    def resume(self, training: Resumable) -> int:
         """Let training go on from the checkpoint, if there is a usable one; move an unusable one aside.
 
         Args:
-            lockstep: networks that have yet to be trained.
-            same: what must be as it was when the checkpoint was written.
+            training: that has yet to begin.
+
+        Returns:
+            How many epochs are finished.
 
         Raises:
             OSError: there is a file, but it can't be read or moved.
         """
-        self._lockstep, self._same = lockstep, dict(same)
         if self._path is None:
-            return
+            return 0
         try:
-            header = self._restore(self._path.read_bytes())
+            header = self._restore(training, self._path.read_bytes())
         except FileNotFoundError:
-            return
+            return 0
         except CheckpointError as error:
             self._note(f"{self._path}: {error}; it is now {_move_aside(self._path)}, and training starts over")
-            return
+            return 0
         self.started, self.resumed = header.started, header.resumed + 1
         self._clock -= header.seconds
+        return header.epoch
 
-    def _restore(self, content: bytes) -> Header:
+    def _restore(self, training: Resumable, content: bytes) -> Header:
         header, tensors = decode(content)
         for name in {**self._same, **header.same}:
             expected, found = self._same.get(name), header.same.get(name)
             if expected != found:
                 raise CheckpointError(f"expected {name} {expected!r}, found {found!r}")
         try:
-            self._lockstep.restore(header.epoch, header.histories, tensors)
+            training.restore(header.epoch, header.plain, tensors)
         except ValueError as error:
             raise CheckpointError(str(error)) from None
         return header
 
-    def keep(self) -> None:
+    def keep(self, training: Resumable, epoch: int) -> None:
         """Write a checkpoint after an epoch, if it is time for one.
 
         One that can't be written is no reason to stop: that is noted, and the next one is tried.
+
+        Args:
+            training: to keep.
+            epoch: how many are finished.
         """
         if self._path is None or time.perf_counter() - self._last < self._every:
             return
+        plain, tensors = training.state()
         header = Header(
             same=self._same,
-            epoch=self._lockstep.epoch,
-            histories=tuple(self._lockstep.histories),
+            epoch=epoch,
+            plain=plain,
             started=self.started,
             seconds=self.seconds,
             resumed=self.resumed,
         )
         try:
-            write_atomically(self._path, encode(header, self._lockstep.tensors()))
+            write_atomically(self._path, encode(header, tensors))
         except OSError as error:
             self._note(f"{error}; training goes on without this checkpoint")
         self._last = time.perf_counter()

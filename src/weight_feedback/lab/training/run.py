@@ -1,29 +1,26 @@
-"""Running the trials of one cohort: load the data, train, and make their records."""
+"""Running the trials of one cohort: give the task a context of each, let it train, and make their records."""
 
 from __future__ import annotations
 
 import errno
+import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-from torch import Tensor
+import numpy as np
+import torch
 
-from weight_feedback.files import prepare, write_atomically
-from weight_feedback.lab.data import datasets
+from weight_feedback.files import prepare
 from weight_feedback.lab.store.store import Record
-from weight_feedback.lab.study.trials import Trial
-from weight_feedback.lab.tasks.base import digest, weights_digest
-from weight_feedback.lab.tasks.notebook.evaluation import Evaluation
-from weight_feedback.lab.tasks.notebook.graphs import recorder_for
-from weight_feedback.lab.tasks.notebook.history import History
-from weight_feedback.lab.tasks.notebook.lockstep import Lockstep, LoggedStep
-from weight_feedback.lab.tasks.notebook.networks import ConvNet, count_parameters
-from weight_feedback.lab.tasks.notebook.task import build_cohort, check_fit
+from weight_feedback.lab.tasks.base import Metric, Trial
+from weight_feedback.lab.tasks.fields import digest
+from weight_feedback.lab.tasks.loading import find_task
 from weight_feedback.lab.training.checkpoints import Checkpointer
+from weight_feedback.lab.training.context import TrialContext
 from weight_feedback.lab.training.environment import (
     check_threads,
     choose_device,
@@ -32,7 +29,6 @@ from weight_feedback.lab.training.environment import (
     surroundings,
     thread_count,
 )
-from weight_feedback.lab.training.loop import train
 
 
 def _warn(note: str) -> None:
@@ -48,7 +44,7 @@ class Options:
     """
 
     data_dir: Path | None = None
-    """Where data files are looked for; see `datasets.load`."""
+    """Where data files are looked for; None: where the task looks by itself."""
     device: str = "auto"
     """See `choose_device`."""
     threads: int | None = None
@@ -61,11 +57,13 @@ class Options:
     it is the caller's, once the records are safe. Default: training that is interrupted starts over."""
     checkpoint_seconds: float = 60.0
     """At the end of an epoch, the checkpoint is written if it is this long since it last was, or the start."""
-    on_log: Callable[[LoggedStep], None] | None = None
-    """Called every ``log_interval`` steps with the step of the first network."""
-    on_epoch: Callable[[int, Evaluation], None] | None = None
-    """Called after each epoch that is trained here, with its number, from 1, and the evaluation of the first
-    network that hasn't diverged."""
+    metrics: Mapping[str, Metric] | None = None
+    """Metrics that may be reported; default: those that the task knows."""
+    on_log: Callable[[Any], None] | None = None
+    """Called with what the task says within an epoch."""
+    on_epoch: Callable[[int, Mapping[str, float]], None] | None = None
+    """Called after each epoch that is trained here, with its number, from 1, and what the first trial reported in
+    it."""
     on_note: Callable[[str], None] = _warn
     """Called with a line for people when a checkpoint can't be used or written; default: a warning."""
 
@@ -82,9 +80,10 @@ def run_trial(trial: Trial, options: Options = Options()) -> Record:
 
     Raises:
         DataError: the data are missing or damaged.
-        ValueError: network and data don't fit together, there is no such network or device, there are no threads
-            or far too many, or ``checkpoint_seconds`` isn't at least 0.
+        ValueError: settings and data don't fit together, there is no such device, there are no threads or far too
+            many, or ``checkpoint_seconds`` isn't at least 0.
         OSError: weights or checkpoint can't be written there, which is said before training, or read.
+        Exception: what the task raises.
     """
     trials = trial.cohort()
     return run_cohort(trials, options)[trials.index(trial)]
@@ -105,51 +104,61 @@ def run_cohort(trials: Sequence[Trial], options: Options = Options()) -> list[Re
         ValueError: see `run_trial`.
         OSError: see `run_trial`.
     """
-    settings = trials[0]
+    task = find_task(trials[0].task)
     check_threads(options.threads)
     device = choose_device(options.device)
     keep_freed_memory()
-    checkpointer = Checkpointer(options.checkpoint, options.checkpoint_seconds, options.on_note)
-    data = datasets.load(settings.data, options.data_dir)
-    check_fit(settings, data)
+    task.check([trials[0]], options.data_dir)
+    data = task.fingerprint(trials[0], options.data_dir)
     _check_writable([*options.weights.values(), *([options.checkpoint] if options.checkpoint else [])])
-    epoch_steps = settings.training.epoch_steps(len(data.train_labels))
-    with thread_count(options.threads):  # building as well: there, projections are calibrated
+    with thread_count(options.threads), _random_state_kept():  # building as well: there, projections are calibrated
         here = surroundings(device)
-        models, donors = build_cohort(trials, epoch_steps, device)
-        seeds = [trial.seed for trial in trials]
-        lockstep = Lockstep(models, data.to(device), settings.training, seeds, donors, recorder_for(device))
-        same = {"settings": digest([trial.settings() for trial in trials]), "data": data.fingerprint, **here}
-        checkpointer.resume(lockstep, same)
-        train(lockstep, options.on_epoch, options.on_log, checkpointer.keep)
+        same = {
+            "settings": digest([trial.settings() for trial in trials]),
+            "data": next(iter(data.values())) if len(data) == 1 else digest(data),
+            **here,
+        }
+        checkpointer = Checkpointer(options.checkpoint, options.checkpoint_seconds, same, options.on_note)
+        contexts = [
+            TrialContext(
+                trial,
+                task.settings_of(trial),
+                device,
+                options.data_dir,
+                options.weights.get(trial),
+                checkpointer,
+                task.metrics if options.metrics is None else options.metrics,
+                *((options.on_epoch, options.on_log) if trial is trials[0] else ()),
+            )
+            for trial in trials
+        ]
+        returned = None
+        if len(contexts) == 1:
+            returned = task.run(contexts[0])
+        else:
+            task.run_together(contexts)
     about = {
         "started": checkpointer.started,
         "seconds": round(checkpointer.seconds / len(trials), 3),  # each trial's share
         "resumed": checkpointer.resumed,
         **provenance(here),
     }
-    records = []
-    for trial, model, history in zip(trials, models, lockstep.histories, strict=True):
-        state = {name: value.contiguous() for name, value in model.state_dict().items()}
-        if trial in options.weights:
-            header = {"network": trial.model, "data": trial.data, "seed": str(trial.seed)}
-            write_atomically(options.weights[trial], save(state, header))
-        records.append(Record(_result(trial, data.fingerprint, model, history, state), about))
-    return records
+    return [
+        Record(task.result(trial, data, context.finish(returned), context.kept), about)
+        for trial, context in zip(trials, contexts, strict=True)
+    ]
 
 
-def _result(
-    trial: Trial, fingerprint: str, model: ConvNet, history: History, state: Mapping[str, Tensor]
-) -> dict[str, Any]:
-    subspace = trial.training.subspace
-    return {
-        "trial": trial.settings(),
-        "data": fingerprint,
-        "parameters": subspace.dimensions if subspace else count_parameters(model),
-        "classes": model.fc2.out_features,
-        **asdict(history),
-        "weights": weights_digest({name: value.cpu().numpy() for name, value in state.items()}),
-    }
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Leave the random state of PyTorch, NumPy and Python as it was before."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - that of others
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        random.setstate(states[2])
 
 
 def _check_writable(files: Sequence[Path]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from weight_feedback.lab.report.figures.base import VEGA_LITE, Figure, save
-from weight_feedback.lab.report.figures.lines import curves, signal
-from weight_feedback.lab.report.figures.rows import differences, forest, swaps
+from weight_feedback.lab.report.figures.lines import curves, diagnostics
+from weight_feedback.lab.report.figures.rows import differences, forest, swaps, values
 from weight_feedback.lab.statistics.analysis import Analysis
 
 __all__ = ["VEGA_LITE", "Figure", "figures", "save"]
@@ -20,5 +20,12 @@ def figures(analysis: Analysis) -> list[Figure]:
     """
     if analysis.mixed:
         return []
-    makers: Sequence[Callable[[Analysis], Iterator[Figure]]] = (forest, curves, differences, swaps, signal)
+    makers: Sequence[Callable[[Analysis], Iterator[Figure]]] = (
+        forest,
+        curves,
+        values,
+        differences,
+        swaps,
+        diagnostics,
+    )
     return [figure for make in makers for figure in make(analysis)]

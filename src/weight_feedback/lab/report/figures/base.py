@@ -46,9 +46,10 @@ class Figure:
         rows: cells of that table.
         columns: names of the numbers behind it.
         values: these numbers, row by row.
-        arms: labels that the picture can show or hide by its parameter ``shown``; empty without it.
+        arms: names that the picture can show or hide by its parameter ``shown``; empty without it.
         shown: those that it shows at first.
         first: the epoch that it begins with at first, by its parameter ``first``; None without it.
+        last: the last epoch.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Figure:
     arms: Sequence[str] = ()
     shown: Sequence[str] = ()
     first: int | None = None
+    last: int = 0
 
 
 def save(figure: Figure, folder: Path) -> list[Path]:
@@ -103,13 +105,13 @@ def lines(name: str) -> list[str]:
     return [*textwrap.wrap(first + minus.rstrip(), LINE), *textwrap.wrap(second, LINE)]
 
 
-def _legend(labels: Sequence[str]) -> Spec:
-    """Return the legend of arms, whose labels go over several lines where they are long.
+def _legend(names: Sequence[str]) -> Spec:
+    """Return the legend of arms, whose names go over several lines where they are long.
 
     Args:
-        labels: of all arms that it may show.
+        names: of all arms that it may show.
     """
-    wrapped = {label: lines(label) for label in labels if len(label) > LINE}
+    wrapped = {label: lines(label) for label in names if len(label) > LINE}
     return {
         "title": None,
         # Those alone that the picture shows: choosing another by its legend would leave nothing to see.
@@ -125,7 +127,7 @@ def _legend(labels: Sequence[str]) -> Spec:
 
 
 def first_shown(arms: Sequence[ArmResult], first: Collection[str]) -> list[str]:
-    """Return the labels of the arms that a picture shows at first: as many as can be told apart.
+    """Return the names of the arms that a picture shows at first: as many as can be told apart.
 
     Args:
         arms: those that it can show.
@@ -158,14 +160,14 @@ def beyond(count: int, most: int, what: str) -> str:
     return f" {count - most:,} more {what} are in the table alone." if count > most else ""
 
 
-def base_spec(data: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> Spec:
+def base_spec(data: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> Spec:
     """Return what all specifications begin with.
 
     Args:
         data: rows; fields have fixed names, whatever the study is called.
-        labels: those that a legend may show, in as many columns as there is room for.
+        names: those that a legend may show, in as many columns as there is room for.
     """
-    longest = max((len(line) for label in labels for line in lines(label)), default=0)
+    longest = max((len(line) for label in names for line in lines(label)), default=0)
     plain = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12}
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
@@ -186,7 +188,7 @@ def base_spec(data: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> 
                 "gridColor": "currentColor",
                 "gridOpacity": 0.12,
             },
-            # Flush labels at the ends of an axis run into their neighbours; these need the room on the right.
+            # Flush texts at the ends of an axis run into their neighbours; these need the room on the right.
             "axisX": {"labelFlush": False, "tickCount": 8},
             "axisY": {"labelLimit": 400},
             "legend": {**plain, "columns": max(1, min(4, int(WIDTH / (40 + LETTER * longest))))},
@@ -203,6 +205,25 @@ def x_channel(field: str) -> Spec:
     return {"field": field, "type": "quantitative"}
 
 
+def begun(label: str) -> str:
+    """Return a label as a title begins; one that looks like a name in a program stays as it is.
+
+    Args:
+        label: of a metric.
+    """
+    return label if "_" in label else label[:1].upper() + label[1:]
+
+
+def with_axis(label: str, unit: str) -> str:
+    """Return what an axis is called.
+
+    Args:
+        label: of a metric.
+        unit: of it; empty for none.
+    """
+    return f"{label}, {unit}" if unit else label
+
+
 def tooltips(unit: str, name: str = "contrast", form: str = "+.3f") -> list[Spec]:
     """Return what is shown on hovering over a mean.
 
@@ -214,7 +235,7 @@ def tooltips(unit: str, name: str = "contrast", form: str = "+.3f") -> list[Spec
     return [
         {"field": name, "type": "nominal"},
         *(
-            {"field": x, "type": "quantitative", "format": form, "title": f"{x}, {unit}"}
+            {"field": x, "type": "quantitative", "format": form, "title": f"{x}, {unit}" if unit else x}
             for x in ("mean", "low", "high")
         ),
         {"field": "n", "type": "quantitative", "title": "seeds"},
@@ -228,17 +249,17 @@ def arm_scales(analysis: Analysis, shown: Sequence[ArmResult]) -> tuple[Spec, Sp
         analysis: whose arms they are; those of the declared contrasts get colours of their own.
         shown: those that the picture can show.
     """
-    labels = [result.arm.label for result in analysis.arms if result.seeds]
+    names = [result.arm.label for result in analysis.arms if result.seeds]
     first = {result.arm.label: result.arm.name not in analysis.study.declared_arms for result in analysis.arms}
     looks = {
         label: (COLOURS_BY_ARM[i % len(COLOURS_BY_ARM)], _DASHES[DASHES[i // len(COLOURS_BY_ARM) % len(DASHES)]])
-        for i, label in enumerate(sorted(labels, key=lambda label: first[label]))
+        for i, label in enumerate(sorted(names, key=lambda label: first[label]))
     }
     channel = {"field": "arm", "type": "nominal", "legend": _legend([result.arm.label for result in shown])}
-    colours, dashes = ([looks[label][k] for label in labels] for k in (0, 1))
+    colours, dashes = ([looks[label][k] for label in names] for k in (0, 1))
     return (
-        {**channel, "scale": {"domain": labels, "range": colours}},
-        {**channel, "scale": {"domain": labels, "range": dashes}},
+        {**channel, "scale": {"domain": names, "range": colours}},
+        {**channel, "scale": {"domain": names, "range": dashes}},
     )
 
 

@@ -12,15 +12,25 @@ from weight_feedback.lab.report.figures.base import (
     Figure,
     Spec,
     base_spec,
+    begun,
     beyond,
     ends,
     lines,
     tooltips,
+    with_axis,
     x_channel,
 )
-from weight_feedback.lab.report.markdown import contrast_cells, interval, number, swap_cells
-from weight_feedback.lab.statistics.analysis import HEARD, Analysis
+from weight_feedback.lab.report.markdown import (
+    contrast_cells,
+    difference_digits,
+    in_unit,
+    interval,
+    number,
+    swap_cells,
+)
+from weight_feedback.lab.statistics.analysis import Analysis
 from weight_feedback.lab.statistics.contrasts import Compared
+from weight_feedback.lab.statistics.outcomes import digits_of, mean_there, with_unit
 
 QUARTILES = (0, 25, 50, 75, 100)
 _GREEN, _BLUE, _ORANGE, _GREY = "#009E73", "#0072B2", "#D55E00", "#888888"
@@ -36,20 +46,25 @@ def forest(analysis: Analysis) -> Iterator[Figure]:
         return
     outcome, declared = analysis.outcome, analysis.study.declared
     assert declared is not None
+    digits = difference_digits(declared.margin)
     data = [
         {"contrast": _line(_name(row)), "declared": row.primary, "n": row.estimate.n, **ends(row.estimate.t)}
         for row in analysis.contrasts[:MOST_ROWS]
     ]
     count = len(analysis.contrasts)
-    primary = "; ".join(f"{_name(row)} {interval(row.estimate.t, 3)}" for row in analysis.contrasts if row.primary)
-    headings, rows = contrast_cells(analysis.contrasts, outcome.unit)
+    primary = "; ".join(
+        f"{_name(row)} {interval(row.estimate.t, digits)}" for row in analysis.contrasts if row.primary
+    )
+    headings, rows = contrast_cells(analysis.contrasts, outcome.differences)
     yield Figure(
         name="forest",
         title=f"Differences of {outcome.title}",
         caption=f"Mean differences, paired by seed, with {100 * declared.confidence:g} % Student's t intervals, "
         "each by itself. Those declared before the run are blue diamonds. Shaded: differences within the margin of "
-        f"equivalence, ±{declared.margin:g} {outcome.unit}." + beyond(count, len(data), "contrasts"),
-        alt=f"Forest plot of {count} contrasts of {outcome.title} in {outcome.unit}. Declared: {primary}.",
+        f"equivalence, ±{with_unit(f'{declared.margin:g}', outcome.differences)}."
+        + beyond(count, len(data), "contrasts"),
+        alt=f"Forest plot of {count} contrasts of {outcome.title}{in_unit(outcome.differences)}. "
+        f"Declared: {primary}.",
         spec=_spec(
             data,
             count,
@@ -63,12 +78,12 @@ def forest(analysis: Analysis) -> Iterator[Figure]:
                         "color": _declared_colour(),
                         "shape": {"condition": {"test": "datum.declared", "value": "diamond"}, "value": "circle"},
                         "size": {"condition": {"test": "datum.declared", "value": 150}, "value": 70},
-                        "tooltip": tooltips(outcome.unit),
+                        "tooltip": tooltips(outcome.differences, form=f"+.{digits}f"),
                     },
                 },
             ],
             "contrast",
-            f"difference of {outcome.title}, {outcome.unit}",
+            with_axis(f"difference of {outcome.title}", outcome.differences),
         ),
         headings=headings,
         rows=rows,
@@ -99,21 +114,27 @@ def differences(analysis: Analysis) -> Iterator[Figure]:
         return
     outcome, declared = analysis.outcome, analysis.study.declared
     assert declared is not None
+    digits = difference_digits(declared.margin)
+    unit = f",{in_unit(outcome.differences)}" if outcome.differences else ""
     dots = {_name(row): row.differences for row in analysis.contrasts}
     spread = [
-        [name, str(len(values)), *(number(float(q), 3) for q in np.percentile(list(values.values()), QUARTILES))]
-        for name, values in dots.items()
-        if values
+        [name, str(len(of)), *(number(float(q), digits) for q in np.percentile(list(of.values()), QUARTILES))]
+        for name, of in dots.items()
+        if of
     ]
     yield Figure(
         name="differences",
         title="Paired differences, a dot a seed",
         caption=f"Each dot is one seed's difference of {outcome.title}; the bar is their mean. Shaded: within "
-        f"±{declared.margin:g} {outcome.unit}. Dots are spread in height to be told apart."
+        f"±{with_unit(f'{declared.margin:g}', outcome.differences)}. Dots are spread in height to be told apart."
         + beyond(len(dots), MOST_ROWS, "contrasts"),
-        alt=f"Dots of the paired differences in {len(dots)} contrasts, in {outcome.unit}; the table has their "
-        "quartiles.",
-        spec=_dots(dots, f"difference of {outcome.title}, {outcome.unit}", _margin(declared.margin)),
+        alt=f"Dots of the paired differences in {len(dots)} contrasts{unit}; the table has their quartiles.",
+        spec=_dots(
+            dots,
+            with_axis(f"difference of {outcome.title}", outcome.differences),
+            _margin(declared.margin),
+            f"+.{digits}f",
+        ),
         headings=["contrast", "pairs", "least", "first quartile", "median", "third quartile", "most"],
         rows=spread,
         columns=["a", "b", "seed", "difference"],
@@ -131,26 +152,73 @@ def swaps(analysis: Analysis) -> Iterator[Figure]:
     """
     if not analysis.swaps:
         return
-    dots = {f"{swap.arm}: {HEARD[swap.heard]}": swap.changes for swap in analysis.swaps}
-    headings, rows = swap_cells(analysis.swaps)
+    dots = {f"{swap.arm}: {swap.under}": swap.changes for swap in analysis.swaps}
+    headings, rows = swap_cells(analysis)
+    name = analysis.study.judged
+    metric = analysis.study.reported[name]
+    label = metric.label or name
     more = f"; {len(rows) - MOST_ROWS:,} more are in the table" if len(rows) > MOST_ROWS else ""
-    said = "; ".join(f"{row[0]} hears {row[1]}: {row[4]}" for row in rows[:MOST_ROWS]) + more
+    said = "; ".join(f"{row[0]} under {row[1]}: {row[4]}" for row in rows[:MOST_ROWS]) + more
     yield Figure(
         name="swaps",
-        title="What the signal is worth in evaluation",
-        caption="Each dot is a trained network that hears, in evaluation alone, something else than its "
-        "own weights; the bar is the mean change of final accuracy. A fall says that the network relies on what it "
-        "heard, not that hearing it helped." + beyond(len(dots), MOST_ROWS, "rows"),
-        alt=f"Changes of accuracy in points: {said}.",
-        spec=_dots(dots, "change of final accuracy, points", [_zero()]),
+        title="Trained models under something else",
+        caption="Each dot is a trained model, of which something is replaced in evaluation alone; the bar is the "
+        f"mean change of final {label}. A change says that the model relies on what was replaced, not that having "
+        "it helped." + beyond(len(dots), MOST_ROWS, "rows"),
+        alt=f"Changes of {label}{in_unit(metric.differences)}: {said}.",
+        spec=_dots(dots, with_axis(f"change of final {label}", metric.differences), [_zero()]),
         headings=headings,
         rows=rows,
-        columns=["arm", "heard", "seed", "change"],
-        values=[[s.arm, s.heard, seed, change] for s in analysis.swaps for seed, change in s.changes.items()],
+        columns=["arm", "under", "seed", "change"],
+        values=[[s.arm, s.under, seed, change] for s in analysis.swaps for seed, change in s.changes.items()],
     )
 
 
-def _dots(dots: Mapping[str, Mapping[int, float]], axis: str, behind: Sequence[Spec]) -> Spec:
+def values(analysis: Analysis) -> Iterator[Figure]:
+    """Make the picture of a metric that trials report once, a dot a seed.
+
+    Args:
+        analysis: of at least one finished trial; of several epochs there are curves instead.
+    """
+    arms = [result for result in analysis.arms if result.seeds]
+    if max(result.epochs for result in arms) > 1:
+        return
+    name = analysis.study.judged
+    metric = analysis.study.reported[name]
+    label, digits = metric.label or name, digits_of(metric, [result.curves[name] for result in arms])
+    dots = {
+        result.arm.label: {
+            seed: float(value)
+            for seed, value in zip(result.seeds, result.curves[name][:, -1], strict=True)
+            if not np.isnan(value)
+        }
+        for result in arms
+    }
+    said = {arm: mean_there(np.array([*of.values()]))[0] for arm, of in dots.items()}
+    rows = [[arm, str(len(dots[arm])), interval(mean, digits)] for arm, mean in said.items()]
+    if not any(dots.values()):
+        return
+    yield Figure(
+        name="values",
+        title=f"{begun(label)}, a dot a seed",
+        caption=f"Each dot is one trial's {label}; the bar is their mean. Whether arms differ is a question for "
+        "paired differences." + beyond(len(dots), MOST_ROWS, "arms"),
+        alt=f"Dots of {label}{in_unit(metric.unit)} by arm: "
+        + "; ".join(f"{row[0]} {row[2]}" for row in rows[:MOST_ROWS])
+        + ".",
+        spec=_dots(dots, with_axis(label, metric.unit), [], f".{digits}f"),
+        headings=["arm", "trials", with_axis(f"mean {label}", metric.unit)],
+        rows=rows,
+        columns=["arm", "seed", name],
+        values=[
+            [result.arm.name, seed, float(value)]
+            for result in arms
+            for seed, value in zip(result.seeds, result.curves[name][:, -1], strict=True)
+        ],
+    )
+
+
+def _dots(dots: Mapping[str, Mapping[int, float]], axis: str, behind: Sequence[Spec], form: str = "+.3f") -> Spec:
     """Return a picture of one dot a seed, in one row a name, with a bar at the mean."""
     data = [
         {"name": _line(name), "seed": seed, "value": value, "jitter": _jitter(seed)}
@@ -161,12 +229,16 @@ def _dots(dots: Mapping[str, Mapping[int, float]], axis: str, behind: Sequence[S
     tips = [
         {"field": "name", "type": "nominal"},
         {"field": "seed", "type": "nominal"},
-        {"field": "value", "type": "quantitative", "format": "+.3f"},
+        {"field": "value", "type": "quantitative", "format": form},
     ]
     layers: list[Spec] = [
         {
             "mark": {"type": "point", "filled": True, "size": 24, "opacity": 0.55, "color": _BLUE},
-            "encoding": {"x": x_channel("value"), "yOffset": offset, "tooltip": tips},
+            "encoding": {
+                "x": {**x_channel("value"), "scale": {"zero": bool(behind)}},
+                "yOffset": offset,
+                "tooltip": tips,
+            },
         },
         {
             "mark": {"type": "tick", "thickness": 3, "size": 18, "color": _ORANGE},

@@ -2,41 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from weight_feedback.lab.tasks.base import Count, Frozen, Name, digest
+from weight_feedback.lab.tasks.base import Trial
+from weight_feedback.lab.tasks.fields import Count, Frozen, Name
 from weight_feedback.lab.tasks.notebook.settings import Subspace
 
 
-class Measurement(Frozen):
-    """A network trained with Adam in a random subspace, to see how well ``d`` dimensions do; see `measure`.
+class Settings(Frozen):
+    """The settings of a study of dimensions: the subspace is an arm's, the others are shared by all arms."""
+
+    data: Name
+    """A data set of images of 28 × 28 pixels, as listed by `weight-feedback data list`."""
+    network: Literal["fc", "lenet"]
+    """See `build`."""
+    subspace: Subspace
+    """Its size is what arms differ in."""
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    """Passes over the training set."""
+    batch_size: Count = 128
+    """Examples a step."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Learning rate of Adam."""
+
+    def trial(self, seed: int) -> Measurement:
+        """Return one trial.
+
+        Args:
+            seed: of the trial.
+        """
+        return Measurement(**{name: getattr(self, name) for name in type(self).model_fields}, seed=seed)
+
+
+class Measurement(Trial):
+    """A network trained with Adam in a random subspace, to see how well ``d`` dimensions do; see `train`.
 
     Networks, starts, subspaces and data orders of two measurements are independent, even if the seeds are the same.
     """
-
-    folder: ClassVar[str] = "trials"
 
     data: Name
     network: Literal["fc", "lenet"]
     subspace: Subspace
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Count = 128
-    """Examples a step."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    """Learning rate of Adam."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
+
+    @property
+    def task(self) -> str:
+        """See `Trial`."""
+        return "intrinsic-dimension"
 
     def settings(self) -> dict[str, Any]:
         """Return all settings as plain values."""
-        return self.model_dump(mode="json")
-
-    def key(self) -> str:
-        """Return 16 hex digits of the SHA-256 digest of all settings."""
-        return digest(self.settings())
+        return {**self.model_dump(mode="json", exclude={"seed"}), "seed": self.seed}
 
     @property
-    def file_name(self) -> str:
-        """What its file is called, without an ending."""
-        return f"{self.network}-{self.subspace.dimensions:05d}-seed-{self.seed:05d}-{self.key()}"
+    def called(self) -> str:
+        """Network and dimensions."""
+        return f"{self.network}-{self.subspace.dimensions:05d}"
+
+    @property
+    def planned_epochs(self) -> int:
+        """Passes over the training set."""
+        return self.epochs

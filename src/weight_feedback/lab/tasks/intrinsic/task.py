@@ -1,127 +1,82 @@
-"""Networks trained in random subspaces of several sizes: how many dimensions does a task need?
-
-As Li et al. (2018, arXiv:1804.08838) did it: Adam on the coordinates of `weight_feedback.Subspace`.
-"""
+"""The intrinsic dimension as a task: its settings, its metric, what its results look like."""
 
 from __future__ import annotations
 
-import itertools
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-
-from weight_feedback.lab.data.datasets import Dataset, normalise
-from weight_feedback.lab.tasks.base import weights_digest
-from weight_feedback.lab.tasks.intrinsic.settings import Measurement
-from weight_feedback.lab.tasks.notebook.evaluation import evaluate
-from weight_feedback.lab.tasks.notebook.networks import Classifier, count_parameters, initialise
-from weight_feedback.lab.tasks.notebook.subspace import projection
-from weight_feedback.lab.tasks.optimisers import Adam
-from weight_feedback.streams import stream
-from weight_feedback.subspace import Subspace
-
-#: Height and width of the images that the networks take, in pixels; they have one channel.
-SIDE = 28
+from weight_feedback.lab.tasks.base import GivenArm, Measured, Metric, Task, Trial
+from weight_feedback.lab.tasks.intrinsic.settings import Measurement, Settings
 
 
-class FeedForward(Classifier, nn.Sequential):
-    """A network of layers in a row that classifies images; see `build`."""
+class IntrinsicDimension(Task):
+    """A network trained in random subspaces, whose sizes are the arms."""
 
+    metrics = {"accuracy": Metric("%", "higher", digits=2)}
+    Settings = Settings
+    scope = "on this test set, with this training set"
+    shared = frozenset({"data", "network", "epochs", "batch_size", "lr"})
 
-def build(network: str, seed: int) -> FeedForward:
-    """Build one of the paper's networks for digits, with PyTorch's default initialisation.
+    def make_trial(self, path: str, settings: dict[str, Any], seed: int) -> Measurement:
+        """See `Task`."""
+        return Settings.model_validate(settings).trial(seed)
 
-    Args:
-        network: ``"fc"``, 784-200-200-10, with 199,210 parameters; or ``"lenet"``, with 44,426: convolutions 5×5
-            without padding to 6 and 16 channels, each with 2×2 max-pooling, then 256-120-84-10.
-        seed: of the initial weights.
+    def settings_of(self, trial: Trial) -> Trial:
+        """Return the trial itself."""
+        return trial
 
-    Returns:
-        The network: from images, shape ``[n, 1, 28, 28]``, to log-probabilities, shape ``[n, 10]``.
-    """
-    layers: dict[str, nn.Module] = {}
-    widths: tuple[int, ...] = (SIDE * SIDE, 200, 200, 10)
-    if network == "lenet":
-        widths = (256, 120, 84, 10)
-        for i, (inputs, outputs) in enumerate(((1, 6), (6, 16)), start=1):
-            # ReLU after pooling gives the same numbers as before it, on a quarter of the elements.
-            layers |= {
-                f"conv{i}": nn.Conv2d(inputs, outputs, 5),
-                f"pool{i}": nn.MaxPool2d(2),
-                f"relu{i}": nn.ReLU(),
-            }
-    layers["flatten"] = nn.Flatten()
-    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths), start=1):
-        layers |= {f"fc{i}": nn.Linear(inputs, outputs), f"fc{i}_relu": nn.ReLU()}
-    layers.popitem()  # outputs have no ReLU
-    model = FeedForward(OrderedDict(layers, log_softmax=nn.LogSoftmax(dim=1)))
-    initialise(model, seed)
-    return model
+    def shared_values(self, settings: Mapping[str, Any], arms: Sequence[GivenArm]) -> dict[str, Any]:
+        """See `Task`; where arms differ in dimensions alone, their projection is shared."""
+        found = {arm.trial.settings()["subspace"]["projection"] for arm in arms}
+        return super().shared_values(settings, arms) | ({"projection": found.pop()} if len(found) == 1 else {})
 
+    def summary(self, shared: Mapping[str, Any]) -> str:
+        """See `Task`."""
+        epochs, size, lr = (shared[name] for name in ("epochs", "batch_size", "lr"))
+        said = f"{epochs} epochs, batches of {size}, Adam with learning rate {lr:g}"
+        return f"{said}, projection {shared['projection']}" if "projection" in shared else said
 
-def check(measurements: Sequence[Measurement], data: Dataset) -> None:
-    """Check that networks, subspaces and data fit together, before any time is spent.
+    def result(self, trial: Trial, data: Mapping[str, str], measured: Measured, kept: Mapping[str, Any]) -> Any:
+        """Return a result as it has always been kept."""
+        (fingerprint,) = data.values()
+        return {
+            "measurement": trial.settings(),
+            "data": fingerprint,
+            "parameters": kept["parameters"],
+            "accuracy": list(measured.curves["accuracy"]),
+            "coordinates": kept["coordinates"],
+        }
 
-    Args:
-        measurements: what is to be measured.
-        data: the data.
-
-    Raises:
-        ValueError: the images have another shape than the networks take, or a subspace has more dimensions than
-            its network has parameters, or too large a matrix.
-    """
-    shape = tuple(data.train_images.shape[1:])
-    if shape != (1, SIDE, SIDE):
-        raise ValueError(
-            f"--data: expected images of shape {(1, SIDE, SIDE)}, but those of {data.name} are {shape}"
+    def measured(self, result: Mapping[str, Any]) -> Measured:
+        """See `Task`."""
+        return Measured(
+            curves={"accuracy": result["accuracy"]},
+            epochs=result["measurement"]["epochs"],
+            facts={"parameters": result["parameters"]},
         )
-    parameters = {network: count_parameters(build(network, 0)) for network in {one.network for one in measurements}}
-    for one in measurements:
-        one.subspace.check_fit(parameters[one.network], "--dimensions")
+
+    def check(self, trials: Sequence[Trial], data_dir: Path | None) -> None:
+        """See `Task`."""
+        from weight_feedback.lab.data import datasets
+        from weight_feedback.lab.tasks.intrinsic.training import check_fit
+
+        for trial in trials:
+            assert isinstance(trial, Measurement)
+            check_fit([trial], datasets.load(trial.data, data_dir))
+
+    def fingerprint(self, trial: Trial, data_dir: Path | None) -> dict[str, str]:
+        """See `Task`."""
+        from weight_feedback.lab.data import datasets
+
+        assert isinstance(trial, Measurement)
+        return {trial.data: datasets.load(trial.data, data_dir).fingerprint}
+
+    def run(self, trial: Any) -> None:
+        """See `Task`."""
+        from weight_feedback.lab.tasks.intrinsic.training import train
+
+        train(trial)
 
 
-def measure(
-    measurement: Measurement, data: Dataset, on_epoch: Callable[[int], None] | None = None
-) -> dict[str, object]:
-    """Train a network in a random subspace, and evaluate it after each epoch.
-
-    Args:
-        measurement: the settings.
-        data: training and test set.
-        on_epoch: called after each epoch with its number, from 1.
-
-    Returns:
-        The settings; the ``accuracy`` on the test set after each epoch, in percent; how many ``parameters`` the
-        network has; and digests of ``data`` and final ``coordinates``. The same each time, bit for bit, on one
-        kind of machine and thread count, and one version of PyTorch.
-    """
-    # Runs that shared starts or signs over dimensions would not be the independent ones that the estimate takes
-    # them for.
-    drawn = stream(measurement.seed, "intrinsic dimension", measurement.subspace.dimensions)
-    seed = int(torch.randint(2**62, (), generator=drawn, device="cpu"))
-    network = build(measurement.network, seed)
-    parameters = count_parameters(network)
-    small = Subspace(network, projection(measurement.subspace, seed))
-    optimiser = Adam(small.coordinates, measurement.lr)
-    accuracy = []
-    for epoch in range(1, measurement.epochs + 1):
-        order = torch.randperm(len(data.train_labels), generator=stream(seed, "data order", epoch), device="cpu")
-        for batch in order.split(measurement.batch_size):
-            small.coordinates.grad = None
-            output = small(normalise(data.train_images[batch], data.mean, data.std))
-            F.nll_loss(output, data.train_labels[batch]).backward()
-            optimiser.step()
-        accuracy.append(evaluate(cast(FeedForward, small.materialize()), data).accuracy)
-        if on_epoch:
-            on_epoch(epoch)
-    return {
-        "measurement": measurement.settings(),
-        "data": data.fingerprint,
-        "parameters": parameters,
-        "accuracy": accuracy,
-        "coordinates": weights_digest({"coordinates": small.coordinates.detach().numpy()}),
-    }
+INTRINSIC = IntrinsicDimension()

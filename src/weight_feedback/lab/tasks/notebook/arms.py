@@ -13,7 +13,7 @@ import torch
 
 from weight_feedback.attach import attach
 from weight_feedback.lab.tasks.notebook.networks import ConvNet, build, initial_values
-from weight_feedback.lab.tasks.notebook.settings import Pooled, Settings, SignalName, Sketched, Summarised
+from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Pooled, SignalName, Sketched, Summarised
 from weight_feedback.registry import SUMMARIES
 from weight_feedback.signals import (
     Clock,
@@ -89,7 +89,7 @@ def make_signal(name: SignalName, model: ConvNet, settings: Summarised, seed: in
     return made[name]()
 
 
-def build_arm(settings: Settings, epoch_steps: int) -> ConvNet:
+def build_arm(settings: NetworkTrial, epoch_steps: int) -> ConvNet:
     """Build the counted network of some settings.
 
     Args:
@@ -120,7 +120,7 @@ def build_arm(settings: Settings, epoch_steps: int) -> ConvNet:
     return model
 
 
-def build_donor(settings: Settings, model: ConvNet, epoch_steps: int) -> tuple[ConvNet, int, Summary | None]:
+def build_donor(settings: NetworkTrial, model: ConvNet, epoch_steps: int) -> tuple[ConvNet, int, Summary | None]:
     """Build the donor of a yoked trial: a network that hears its own weights, of a seed that nobody counts.
 
     Args:

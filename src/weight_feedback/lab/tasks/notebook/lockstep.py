@@ -6,14 +6,18 @@ A step reads from top to bottom: `Lockstep.train_epoch` takes an epoch's batches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from weight_feedback.attach import advance, precompute
 from weight_feedback.lab.data.datasets import Dataset, normalise
+from weight_feedback.lab.tasks.fields import Frozen, explain
 from weight_feedback.lab.tasks.notebook.cohorts import as_one
 from weight_feedback.lab.tasks.notebook.evaluation import Evaluation, Hearing, evaluate_all, hear, heard
 from weight_feedback.lab.tasks.notebook.graphs import Recorder, Replayed
@@ -23,6 +27,8 @@ from weight_feedback.lab.tasks.notebook.settings import Training
 from weight_feedback.lab.tasks.notebook.subspace import Confined
 from weight_feedback.lab.tasks.optimisers import SGD
 from weight_feedback.streams import stream
+
+_HISTORIES = TypeAdapter(list[History], config=Frozen.model_config)
 
 
 @dataclass(frozen=True)
@@ -260,6 +266,14 @@ class Lockstep:
     def _hear(self, i: int) -> list[Hearing]:
         return hear(self._learners["network"].networks[i], self._data, self._starts[i])
 
+    def state(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+        """Return what further training depends on: histories as plain values; tensors, losses among them."""
+        plain = [asdict(history) for history in self.histories]
+        losses = {
+            _losses(i): torch.tensor(one.pop("step_losses"), dtype=torch.float64) for i, one in enumerate(plain)
+        }
+        return plain, self.tensors() | losses
+
     def tensors(self) -> dict[str, Tensor]:
         """Return, by name, all tensors that further training depends on: live ones, not copies.
 
@@ -272,17 +286,18 @@ class Lockstep:
             for name, tensor in learner.tensors().items()
         }
 
-    def restore(self, epoch: int, histories: Sequence[History], tensors: Mapping[str, Tensor]) -> None:
+    def restore(self, epoch: int, plain: Any, tensors: dict[str, Tensor]) -> None:
         """Go to where training was after an epoch; training goes on from there to the same bits.
 
         Args:
             epoch: how many were finished then.
-            histories: as they were then, one a model.
-            tensors: what `tensors` returned then, of networks that were built alike.
+            plain: the histories, as `state` returned them then, of networks that were built alike.
+            tensors: likewise.
 
         Raises:
             ValueError: that can't have been; nothing is changed.
         """
+        histories, tensors = _as_histories(plain, dict(tensors))
         own = self.tensors()
         for name in {**own, **tensors}:
             expected, found = (_kind(named.get(name)) for named in (own, tensors))
@@ -306,6 +321,26 @@ class Lockstep:
         steps = self._settings.epoch_steps(len(self._data.train_labels))
         for i, (history, start) in enumerate(zip(histories, self._starts, strict=True)):
             history.check(f"history {i}", epoch, steps, start is not None)
+
+
+def _losses(i: int) -> str:
+    return f"network.{i}.losses"
+
+
+def _as_histories(plain: Any, tensors: dict[str, Tensor]) -> tuple[list[History], dict[str, Tensor]]:
+    """Return histories with their losses, and the other tensors."""
+    try:
+        histories = _HISTORIES.validate_json(json.dumps(plain))
+    except ValidationError as error:
+        raise ValueError(f"histories: {explain(error).splitlines()[0]}") from None
+    for i, history in enumerate(histories):
+        losses = tensors.pop(_losses(i), None)
+        if losses is None or losses.dtype != torch.float64 or losses.dim() != 1 or not losses.isfinite().all():
+            raise ValueError(
+                f"{_losses(i)}: expected a vector of finite numbers in torch.float64, found {losses!r}"
+            )
+        history.step_losses = losses.tolist()
+    return histories, tensors
 
 
 def _kind(tensor: Tensor | None) -> str:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from weight_feedback.lab.tasks.base import Count, Frozen, Name
+from weight_feedback.lab.tasks.base import Trial
+from weight_feedback.lab.tasks.fields import Count, Frozen, Name
 
 #: Numbers that a stored projection may have: 4 GiB of them.
 MOST_STORED = 2**30
@@ -177,6 +178,48 @@ Summarised = Annotated[
 
 
 class Settings(Frozen):
+    """The settings of a study of these networks: all arms share the first three, the others are an arm's."""
+
+    data: Name
+    """A data set, as listed by `weight-feedback data list`."""
+    training: Training = Training()
+    """How networks are trained."""
+    summary: Summarised | None = None
+    """What networks with a signal hear of weights."""
+    model: Name
+    """A network, as listed by `weight-feedback train --help`."""
+    signal: SignalName | None = None
+    """What fc1 of a plain network hears; left out for the notebook's networks, which have feedback built in."""
+    conditioning: Literal["concat", "film"] = "concat"
+    """How fc1 hears it: as a moving bias, or as scale and shift."""
+    salt: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Gives the seeds of this arm another projection and another initial V; nothing else changes."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether trials hear nothing beyond what a network has built in."""
+        return self.signal in (None, "none")
+
+    def trial(self, seed: int) -> NetworkTrial:
+        """Return one trial.
+
+        Args:
+            seed: of the trial.
+        """
+        # "none" hears nothing, whatever the summary and its salt: its trial is the plain network's.
+        return NetworkTrial(
+            data=self.data,
+            training=self.training,
+            model=self.model,
+            signal=None if self.silent else self.signal,
+            summary=None if self.silent else self.summary,
+            conditioning=self.conditioning,
+            salt=0 if self.silent else self.salt,
+            seed=seed,
+        )
+
+
+class NetworkTrial(Trial):
     """Everything that the result of one network depends on, besides data and code."""
 
     data: Name
@@ -186,8 +229,44 @@ class Settings(Frozen):
     summary: Summarised | None = None
     conditioning: Literal["concat", "film"] = "concat"
     salt: Annotated[int, Field(ge=0, le=1000)] = 0
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
-    """Donors' seeds begin where these end."""
+    # Donors' seeds begin where those of trials end.
+
+    @property
+    def task(self) -> str:
+        """See `Trial`."""
+        return "notebook"
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings as plain values; what doesn't apply to the trial is left out."""
+        settings = self.model_dump(mode="json", exclude_none=True, exclude={"training", "seed"})
+        settings |= {"seed": self.seed, "training": self.training.settings()}
+        if self.conditioning == "concat":
+            del settings["conditioning"]
+        if self.salt == 0:
+            del settings["salt"]
+        return settings
+
+    def cohort(self) -> list[NetworkTrial]:
+        """Return the trials that are trained together with this one, and itself: always the same seeds."""
+        size = self.training.cohort
+        first = self.seed // size * size
+        return [self.model_copy(update={"seed": seed}) for seed in range(first, first + size)]
+
+    @property
+    def called(self) -> str:
+        """Model and signal, and what else there is of it."""
+        parts = (
+            self.model,
+            self.signal,
+            "film" if self.conditioning == "film" else None,
+            f"salt-{self.salt}" if self.salt else None,
+        )
+        return "-".join(filter(None, parts))
+
+    @property
+    def planned_epochs(self) -> int:
+        """Passes over the training set."""
+        return self.training.epochs
 
     @property
     def keeps_weights(self) -> bool:
