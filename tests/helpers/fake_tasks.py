@@ -15,7 +15,7 @@ from helpers.limits import SECONDS as PATIENCE
 from helpers.linear_regression import Regression
 from helpers.linear_regression import Settings as Weighed
 from weight_feedback.lab.study.study import Study
-from weight_feedback.lab.tasks.base import Context, Metric, PlainTrial, Plan, Task, Trial
+from weight_feedback.lab.tasks.base import Context, Metric, Plan, Task, Trial
 from weight_feedback.lab.tasks.fields import Frozen
 
 
@@ -92,19 +92,8 @@ class Mortal(Regression):
         super().run(trial)
 
 
-class Planned(PlainTrial):
-    """A trial whose number of epochs is known before it runs."""
-
-    @property
-    def planned_epochs(self) -> int:
-        return self.values["epochs"]
-
-
 class Troubled(Regression):
     """Counts how often each trial is run, and gets into the troubles that a folder has for it; see `Troubles`."""
-
-    def make_trial(self, path: str, settings: dict[str, Any], seed: int) -> Planned:
-        return Planned.model_validate(dict(super().make_trial(path, settings, seed)))
 
     def run(self, trial: Context) -> None:
         if folder := os.environ.get(Troubles.variable):

@@ -145,7 +145,7 @@ def test_what_was_reported_makes_the_curves() -> None:
         one.diagnose(rate=0.5)
     one.keep("parameters", 3)
     assert one.finish({"size": 8}) == Measured(
-        {"error": [1.0, 0.5], "size": [8.0]}, 2, diagnostics={"rate": [0.5, 0.5]}
+        {"error": [1.0, 0.5], "size": [None, 8.0]}, 2, diagnostics={"rate": [0.5, 0.5]}
     )
     assert one.kept == {"parameters": 3}
     assert one.finish({"error": 0.25}).curves["error"] == [1.0, 0.25]

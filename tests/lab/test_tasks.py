@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import subprocess
 import sys
-import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ import pytest
 import weight_feedback.lab
 from helpers.child_processes import stand_ins
 from helpers.fake_tasks import SECONDS, THREE
+from helpers.recording_watcher import Watched
 from weight_feedback import lab
 from weight_feedback.lab.commands import cli
+from weight_feedback.lab.execution.progress import Progress, ProgressFiles
 from weight_feedback.lab.execution.trackers import make_tracker, metrics
 from weight_feedback.lab.report.export import rows
+from weight_feedback.lab.statistics.outcomes import study_outcome
 from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
@@ -158,7 +161,6 @@ def test_results_of_two_machines_are_merged_and_read_without_the_task(tmp_path) 
 #: Without the folder of the tasks.
 REPORT = """
 import sys
-import textwrap
 import tomllib
 sys.path = [path for path in sys.path if not path.rstrip("/").endswith("tests")]
 from weight_feedback.lab.commands.cli import main
@@ -299,6 +301,66 @@ def test_a_trial_that_stops_early_keeps_its_last_values(tmp_path, monkeypatch) -
     assert table[table["test_loss"].notna()].groupby(["arm", "seed"])["epoch"].max().tolist() == [3, 4, 3, 4]
 
 
+def test_progress_counts_the_epochs_that_are_known_beforehand(tmp_path, monkeypatch) -> None:
+    watcher = Watched()
+    lab.run(three(seeds=1), Store(tmp_path / "three"), jobs=1, watcher=watcher)
+    assert watcher.begun == [(2, 2, 8, 1)]
+    assert watcher.standings[-1] == Progress(epochs=8, running=0, done=2, failed=0)
+
+    def run(_: object, trial: lab.Context) -> None:
+        for epoch in trial.epochs(7):  # which no setting says
+            trial.report(seconds=epoch)
+
+    monkeypatch.setattr(type(SECONDS), "run", run)
+    counted: list[int] = []
+    monkeypatch.setattr(ProgressFiles, "count", lambda _, __, epochs: counted.append(epochs))
+    lab.run(seconds(seeds=1), Store(tmp_path / "seconds"), jobs=1, watcher=watcher)
+    assert watcher.begun[1] == (2, 2, 2, 1)
+    assert counted == [1] * 14
+
+
+def test_what_is_reported_now_and_then_keeps_its_epochs(tmp_path, monkeypatch) -> None:
+    def run(_: object, trial: lab.Context) -> dict[str, float]:
+        for epoch in trial.epochs(10):
+            for step in range(3):
+                trial.report(validation_loss=float(abs(epoch - 5) + step))  # of which the last counts
+            if epoch % 5 == 0:
+                trial.report(test_loss=float(epoch))
+        return {"memory": 1.0}
+
+    monkeypatch.setattr(type(THREE), "run", run)
+    study = three(seeds=2, epochs=10)
+    lab.run(study, Store(tmp_path), jobs=1)
+    (a, _) = lab.analyse(study, Store(tmp_path)).arms
+    nan = math.nan
+    np.testing.assert_array_equal(a.curves["test_loss"][0], [nan] * 4 + [5.0] * 5 + [10.0])
+    np.testing.assert_array_equal(a.curves["validation_loss"][0], [abs(epoch - 5) + 2 for epoch in range(1, 11)])
+    np.testing.assert_array_equal(a.curves["memory"][0], [nan] * 9 + [1.0])
+    assert study_outcome(study).of(a.curves).tolist() == [5.0, 5.0]
+    table = rows(study, Store(tmp_path))
+    assert table[table["test_loss"].notna()]["epoch"].unique().tolist() == [5, 10]
+    with stand_ins():
+        cli.main(["report", str(tmp_path)])
+
+
+def test_a_report_without_any_pair_is_written(tmp_path) -> None:
+    declared = {"primary": [["b", "a"]], "margin": 1.0, "metric": "memory", "outcome": "area"}
+    lab.run(three(declared=declared), Store(tmp_path), jobs=1)
+    with stand_ins():
+        cli.main(["report", str(tmp_path)])
+    assert "6 of 6 pairs are missing" in (tmp_path / "report.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(("scale", "said"), [(1e-12, "3.003e−12"), (1e12, "3002750000000")])
+def test_numbers_of_any_size_are_shown(tmp_path, monkeypatch, scale, said) -> None:
+    monkeypatch.setattr(type(SECONDS), "run", lambda _, trial: {"seconds": scale * (3 + trial.seed / 2000)})
+    study = seconds(declared=None)
+    lab.run(study, Store(tmp_path), jobs=1)
+    with stand_ins():
+        cli.main(["report", str(tmp_path)])
+    assert said in (tmp_path / "report.md").read_text("utf-8")
+
+
 def test_contrasts_of_what_trials_lack_are_withheld(tmp_path) -> None:
     study = three(declared={"primary": [["b", "a"]], "margin": 1.0, "metric": "memory"})
     lab.run(study, Store(tmp_path), jobs=1)
@@ -360,7 +422,7 @@ def test_declarations_know_task_settings_and_what_the_judged_metric_means() -> N
         ({"arms": {"a": {}, "b": {"slower": 0.0}}}, "'a' and 'b' train the same"),
         ({"task": "helpers.fake_tasks:NOTHING"}, "can't be imported: .*NOTHING"),
         ({"task": "helpers.nothing:X"}, "can't be imported: No module named"),
-        ({"task": "helpers.fake_tasks:Seconds"}, "to be a task, found type"),
+        ({"task": "helpers.fake_tasks:Seconds"}, "to be a task or a function, found type"),
         ({"task": "seconds"}, "expected notebook, intrinsic-dimension, or module:object"),
         (
             {"declared": {"primary": [["after", "before"]], "margin": 0.2, "metric": "minutes"}},
@@ -389,7 +451,7 @@ def test_other_code_is_not_mixed(tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(type(SECONDS), "fingerprint", lambda *_, it=fingerprint: {"code": it})
         if fingerprint == "ab":
             lab.run(seconds(), store, jobs=1, arms=["before"])
-    with pytest.raises(ValueError, match="expected the data under the name code that its results come from"):
+    with pytest.raises(ValueError, match="expected the code that its results come from, found other code"):
         lab.run(seconds(), store, jobs=1)
 
 
@@ -409,10 +471,12 @@ def test_a_failure_keeps_its_traceback(tmp_path, monkeypatch) -> None:
 
 def test_the_task_of_the_documentation_runs(tmp_path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text("utf-8")
-    module, script = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "mine.py").write_text(module)
-    (tmp_path / "script.py").write_text(f'if __name__ == "__main__":\n{textwrap.indent(script, "    ")}')
-    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.startswith("fast − slow: better on this task, over its seeds: difference −1.")
+    function, task = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "mine.py").write_text(function)
+    done = subprocess.run([sys.executable, "mine.py"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "fast − slow: better on this task, over its seeds: difference −1." in done.stdout
+    names: dict[str, Any] = {}
+    exec(task, names)
+    assert names["DELAY"].metrics["seconds"].better == "lower"
     (metric,) = re.findall(r"```toml\n(\[metrics.*?)```", page, re.DOTALL)
     assert set(tomllib.loads(metric)["metrics"]["error"]) <= set(lab.Metric._fields)

@@ -15,6 +15,7 @@ from weight_feedback import __version__
 from weight_feedback.lab.commands.data import Data
 from weight_feedback.lab.commands.dimensions import IntrinsicDimension
 from weight_feedback.lab.commands.networks import MatchDimensions, Train
+from weight_feedback.lab.commands.new import New
 from weight_feedback.lab.commands.options import ArgumentError, Command
 from weight_feedback.lab.commands.statistics import Calibrate
 from weight_feedback.lab.commands.studies import Export, Merge, Plan, Plot, Report, Run
@@ -23,6 +24,7 @@ from weight_feedback.lab.execution.interrupts import Interrupted, interruptible
 from weight_feedback.untrusted import shown
 
 COMMANDS: dict[str, type[Command]] = {
+    "new": New,
     "train": Train,
     "plan": Plan,
     "run": Run,

@@ -153,9 +153,10 @@ OUT = Path("results")
 LONGEST_SUFFIX = 150
 STUDIES = ", ".join(builtin_studies())
 
+_NAMED = "A TOML file; a file of Python with a lab.Study in it, or FILE.py:NAME, which is run; a folder of results;"
 StudyName = Annotated[
     Positional[str],
-    arg(metavar="STUDY", help=f"A TOML file, a folder of results, or a built-in study: {STUDIES}."),
+    arg(metavar="STUDY", help=f"{_NAMED} or a built-in study: {STUDIES}."),
 ]
 DataDir = Annotated[
     Optional[Path],
@@ -230,6 +231,21 @@ Mixed = Annotated[
     ),
 ]
 Device = Annotated[str, arg(metavar="NAME", help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
+
+
+def read_study(given: str) -> Study:
+    """Return a study.
+
+    Args:
+        given: as people name it: a TOML file, a file of Python, a folder of results, or a built-in study.
+
+    Raises:
+        StudyError: it can't be read.
+    """
+    from weight_feedback.lab.study.scripts import is_script, load_script
+    from weight_feedback.lab.study.toml import load_study
+
+    return load_script(given) if is_script(given) else load_study(given)
 
 
 def folder_of(given: str, study: Study, out: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +23,18 @@ from weight_feedback.lab.statistics.analysis import Analysis, analyse
 from weight_feedback.lab.statistics.gate import ranges
 from weight_feedback.lab.statistics.outcomes import ArmResult, study_outcome, with_unit
 from weight_feedback.lab.statistics.sensitivity import Sensitivity
+from weight_feedback.lab.store.readable import Readable
 from weight_feedback.lab.store.store import Store
+from weight_feedback.lab.study.scripts import is_script
 from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.tasks.loading import BUILT_IN
 
 if TYPE_CHECKING:  # as training imports torch, and reports don't
     from weight_feedback.lab.training.plan import PlannedArm
+
+
+#: Failures that are told of where nothing else came out.
+MOST_FAILED = 3
 
 
 def draw(
@@ -82,7 +90,8 @@ def _draw(console: Console, study: Study, shown: Sequence[ArmResult], stem: Path
 def _finished(analysis: Analysis, store: Store, command: str) -> list[ArmResult]:
     finished = [result for result in analysis.arms if result.seeds]
     if not finished:
-        raise ValueError(_nothing(store, command))
+        failed = failures(analysis)
+        raise ValueError("\n".join([_nothing(store, command), *failed[:MOST_FAILED]]))
     return finished
 
 
@@ -164,6 +173,38 @@ def present(
             ]
         ),
     )
+
+
+def running(given: str, study: Study) -> str:
+    """Return what runs a study: a command, or Python where no command can.
+
+    Args:
+        given: as people name the study.
+        study: arms × seeds.
+    """
+    if study.task in BUILT_IN or is_script(given):
+        return shlex.join(["weight-feedback", "run", given])
+    return f"lab.run in Python, with the task {study.task}"
+
+
+def report(study: Study, store: Store | None = None, *, peek: bool = False) -> Analysis:
+    """Print what a study found, and write its report, pictures and text, beside its results.
+
+    Args:
+        study: arms × seeds.
+        store: what is finished; default: the folder of the study's name in ``results``.
+        peek: see `analyse`.
+
+    Returns:
+        All of it, as numbers.
+
+    Raises:
+        ValueError: nothing is finished, or the report can't be written there.
+    """
+    console, known = Console(soft_wrap=True), store or Store.of(study)
+    shown = Readable(known.folder, lambda line: print_text(console, line, "bold red"))
+    present(console, study, shown, running(study.name, study), peek=peek)
+    return analyse(study, shown)
 
 
 def print_plan(

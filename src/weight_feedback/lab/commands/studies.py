@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
@@ -33,6 +32,7 @@ from weight_feedback.lab.commands.options import (
     To,
     check_arms,
     folder_of,
+    read_study,
     suffix,
 )
 from weight_feedback.lab.commands.terminal import RunDisplay, print_text, readable
@@ -40,7 +40,6 @@ from weight_feedback.lab.execution.names import TrackerName
 
 if TYPE_CHECKING:
     from weight_feedback.lab.study.shards import Shard
-    from weight_feedback.lab.study.study import Study
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,9 @@ class Plan(Command):
         from weight_feedback.lab.commands.presenting import print_plan
         from weight_feedback.lab.execution.backends import cores
         from weight_feedback.lab.statistics.sensitivity import sensitivity
-        from weight_feedback.lab.study.toml import load_study
         from weight_feedback.lab.training.plan import plan
 
-        study = load_study(self.study)
+        study = read_study(self.study)
         check_arms(study, self.arms)
         arms = plan(study, arms=self.arms, seeds=self.seeds, data_dir=self.data_dir, device=self.device)
         shown = sensitivity(self.seeds or study.seeds, study.declared) if study.declared else None
@@ -128,15 +126,14 @@ class Run(Command):
 
     def __call__(self, console: Console) -> None:
         """Run, draw and report."""
-        from weight_feedback.lab.commands.presenting import present
+        from weight_feedback.lab.commands.presenting import present, running
         from weight_feedback.lab.execution.backends import connected
         from weight_feedback.lab.execution.runner import missing, run
         from weight_feedback.lab.execution.trackers import make_tracker
         from weight_feedback.lab.store.store import Store
         from weight_feedback.lab.study.shards import parse_shard
-        from weight_feedback.lab.study.toml import load_study
 
-        study = load_study(self.study)
+        study = read_study(self.study)
         check_arms(study, self.arms)
         shard = parse_shard(self.shard) if self.shard else None
         store = Store(folder_of(self.study, study, self.out))
@@ -164,7 +161,7 @@ class Run(Command):
         if shard and left:
             print_text(console, _rest(shard, left, self.study, store.folder))
         else:
-            present(console, study, readable(console, store.folder), _running(self.study, study))
+            present(console, study, readable(console, store.folder), running(self.study, study))
 
 
 def _rest(shard: Shard, left: int, study: str, folder: Path) -> str:
@@ -206,13 +203,12 @@ class Report(Command):
 
     def __call__(self, console: Console) -> None:
         """Write and print."""
-        from weight_feedback.lab.commands.presenting import present
-        from weight_feedback.lab.study.toml import load_study
+        from weight_feedback.lab.commands.presenting import present, running
 
-        study = load_study(self.study)
+        study = read_study(self.study)
         check_arms(study, self.arms)
         store = readable(console, folder_of(self.study, study, self.out))
-        present(console, study, store, _running(self.study, study), self.to, self.peek, self.arms)
+        present(console, study, store, running(self.study, study), self.to, self.peek, self.arms)
 
 
 @dataclass(frozen=True)
@@ -231,13 +227,12 @@ class Plot(Command):
 
     def __call__(self, console: Console) -> None:
         """Print the table, and draw."""
-        from weight_feedback.lab.commands.presenting import draw
-        from weight_feedback.lab.study.toml import load_study
+        from weight_feedback.lab.commands.presenting import draw, running
 
-        study = load_study(self.study)
+        study = read_study(self.study)
         check_arms(study, self.arms)
         store = readable(console, folder_of(self.study, study, self.out))
-        draw(console, study, store, _running(self.study, study), self.arms, self.to)
+        draw(console, study, store, running(self.study, study), self.arms, self.to)
 
 
 @dataclass(frozen=True)
@@ -292,9 +287,8 @@ class Export(Command):
         """Export, and print where to."""
         from weight_feedback.files import tell
         from weight_feedback.lab.report.export import export
-        from weight_feedback.lab.study.toml import load_study
 
-        study = load_study(self.study)
+        study = read_study(self.study)
         check_arms(study, self.arms)
         store = readable(console, folder_of(self.study, study, self.out))
         path = (self.to or store.folder) / f"trials{suffix(self.arms)}.{self.format}"
@@ -305,12 +299,3 @@ class Export(Command):
                 f"{tell(error)}\nThe results themselves are as they were; --to DIR writes elsewhere"
             ) from error
         print_text(console, f"{path}: {rows} rows")
-
-
-def _running(given: str, study: Study) -> str:
-    """Return what runs a study: a command, or Python where its task is code."""
-    from weight_feedback.lab.tasks.loading import BUILT_IN
-
-    if study.task not in BUILT_IN:
-        return f"lab.run in Python, with the task {study.task}"
-    return shlex.join(["weight-feedback", "run", given])

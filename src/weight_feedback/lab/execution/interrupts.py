@@ -72,6 +72,9 @@ def interrupts_blocked() -> Iterator[None]:
 
 def _end_at_once(number: int, _: FrameType | None) -> NoReturn:
     try:
+        # Another thread, of a pool, would at once replace those that are killed: no process is started any more.
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=threading.Event().wait)
         for child in multiprocessing.active_children():
             child.kill()
     finally:  # whatever the state that they are in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from weight_feedback.lab.study.shards import Shard
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.trials import Swap
 from weight_feedback.lab.tasks.base import Task, Trial
+from weight_feedback.lab.tasks.loading import BUILT_IN, provided
 from weight_feedback.lab.training.environment import choose_device, surroundings
 from weight_feedback.lab.training.interventions import possible
 
@@ -77,7 +79,7 @@ def missing(
 
 def run(
     study: Study,
-    store: Store,
+    store: Store | None = None,
     *,
     arms: Sequence[str] | None = None,
     seeds: int | None = None,
@@ -100,7 +102,7 @@ def run(
 
     Args:
         study: arms × seeds.
-        store: what is finished, and where to keep what is run.
+        store: what is finished, and where to keep what is run; default: see `Store.of`.
         arms: names of the arms to run; default: all.
         seeds: run more or fewer seeds than the study has.
         jobs: trials side by side, in processes of this machine; default: one for each core, or this very process
@@ -132,6 +134,7 @@ def run(
     """
     _check(jobs=(jobs, 1), retries=(retries, 0), checkpoint_seconds=(checkpoint_seconds, 0))
     asked = (shard or Shard(1, 1)).of(study.trials(arms, seeds))
+    store = store or Store.of(study)
     where, task = choose_device(device), study.running()
     firsts = [study.trial(arm, study.first_seed) for arm in study.arms]
     task.check(firsts, data_dir)
@@ -158,14 +161,32 @@ def run(
             watcher.begin(len(asked), len(todo), sum(trial.planned_epochs for _, trial in todo), pool.jobs)
         if idle:
             return 0
-        with watched(store.folder / "progress", watcher) as (progress, tally):
-            worker = Worker(study, store, progress, data_dir, device, tracker, checkpoint_seconds)
+        here, data_there = _seen_by_workers(store.folder, data_dir, pool.jobs)
+        with watched(here / "progress", watcher) as (progress, tally):
+            worker = Worker(
+                study,
+                Store(here),
+                progress,
+                data_there,
+                device,
+                tracker,
+                checkpoint_seconds,
+                task=provided(study.task),
+                look_in=() if study.task in BUILT_IN else tuple(sys.path),
+            )
             if pool.remote:
                 worker = _sent(worker, pool, firsts, data, None if mixed else (found, [arm for arm, _ in todo]))
             run_all(_trials(worker, todo), pool, retries, progress, tally)
             if shard is None or not missing(study, store, arms, seeds):
                 run_all(_swaps(worker, found.swaps), pool, retries, progress, tally)
     return len(todo)
+
+
+def _seen_by_workers(folder: Path, data_dir: Path | None, jobs: int) -> tuple[Path, Path | None]:
+    """Return paths that mean the same in a process that was started in another folder, where there are several."""
+    if jobs == 1:
+        return folder, data_dir
+    return folder.absolute(), data_dir.absolute() if data_dir else None
 
 
 def _check(**numbers: tuple[float | None, float]) -> None:

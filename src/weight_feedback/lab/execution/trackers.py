@@ -242,5 +242,9 @@ def metrics(study: Study, record: Record) -> Iterator[tuple[str, int, float]]:
     for kind, (series, first) in kinds.items():
         for name, values in series.items():
             if kind != "metrics" or name in study.reported:
-                known = [(step, value) for step, value in enumerate(values, start=first) if math.isfinite(value)]
-                yield from ((f"{kind}/{name}", step, value) for step, value in known)
+                known = [(step, value) for step, value in enumerate(values, start=first)]
+                yield from (
+                    (f"{kind}/{name}", step, value)
+                    for step, value in known
+                    if value is not None and math.isfinite(value)
+                )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import socket
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +22,8 @@ from weight_feedback.lab.execution.trackers import Tracker
 from weight_feedback.lab.store.store import Record, Store, StoreError
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.trials import Swap
-from weight_feedback.lab.tasks.base import Trial
+from weight_feedback.lab.tasks.base import Task, Trial
+from weight_feedback.lab.tasks.loading import provide
 from weight_feedback.lab.training.environment import thread_count
 from weight_feedback.lab.training.interventions import run_swap
 from weight_feedback.lab.training.run import Options, run_cohort
@@ -48,6 +51,8 @@ class Worker:
         checkpoint_seconds: see `Options`.
         site: what every worker of a cluster must see; None on this machine.
         expected: surroundings that workers of a cluster must have; None: whatever they are.
+        task: that of the study, where a process can't import it.
+        look_in: folders in which its module is looked for, besides those of the process.
     """
 
     study: Study
@@ -59,6 +64,8 @@ class Worker:
     checkpoint_seconds: float
     site: Site | None = None
     expected: Mapping[str, Any] | None = None
+    task: Task | None = None
+    look_in: tuple[str, ...] = ()
     driver: int = field(default_factory=os.getpid)
     """The process that all others work for."""
 
@@ -89,7 +96,8 @@ class Worker:
         try:
             if left:
                 driver = self.driver if self.site is None else None
-                self._train(arm, trials, left, counter(self.progress, key, driver, len(missing)))
+                epochs = missing[0].planned_epochs
+                self._train(arm, trials, left, counter(self.progress, key, driver, len(missing), epochs))
         except (StoreError, RunOverError):
             raise
         except Exception as error:  # whatever it is, the other trials go on
@@ -103,6 +111,12 @@ class Worker:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """See, on a cluster, that a worker may run trials, and that this one runs no other now."""
+        if self.task is not None:
+            provide(self.study.task, self.task)
+        if multiprocessing.get_start_method(allow_none=True) in ("loky", "loky_init_main"):
+            # joblib's own, which what a task starts, as a loader of data does, can't be started by.
+            multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
+        sys.path += [folder for folder in self.look_in if folder not in sys.path]
         if self.site is None:
             yield
             return
@@ -208,7 +222,9 @@ class Worker:
         self.progress.note(f"failed: {swap.file_name}: {first}")
 
 
-def counter(progress: ProgressFiles, key: str, driver: int | None, trials: int = 1) -> Callable[..., None]:
+def counter(
+    progress: ProgressFiles, key: str, driver: int | None, trials: int = 1, epochs: int | None = None
+) -> Callable[..., None]:
     """Return what is to be called after each epoch, with its number: it says how far a job is.
 
     It ends the job when the run is dead, so that nobody waits for it any more: by an error where a process is a
@@ -219,11 +235,12 @@ def counter(progress: ProgressFiles, key: str, driver: int | None, trials: int =
         key: of the job.
         driver: the process that all others work for; None on a cluster.
         trials: of the job, trained together.
+        epochs: that each is known to have; more than these aren't counted. Default: as many as there are.
     """
     parent = os.getppid()
 
     def count(epoch: int, *_: object) -> None:
-        progress.count(key, epoch * trials)
+        progress.count(key, trials * (epoch if epochs is None else min(epoch, epochs)))
         if driver is None:
             if not progress.alive:
                 raise RunOverError(f"{progress.folder}: the run that this trial was for has ended")

@@ -141,16 +141,12 @@ def _rows(
 
 
 def _value(study: Study, measured: Measured, name: str, epoch: int) -> float | None:
-    """Return a metric after an epoch; of a trial that has diverged, what it counts as.
-
-    What is reported once is known after the last one, as in `statistics.analysis`.
-    """
+    """Return a metric after an epoch, if it was reported; of a trial that has diverged, what it counts as."""
     values, metric = measured.curves.get(name, ()), study.reported.get(name)
-    if not measured.diverged:
-        first = measured.epochs - 1 if len(values) == 1 else 0
-        return values[epoch - first] if first <= epoch < first + len(values) else None
     if epoch < len(values):
         return values[epoch]
+    if not measured.diverged:
+        return None
     return measured.counts.get(name, metric.diverged if metric else None)
 
 

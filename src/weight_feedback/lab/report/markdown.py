@@ -25,6 +25,7 @@ from weight_feedback.lab.statistics.outcomes import (
 from weight_feedback.lab.statistics.verdicts import level
 from weight_feedback.lab.store.provenance import mixed_surroundings
 from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.tasks.base import CODE
 from weight_feedback.untrusted import printable
 
 
@@ -158,6 +159,10 @@ def swap_cells(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
     return headings, body
 
 
+#: After the point; numbers that need more are written with a power of ten.
+MOST_DIGITS = 9
+
+
 def number(value: float, digits: int) -> str:
     """Return a number as text, with a real minus sign; a dash for NaN.
 
@@ -165,6 +170,8 @@ def number(value: float, digits: int) -> str:
         value: the number.
         digits: after the point.
     """
+    if digits > MOST_DIGITS and not np.isnan(value):
+        return f"{value:.4g}".replace("-", "−")
     # Adding 0 makes −0, which small negative numbers are rounded to, 0.
     return "–" if np.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
@@ -293,9 +300,13 @@ def trained_on(analysis: Analysis) -> str:
         analysis: of at least one finished trial.
     """
     return "; ".join(
-        f"{printable(name)} ({'; '.join(described(name, one) for one in sorted(found))})"
+        f"{printable(name)} ({'; '.join(_known(name, one) for one in sorted(found))})"
         for name, found in analysis.data.items()
     )
+
+
+def _known(name: str, fingerprint: str) -> str:
+    return f"digest {printable(fingerprint)[:16]}" if name == CODE else described(name, fingerprint)
 
 
 def data_line(analysis: Analysis) -> str:

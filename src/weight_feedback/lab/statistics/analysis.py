@@ -266,15 +266,12 @@ def _counts(name: str, metric: Metric, trials: Sequence[Measured]) -> frozenset[
 
 
 def _curve(name: str, metric: Metric, measured: Measured, epochs: int) -> NDArray[np.float64]:
-    """Return a metric's values, one an epoch.
-
-    One that is reported once alone is known after the last epoch; a trial that stops early keeps its last value.
-    """
-    values = measured.curves.get(name, ())
+    """Return a metric's values, one an epoch; where it isn't reported, it is as it was, and NaN before it is."""
+    values: list[float] = []
+    for value in measured.curves.get(name, ()):
+        values.append((values[-1] if values else np.nan) if value is None else value)
     if measured.diverged:
         return _padded(values, epochs, _counts_as(name, metric, measured))
-    if len(values) == 1 < measured.epochs:
-        values = [np.nan] * (measured.epochs - 1) + [*values]
     return _padded(values, epochs, values[-1] if values else None)
 
 

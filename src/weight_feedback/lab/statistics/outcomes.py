@@ -178,4 +178,4 @@ def digits_of(metric: Metric, values: Sequence[NDArray[np.float64]]) -> int:
         return metric.digits
     sizes = np.abs(np.concatenate([np.ravel(one) for one in values])) if values else np.empty(0)
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
-    return int(np.clip(3 - math.floor(math.log10(np.median(sizes))), 0, 9)) if sizes.size else 3
+    return max(0, 3 - math.floor(math.log10(np.median(sizes)))) if sizes.size else 3

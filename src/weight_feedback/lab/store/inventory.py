@@ -16,7 +16,7 @@ from weight_feedback.lab.store.store import Damaged, Record, Store, StoreError
 from weight_feedback.lab.store.weights import read_weights
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.trials import Swap, data_of
-from weight_feedback.lab.tasks.base import SEEDS_END, Trial
+from weight_feedback.lab.tasks.base import CODE, SEEDS_END, Trial
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,17 @@ def refuse_other_data(found: Found, here: Mapping[str, str], folder: Path) -> No
         StoreError: they differ.
     """
     for name, fingerprint in here.items():
-        if set(found.get(name, ())) - {fingerprint}:
+        if not set(found.get(name, ())) - {fingerprint}:
+            continue
+        if name == CODE:
             raise StoreError(
-                f"{folder}: expected the data under the name {name} that its results come from "
-                f"({listed(name, found[name])}), found others ({described(name, fingerprint)}), whose results "
-                "can't be compared with those. Point --data-dir to the files that were used, or run all of it in "
-                "another folder (--out)"
+                f"{folder}: expected the code that its results come from, found other code: the task, or what it "
+                "uses, was edited since. Put it back as it was, or run all of it in another folder (--out), or "
+                "under another name"
             )
+        raise StoreError(
+            f"{folder}: expected the data under the name {name} that its results come from "
+            f"({listed(name, found[name])}), found others ({described(name, fingerprint)}), whose results "
+            "can't be compared with those. Point --data-dir to the files that were used, or run all of it in "
+            "another folder (--out)"
+        )

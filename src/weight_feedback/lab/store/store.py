@@ -78,6 +78,15 @@ class Store:
         self.folder = Path(folder)
         self.trials = self.folder / "trials"
 
+    @classmethod
+    def of(cls, study: Study) -> Store:
+        """Return where a study's results go if nothing else is said: in ``results``, under its name.
+
+        Args:
+            study: arms × seeds.
+        """
+        return cls(Path("results") / study.name)
+
     def probe(self, needed: int = 0) -> None:
         """See that results can be written; make the folder if need be, and clear what killed writers left there.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -47,6 +48,24 @@ class Declared(Frozen):
     together have up to twice as much; or both together, which halves the level of each."""
     why: Annotated[str, Field(min_length=1, max_length=200), ONE_LINE] | None = None
     """Why this margin: a reason for readers, which decides nothing."""
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            primary: Sequence[tuple[str, str]],
+            margin: float,
+            metric: str | None = None,
+            outcome: OutcomeName = "final",
+            threshold: float | None = None,
+            last: int | None = None,
+            of: str | None = None,
+            confidence: float = 0.95,
+            error: Literal["each", "both"] = "each",
+            why: str | None = None,
+        ) -> None:
+            """Take lists as well."""
 
     @model_validator(mode="before")
     @classmethod

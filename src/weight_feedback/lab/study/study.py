@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
     Field,
@@ -22,9 +22,9 @@ from pydantic_core import InitErrorDetails
 from weight_feedback.lab.study.declared import Declared
 from weight_feedback.lab.study.spelling import joined, merged, spread, wrong_settings
 from weight_feedback.lab.study.trials import Swap
-from weight_feedback.lab.tasks.base import SEEDS_END, GivenArm, Metric, MetricName, PlainTrial, Task, Trial
+from weight_feedback.lab.tasks.base import SEEDS_END, GivenArm, Metric, MetricName, Task, Trial
 from weight_feedback.lab.tasks.fields import MOST_WRONG, ONE_LINE, Frozen, Name, digest
-from weight_feedback.lab.tasks.loading import BUILT_IN, find_task, reading
+from weight_feedback.lab.tasks.loading import BUILT_IN, find_task, name_function, reading
 
 #: Columns of every table of trials, which no metric can be called like.
 COLUMNS = frozenset(
@@ -80,12 +80,31 @@ class Study(Frozen):
     resolved: bool = False
     """Whether all settings are filled in, so that nothing of the task is needed to read its results."""
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            name: str,
+            title: str,
+            seeds: int,
+            arms: Mapping[str, Mapping[str, Any]] | Sequence[Arm],
+            task: str | Callable[..., Any] = "notebook",
+            first_seed: int = 0,
+            metrics: Mapping[str, Metric] | None = None,
+            declared: Declared | None = None,
+            **settings: Any,
+        ) -> None:
+            """Take what the validators below do."""
+
     @model_validator(mode="wrap")
     @classmethod
     def _read(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(given, dict):
             return handler(given)
         fields = spread(cls, given)
+        if callable(fields.get("task")):
+            fields["task"] = name_function(fields["task"])
         if isinstance(fields.get("arms"), dict):
             fields["arms"] = [{"name": name, "settings": changes} for name, changes in fields["arms"].items()]
         if isinstance(fields.get("arms"), list | tuple):
@@ -247,7 +266,7 @@ class Study(Frozen):
             return self
         task, arms, shared = self.kind, [], dict[str, Any]()
         for arm in self.arms:
-            values = task.Settings.model_validate(merged(self.settings, arm.settings)).model_dump(mode="json")
+            values = task.read_settings(merged(self.settings, arm.settings)).model_dump(mode="json")
             shared = {name: value for name, value in values.items() if name in task.shared}
             own = {name: value for name, value in values.items() if name not in task.shared}
             arms.append(arm.model_copy(update={"settings": own}))
@@ -347,15 +366,12 @@ class Study(Frozen):
             seed: of the trial.
         """
         settings = json.dumps(merged(self.settings, arm.settings))
-        return _first_trial(self.task, self.resolved, settings).model_copy(update={"seed": seed})
+        return _first_trial(self.kind, self.task, settings).model_copy(update={"seed": seed})
 
 
 @lru_cache(maxsize=4096)
-def _first_trial(task: str, resolved: bool, settings: str) -> Trial:
-    values = json.loads(settings)
-    if resolved and task not in BUILT_IN:
-        return PlainTrial(path=task, values=values, seed=0)
-    return find_task(task).make_trial(task, values, 0)
+def _first_trial(task: Task, path: str, settings: str) -> Trial:
+    return task.make_trial(path, json.loads(settings), 0)
 
 
 def _meaning(metric: Metric) -> list[Any]:

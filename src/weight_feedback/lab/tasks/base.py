@@ -5,12 +5,13 @@ Nothing here imports PyTorch: reports read results through a task without traini
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self, SupportsFloat
 
 from pydantic import BaseModel, Field
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Seeds are below this.
 SEEDS_END = 2**31
+
+#: Under what name the code of a task has its fingerprint, beside those of data.
+CODE = "code"
 
 Seed = Annotated[int, Field(ge=0, lt=SEEDS_END)]
 # Metrics become columns of tables and fields of pictures.
@@ -110,9 +114,16 @@ class PlainTrial(Trial):
         return self.path
 
     @property
+    def planned_epochs(self) -> int:
+        """What a setting of that name says; 1 without one."""
+        epochs = self.values.get("epochs")
+        return epochs if type(epochs) is int and epochs > 0 else 1
+
+    @property
     def called(self) -> str:
         """See `Trial`."""
-        return re.sub(r"[^a-z0-9]+", "-", self.path.lower()).strip("-")[-40:].lstrip("-") or "trial"
+        last = [part.rpartition(".")[2] for part in self.path.lower().split(":")]
+        return re.sub(r"[^a-z0-9]+", "-", "-".join(last)).strip("-")[-40:].lstrip("-") or "trial"
 
     def settings(self) -> dict[str, Any]:
         """Return task, settings and seed."""
@@ -127,8 +138,8 @@ class Measured:
     """What came out of a trial, in every task's results alike.
 
     Attributes:
-        curves: metric to its values, one an epoch that was finished before the trial diverged; a single value is
-            that after the last epoch, and a trial that stopped early keeps its last one.
+        curves: metric to its values, one an epoch that was finished before the trial diverged; None where it wasn't
+            reported, and counts as it was. A trial that stopped early keeps its last value.
         epochs: that the trial would have had.
         diverged: when it diverged, as text, such as ``"step 17"``; empty if it didn't.
         counts: metric to what the trial counts as from then on, where that differs from `Metric.diverged`.
@@ -137,7 +148,7 @@ class Measured:
         facts: name to a number or text that isn't measured, such as ``parameters``.
     """
 
-    curves: Mapping[str, Sequence[float]]
+    curves: Mapping[str, Sequence[float | None]]
     epochs: int
     diverged: str = ""
     counts: Mapping[str, float | None] = field(default_factory=dict)
@@ -223,7 +234,8 @@ class Context(Protocol):
     def epochs(self, n: int, **stateful: Any) -> Iterator[int]:
         """Yield the numbers of the epochs that are left, from 1, and keep how far training is after each.
 
-        Random state of PyTorch, NumPy and Python is set from seed and epoch at the start of each.
+        Random state of PyTorch, NumPy and Python is set from seed and epoch at the start of each, as from the seed
+        before the first.
 
         Args:
             n: how many epochs there are.
@@ -238,14 +250,16 @@ class Context(Protocol):
             training: what to keep.
         """
 
-    def report(self, **metrics: float) -> None:
-        """Add one point to the curve of each of some metrics; also the sign that the trial is alive.
+    def report(self, **metrics: SupportsFloat) -> None:
+        """Say what some metrics are after the present epoch; also the sign that the trial is alive.
+
+        Of several values in an epoch the last one counts.
 
         Args:
             metrics: name to value. One that isn't finite makes the trial a diverged one.
         """
 
-    def diagnose(self, **diagnostics: float) -> None:
+    def diagnose(self, **diagnostics: SupportsFloat) -> None:
         """Add one point to each of some diagnostics, shown and never judged: once an epoch, or before training too.
 
         Args:
@@ -328,8 +342,21 @@ class Task:
         Raises:
             ValidationError: a setting is unknown, missing, or wrong.
         """
-        values = self.Settings.model_validate(settings).model_dump(mode="json")
+        values = self.read_settings(settings).model_dump(mode="json")
         return PlainTrial(path=path, values=values, seed=seed)
+
+    def read_settings(self, settings: Mapping[str, Any]) -> BaseModel:
+        """Return settings, checked and with their defaults.
+
+        Args:
+            settings: as plain values.
+
+        Raises:
+            ValidationError: one is unknown, missing, or wrong.
+            TypeError: one isn't what JSON can hold.
+        """
+        # As JSON, in which enumerations and dataclasses are written as plain values.
+        return self.Settings.model_validate_json(json.dumps(settings))
 
     def settings_of(self, trial: Trial) -> Any:
         """Return the settings of a trial, as its context hands them out.
@@ -338,7 +365,7 @@ class Task:
             trial: of this task.
         """
         assert isinstance(trial, PlainTrial)
-        return self.Settings.model_validate(trial.values)
+        return self.read_settings(trial.values)
 
     def check_arms(self, settings: Mapping[str, Any], arms: Sequence[GivenArm]) -> None:
         """Check what several arms have to do with each other.
@@ -563,4 +590,6 @@ def _fact(value: Any) -> Any:
 def _values(trial: Trial) -> dict[str, Any]:
     """Return the settings of a trial without its seed."""
     settings = trial.settings()
-    return {name: value for name, value in settings.get("settings", settings).items() if name != "seed"}
+    if isinstance(trial, PlainTrial):
+        return dict(settings["settings"])
+    return {name: value for name, value in settings.items() if name != "seed"}

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -56,8 +56,8 @@ class TrialContext:
         self._checkpointer, self._metrics = checkpointer, metrics
         self._on_epoch, self._on_log = on_epoch, on_log
         self._reported: dict[str, float] = {}
-        self._epochs = 0
-        self._curves: dict[str, list[float]] = {}
+        self._epochs = self._now = 0
+        self._curves: dict[str, list[float | None]] = {}
         self._diagnostics: dict[str, list[float]] = {}
         self._diverged = ""
         self._streams: dict[str, torch.Generator] = {}
@@ -92,7 +92,9 @@ class TrialContext:
                     f"trial.epochs: {name}: expected an object with state_dict() and load_state_dict(), got "
                     f"{type(value).__name__}"
                 )
-        return self._epochs_of(n, _Whole(self, stateful), seeded=True)
+        whole = _Whole(self, stateful)
+        whole.state()  # what can't be kept is said now, and not after a minute
+        return self._epochs_of(n, whole, seeded=True)
 
     def epochs_of(self, n: int, training: Resumable) -> Iterator[int]:
         """See `Context`."""
@@ -103,17 +105,19 @@ class TrialContext:
             raise RuntimeError("trial.epochs: expected one loop over epochs in a trial, got a second one")
         if n < 1:
             raise ValueError(f"trial.epochs: expected at least 1, got {n}")
-        self._epochs = n
-        for epoch in range(1 + self._checkpointer.resume(training), n + 1):
+        self._epochs, self._now = n, self._checkpointer.resume(training)
+        for epoch in range(self._now + 1, n + 1):
             if seeded:
-                _seed_everything(self.seed, epoch)
-            self._reported = {}
+                seed_everything(self.seed, epoch)
+            self._now, self._reported = epoch, {}
             yield epoch
-            self._checkpointer.keep(training, epoch)
+            # After the last one a task may go on with what is within its loop, which must be run for that.
+            if not seeded or epoch < n:
+                self._checkpointer.keep(training, epoch)
             if self._on_epoch:
                 self._on_epoch(epoch, self._reported)
 
-    def report(self, **metrics: float) -> None:
+    def report(self, **metrics: SupportsFloat) -> None:
         """See `Context`."""
         self._check_names(metrics)
         values = {name: _number(name, value) for name, value in metrics.items()}
@@ -121,13 +125,20 @@ class TrialContext:
         if self._diverged:
             return
         if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
-            point = 1 + max(len(self._curves.get(name, ())) for name in wrong)
-            self._diverged = f"epoch {point}, where {wrong[0]} is {values[wrong[0]]}"
+            epoch = self._now or 1 + max(len(self._curves.get(name, ())) for name in wrong)
+            self._diverged = f"epoch {epoch}, where {wrong[0]} is {values[wrong[0]]}"
             return
         for name, value in values.items():
-            self._curves.setdefault(name, []).append(value)
+            self._add(name, value)
 
-    def diagnose(self, **diagnostics: float) -> None:
+    def _add(self, name: str, value: float) -> None:
+        """Add a point to a curve: that of the present epoch, of which the last value counts."""
+        curve = self._curves.setdefault(name, [])
+        index = self._now - 1 if self._epochs else len(curve)
+        curve += [None] * (index + 1 - len(curve))
+        curve[index] = value
+
+    def diagnose(self, **diagnostics: SupportsFloat) -> None:
         """See `Context`."""
         for name, value in diagnostics.items():
             self._diagnostics.setdefault(name, []).append(_number(name, value))
@@ -162,7 +173,9 @@ class TrialContext:
                 break
             if math.isfinite(final := _number(name, value)):
                 self._check_names([name])
-                self._curves[name] = [*self._curves.get(name, [])[:-1], final]
+                if not self._epochs:
+                    del self._curves.get(name, [])[-1:]
+                self._add(name, final)
             else:
                 self.report(**{name: value})
         if not (self._curves or self._diverged or self.kept):
@@ -257,7 +270,7 @@ def _is_whole(known: Any) -> bool:
         isinstance(known, dict)
         and {name: type(value) for name, value in known.items()} == _KINDS
         and all(
-            type(values) is list and all(type(value) is float for value in values)
+            type(values) is list and all(value is None or type(value) is float for value in values)
             for curves in (known["curves"], known["diagnostics"])
             for values in curves.values()
         )
@@ -276,8 +289,13 @@ def _check_handed_out(known: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}: its state can't be set: {type(error).__name__}: {error}") from error
 
 
-def _seed_everything(seed: int, epoch: int) -> None:
-    """Set the random state of PyTorch, NumPy and Python, which tasks use without asking for a stream."""
+def seed_everything(seed: int, epoch: int) -> None:
+    """Set the random state of PyTorch, NumPy and Python, which tasks use without asking for a stream.
+
+    Args:
+        seed: of a trial.
+        epoch: that begins; 0 for what comes before the first.
+    """
     drawn = torch.randint(2**31, (3,), generator=stream(seed, "random state", epoch), device="cpu").tolist()
     torch.manual_seed(drawn[0])
     np.random.seed(drawn[1])  # noqa: NPY002 - that of others

@@ -20,7 +20,7 @@ from weight_feedback.lab.tasks.base import Metric, Trial
 from weight_feedback.lab.tasks.fields import digest
 from weight_feedback.lab.tasks.loading import find_task
 from weight_feedback.lab.training.checkpoints import Checkpointer
-from weight_feedback.lab.training.context import TrialContext
+from weight_feedback.lab.training.context import TrialContext, seed_everything
 from weight_feedback.lab.training.environment import (
     check_threads,
     choose_device,
@@ -132,6 +132,7 @@ def run_cohort(trials: Sequence[Trial], options: Options = Options()) -> list[Re
             )
             for trial in trials
         ]
+        seed_everything(trials[0].seed, 0)
         returned = None
         if len(contexts) == 1:
             returned = task.run(contexts[0])

@@ -117,6 +117,8 @@ def differences(analysis: Analysis) -> Iterator[Figure]:
     digits = difference_digits(declared.margin)
     unit = f",{in_unit(outcome.differences)}" if outcome.differences else ""
     dots = {_name(row): row.differences for row in analysis.contrasts}
+    if not any(dots.values()):
+        return
     spread = [
         [name, str(len(of)), *(number(float(q), digits) for q in np.percentile(list(of.values()), QUARTILES))]
         for name, of in dots.items()
