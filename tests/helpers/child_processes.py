@@ -15,6 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing import process as own_process
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -139,6 +140,7 @@ def fork(work: Callable[[], object]) -> Child:
     code = 70
     try:
         os.setsid()
+        own_process._children.clear()  # as at the start of a program; they are the test runner's
         # What is counted here is never read, and an interrupt may leave coverage with its lock held.
         sys.settrace(None)
         threading.settrace(None)

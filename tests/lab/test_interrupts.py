@@ -93,6 +93,39 @@ def test_a_second_one_ends_it_at_once_whatever_it_waits_for(tmp_path, monkeypatc
     wait_until(lambda: not living(child.pid), "no process of the run")
 
 
+ENDS_AT_ONCE = """
+import signal
+import threading
+from pathlib import Path
+from joblib import Parallel, delayed
+from joblib._parallel_backends import LokyBackend
+from weight_feedback.lab.execution.interrupts import interruptible
+
+def hold(name):
+    Path(FOLDER, name).touch()
+    signal.pause()
+
+def wait(*_, **__):
+    Path(FOLDER, "waiting").touch()
+    threading.Event().wait()
+
+LokyBackend.abort_everything = wait
+with interruptible():
+    Parallel(n_jobs=2)(delayed(hold)(f"held-{i}") for i in range(2))
+"""
+
+
+def test_a_second_one_ends_the_processes_that_users_have(tmp_path) -> None:
+    command = [sys.executable, "-c", f"FOLDER = {str(tmp_path)!r}\n{ENDS_AT_ONCE}"]
+    with subprocess.Popen(command, start_new_session=True) as run:
+        wait_until(lambda: len(list(tmp_path.glob("held-*"))) == 2, "two workers that do something")
+        run.send_signal(signal.SIGINT)
+        wait_until((tmp_path / "waiting").exists, "an end that is waited for")
+        run.send_signal(signal.SIGINT)
+        assert run.wait() == 130
+        wait_until(lambda: not living(run.pid), "no process of the run")
+
+
 def test_one_that_comes_between_the_results_of_workers_leaves_none(tmp_path, monkeypatch, study) -> None:
     hold_all_but_the_first(monkeypatch)
 

@@ -7,10 +7,13 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from types import FrameType
 from typing import NoReturn
+
+#: What ends a process whatever it does; on Windows, any signal but Ctrl-C and Ctrl-Break.
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -76,6 +79,9 @@ def _end_at_once(number: int, _: FrameType | None) -> NoReturn:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=threading.Event().wait)
         for child in multiprocessing.active_children():
-            child.kill()
-    finally:  # whatever the state that they are in
+            # By its number: loky's processes have no `kill`, and one that has ended doesn't keep the others.
+            if child.pid is not None:
+                with suppress(OSError):
+                    os.kill(child.pid, _KILL)
+    finally:
         os._exit(128 + number)
