@@ -11,7 +11,6 @@ import random
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +75,16 @@ def test_a_function_is_run_and_judged(tmp_path, monkeypatch, capsys) -> None:
     assert record.result["metrics"]["error"][0] == pytest.approx(2 + 1 + 3, abs=0.5)
 
 
+def test_a_report_returns_what_a_peek_shows(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = study()
+    assert lab.run(asked, jobs=1, seeds=4) == 8
+    assert lab.report(asked).contrasts == []
+    (contrast,) = lab.report(asked, peek=True).contrasts
+    assert len(contrast.differences) == 4
+    assert not contrast.verdict
+
+
 def test_settings_are_checked_where_they_are_given() -> None:
     for changes, message in (
         ({"arms": {"a": {"shft": 1.0}, "b": {}}}, "arms.0.shft"),
@@ -126,7 +135,6 @@ def positional(trial: object, lr: float = 0.1) -> None: ...
 def several(trial: object, *more: float, lr: float = 0.1) -> None: ...
 def bare(trial: object, *, lr=0.1) -> None: ...
 def unknown(trial: object, *, lr: Unheard = 0.1) -> None: ...  # noqa: F821
-def unreadable(trial: object, *, lr: Callable[[], object].__class__ = None) -> None: ...
 def nothing() -> None: ...
 def alone(*, lr: float = 0.1) -> None: ...
 
@@ -149,6 +157,13 @@ def test_other_arguments_are_refused_with_the_reason(function, message) -> None:
         fields_of(function)
     with pytest.raises(ValueError, match=message):
         study(function)
+
+
+def test_a_setting_that_no_file_can_hold_is_refused() -> None:
+    def unreadable(trial: object, *, lr: float = 0.1, model: torch.nn.Module) -> None: ...
+
+    with pytest.raises(ValueError, match=r"unreadable: its settings can't be read: .*Module"):
+        study(unreadable)
 
 
 @pytest.mark.parametrize("value", [lambda _: None, 3.5, print, type], ids=["lambda", "number", "built-in", "class"])
@@ -233,6 +248,17 @@ def test_code_is_known_by_what_a_function_uses(tmp_path, monkeypatch, old, new, 
     sys.modules.pop("used_code")
     (before, before_tensor), (after, after_tensor) = digests
     assert (before != after, before_tensor != after_tensor) == (train, tensor)
+
+
+def test_a_function_that_is_typed_in_is_refused_with_the_reason() -> None:
+    typed = (
+        "from weight_feedback.lab.tasks.loading import name_function\ndef train(trial): ...\nname_function(train)\n"
+    )
+    done = subprocess.run([sys.executable, "-"], input=typed, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == (
+        "ValueError: task: train: its source can't be read, so that nothing would tell results of another version "
+        "apart; write it into a file"
+    )
 
 
 def test_what_cannot_be_digested_is_refused() -> None:

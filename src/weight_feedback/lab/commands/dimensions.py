@@ -28,6 +28,7 @@ from weight_feedback.lab.commands.options import (
     Numbers,
     Out,
     Retries,
+    engine,
 )
 from weight_feedback.lab.commands.terminal import RunDisplay, print_table, print_text, readable
 
@@ -108,19 +109,17 @@ class IntrinsicDimension(Command):
 
     def __call__(self, console: Console) -> None:
         """Run, draw and report."""
-        from weight_feedback.lab.execution.backends import connected
         from weight_feedback.lab.execution.runner import run
         from weight_feedback.lab.store.store import Store
 
         study = self._study()
         store = Store(self.out / study.name)
-        here = self.backend == "loky" and self.address is None
         with RunDisplay(console, study.name) as shown, _named_as_typed():
             run(
                 study,
                 store,
                 jobs=self.jobs,
-                backend=None if here else connected(self.backend, self.address, self.jobs),
+                backend=engine(self.backend, self.address, self.jobs),
                 data_dir=self.data_dir,
                 device=self.device,
                 retries=self.retries,

@@ -17,6 +17,9 @@ from weight_feedback.lab.study.builtin import builtin_studies
 from weight_feedback.untrusted import shown
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from weight_feedback.lab.execution.backends import Backend
     from weight_feedback.lab.study.study import Study
 
 
@@ -231,6 +234,19 @@ Mixed = Annotated[
     ),
 ]
 Device = Annotated[str, arg(metavar="NAME", help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
+
+
+def engine(name: BackendName, address: str | None, jobs: int | None) -> AbstractContextManager[Backend] | None:
+    """Return what runs trials; None for processes of this machine, of which `run` knows best.
+
+    Args:
+        name: of the engine.
+        address: of a cluster that runs already, if any.
+        jobs: side by side; None: as many as there are.
+    """
+    from weight_feedback.lab.execution.backends import connected
+
+    return None if name == "loky" and address is None else connected(name, address, jobs)
 
 
 def read_study(given: str) -> Study:

@@ -15,13 +15,12 @@ from weight_feedback.files import tell, write_atomically
 from weight_feedback.lab.commands.options import suffix
 from weight_feedback.lab.commands.terminal import duration, print_table, print_text
 from weight_feedback.lab.report.figures import figures, save
-from weight_feedback.lab.report.figures.base import with_axis
 from weight_feedback.lab.report.markdown import arm_cells, failures, markdown, mixtures, swap_cells, trained_on
 from weight_feedback.lab.report.page import page
 from weight_feedback.lab.report.plots import plot_means, plot_values
 from weight_feedback.lab.statistics.analysis import Analysis, analyse
 from weight_feedback.lab.statistics.gate import ranges
-from weight_feedback.lab.statistics.outcomes import ArmResult, study_outcome, with_unit
+from weight_feedback.lab.statistics.outcomes import ArmResult, headed, study_outcome, with_unit
 from weight_feedback.lab.statistics.sensitivity import Sensitivity
 from weight_feedback.lab.store.readable import Readable
 from weight_feedback.lab.store.store import Store
@@ -75,7 +74,7 @@ def _draw(console: Console, study: Study, shown: Sequence[ArmResult], stem: Path
     pictures = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     declared = [result.arm.label for result in shown if result.arm.name in study.declared_arms]
     metric = study.reported[study.judged]
-    axis = with_axis(metric.label or study.judged, metric.unit)
+    axis = headed(study.label(study.judged), metric.unit)
     curves = {result.arm.label: result.curves[study.judged] for result in shown}
     if max(result.epochs for result in shown) > 1:
         lacking = plot_means(curves, study.title, axis, pictures, declared)
@@ -118,7 +117,7 @@ def present(
     folder: Path | None = None,
     peek: bool = False,
     arms: Sequence[str] | None = None,
-) -> None:
+) -> Analysis:
     """Print a study's tables and verdicts, draw its pictures, and write its report.
 
     Args:
@@ -130,6 +129,9 @@ def present(
         peek: see `analyse`.
         arms: names of those to show; default: all. With some, files have their names in theirs, so that they stand
             beside the report of all.
+
+    Returns:
+        All of it, as numbers.
 
     Raises:
         ValueError: nothing is finished, or pictures and report can't be written there.
@@ -173,6 +175,7 @@ def present(
             ]
         ),
     )
+    return analysis
 
 
 def running(given: str, study: Study) -> str:
@@ -203,8 +206,7 @@ def report(study: Study, store: Store | None = None, *, peek: bool = False) -> A
     """
     console, known = Console(soft_wrap=True), store or Store.of(study)
     shown = Readable(known.folder, lambda line: print_text(console, line, "bold red"))
-    present(console, study, shown, running(study.name, study), peek=peek)
-    return analyse(study, shown)
+    return present(console, study, shown, running(study.name, study), peek=peek)
 
 
 def print_plan(

@@ -31,6 +31,7 @@ from weight_feedback.lab.commands.options import (
     StudyName,
     To,
     check_arms,
+    engine,
     folder_of,
     read_study,
     suffix,
@@ -61,7 +62,7 @@ class Plan(Command):
         Optional[float],
         NUMBER,
         Bounds(above=0),
-        arg(metavar="POINTS", help="Standard deviation of the paired differences, if you know one."),
+        arg(metavar="SD", help="Standard deviation of the paired differences, in their unit, if you know one."),
     ] = None
     data_dir: DataDir = None
     jobs: Jobs = None
@@ -127,7 +128,6 @@ class Run(Command):
     def __call__(self, console: Console) -> None:
         """Run, draw and report."""
         from weight_feedback.lab.commands.presenting import present, running
-        from weight_feedback.lab.execution.backends import connected
         from weight_feedback.lab.execution.runner import missing, run
         from weight_feedback.lab.execution.trackers import make_tracker
         from weight_feedback.lab.store.store import Store
@@ -138,8 +138,6 @@ class Run(Command):
         shard = parse_shard(self.shard) if self.shard else None
         store = Store(folder_of(self.study, study, self.out))
         tracker = make_tracker(self.track, Path.cwd() / store.folder / self.track) if self.track else None
-        here = self.backend == "loky" and self.address is None
-        backend = None if here else connected(self.backend, self.address, self.jobs)
         with RunDisplay(console, study.name) as shown:
             run(
                 study,
@@ -147,7 +145,7 @@ class Run(Command):
                 arms=self.arms,
                 seeds=self.seeds,
                 jobs=self.jobs,
-                backend=backend,
+                backend=engine(self.backend, self.address, self.jobs),
                 shard=shard,
                 data_dir=self.data_dir,
                 device=self.device,
@@ -213,7 +211,7 @@ class Report(Command):
 
 @dataclass(frozen=True)
 class Plot(Command):
-    """Draw accuracy per epoch of a study, as PNG and SVG.
+    """Draw what a study compares, per epoch, as PNG and SVG.
 
     For example:
         weight-feedback plot quick

@@ -85,10 +85,7 @@ def inspect(site: Site) -> dict[str, Any]:
             f"there; give a folder that all machines share (--out), {_ALTERNATIVE}"
         )
     Store(site.folder).probe()
-    task = find_task(site.trials[0].task)
-    found: dict[str, str] = {}
-    for trial in site.trials:
-        found |= task.fingerprint(trial, site.data_dir)
+    found = find_task(site.trials[0].task).fingerprints(site.trials, site.data_dir)
     for name, fingerprint in site.data:
         if found.get(name) != fingerprint:
             raise StoreError(f"{name}: expected fingerprint {fingerprint}, found {found.get(name)}")

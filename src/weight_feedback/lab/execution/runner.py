@@ -25,7 +25,7 @@ from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.shards import Shard
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.trials import Swap
-from weight_feedback.lab.tasks.base import Task, Trial
+from weight_feedback.lab.tasks.base import Trial
 from weight_feedback.lab.tasks.loading import BUILT_IN, provided
 from weight_feedback.lab.training.environment import choose_device, surroundings
 from weight_feedback.lab.training.interventions import possible
@@ -138,7 +138,7 @@ def run(
     where, task = choose_device(device), study.running()
     firsts = [study.trial(arm, study.first_seed) for arm in study.arms]
     task.check(firsts, data_dir)
-    data = _fingerprints(task, firsts, data_dir)
+    data = task.fingerprints(firsts, data_dir)
     found = take_inventory(study, store, seeds)
     todo = [(arm, trial) for arm, trial in asked if trial not in found.whole]
     admit(study, store, itertools.chain.from_iterable(found.provenances.values()), trains=bool(todo))
@@ -193,14 +193,6 @@ def _check(**numbers: tuple[float | None, float]) -> None:
     for name, (value, least) in numbers.items():
         if value is not None and not value >= least:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
-
-
-def _fingerprints(task: Task, trials: Sequence[Trial], data_dir: Path | None) -> dict[str, str]:
-    """Return the fingerprints of all data and code that trials use, by their names."""
-    found: dict[str, str] = {}
-    for trial in trials:
-        found |= task.fingerprint(trial, data_dir)
-    return found
 
 
 def _sent(

@@ -16,6 +16,7 @@ from weight_feedback.lab.execution.names import TrackerName
 from weight_feedback.lab.store.store import Record
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.tasks.base import Trial
+from weight_feedback.lab.tasks.fields import flat
 
 #: Metrics that MLflow takes in one call.
 _BATCH = 1000
@@ -215,15 +216,8 @@ def parameters(study: Study, arm: Arm, trial: Trial) -> dict[str, str]:
         arm: its arm.
         trial: its settings.
     """
-
-    def flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                yield from flat(f"{prefix}.{name}" if prefix else name, inner)
-        else:
-            yield prefix, str(value)
-
-    return {"study": study.name, "arm": arm.name, "key": trial.key(), **dict(flat("", trial.settings()))}
+    settings = {name: str(value) for name, value in flat(trial.settings())}
+    return {"study": study.name, "arm": arm.name, "key": trial.key(), **settings}
 
 
 def metrics(study: Study, record: Record) -> Iterator[tuple[str, int, float]]:
@@ -242,9 +236,8 @@ def metrics(study: Study, record: Record) -> Iterator[tuple[str, int, float]]:
     for kind, (series, first) in kinds.items():
         for name, values in series.items():
             if kind != "metrics" or name in study.reported:
-                known = [(step, value) for step, value in enumerate(values, start=first)]
                 yield from (
                     (f"{kind}/{name}", step, value)
-                    for step, value in known
+                    for step, value in enumerate(values, start=first)
                     if value is not None and math.isfinite(value)
                 )

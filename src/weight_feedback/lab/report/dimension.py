@@ -83,7 +83,7 @@ def markdown(
     """
     study = analysis.study
     metric = study.reported[study.judged]
-    label = metric.label or study.judged
+    label = study.label(study.judged)
     lines = [
         f"# {escape(study.title)}",
         "",

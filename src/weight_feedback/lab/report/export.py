@@ -31,7 +31,7 @@ def export(
 ) -> int:
     """Write the finished trials of a study as a table.
 
-    A trial that diverged counts as chance from then on, as in all estimates. Of CSV, see `csvs.to_csv`.
+    A trial that diverged counts as its metrics say from then on, as in all estimates. Of CSV, see `csvs.to_csv`.
 
     Args:
         study: arms × seeds.
@@ -147,7 +147,7 @@ def _value(study: Study, measured: Measured, name: str, epoch: int) -> float | N
         return values[epoch]
     if not measured.diverged:
         return None
-    return measured.counts.get(name, metric.diverged if metric else None)
+    return measured.counts_as(name, metric)
 
 
 def _at(values: Sequence[float], i: int) -> float | None:

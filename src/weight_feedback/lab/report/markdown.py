@@ -19,6 +19,7 @@ from weight_feedback.lab.statistics.outcomes import (
     ArmResult,
     digits_of,
     diverged_counts,
+    headed,
     mean_there,
     with_unit,
 )
@@ -44,12 +45,12 @@ def arm_cells(study: Study, arms: Sequence[ArmResult], means: bool = True) -> tu
     facts = list(dict.fromkeys(name for result in there for name in result.facts))
     columns: dict[str, list[str]] = {}
     for name, metric in study.reported.items():
-        label, digits = metric.label or name, digits_of(metric, [result.curves[name] for result in there])
+        label, digits = study.label(name), digits_of(metric, [result.curves[name] for result in there])
         finals = [final(result.curves[name]) for result in there]
-        columns[_heading(f"final {label}", metric.unit)] = [_mean(values, digits) for values in finals]
+        columns[headed(f"final {label}", metric.unit)] = [_mean(values, digits) for values in finals]
         if name == study.judged and any(result.epochs > 1 for result in there):
             bests = [best(result.curves[name], metric.better == "higher") for result in there]
-            columns[_heading(f"best {label} ({OPTIMISTIC})", metric.unit)] = [_mean(x, digits) for x in bests]
+            columns[headed(f"best {label} ({OPTIMISTIC})", metric.unit)] = [_mean(x, digits) for x in bests]
     body = [
         [
             result.arm.label,
@@ -60,10 +61,6 @@ def arm_cells(study: Study, arms: Sequence[ArmResult], means: bool = True) -> tu
         for row, result in enumerate(there)
     ]
     return ["arm", *facts, "seeds", *columns], body
-
-
-def _heading(title: str, unit: str) -> str:
-    return f"{title}, {unit}" if unit else title
 
 
 def _fact(value: Any) -> str:
@@ -92,7 +89,7 @@ def contrast_cells(contrasts: Sequence[Compared], unit: str = "") -> tuple[list[
         "contrast",
         "declared",
         "pairs",
-        _heading("difference", unit),
+        headed("difference", unit),
         "sign-flip p",
         "adjusted p, difference",
         "adjusted p, equivalence",
@@ -143,8 +140,8 @@ def swap_cells(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
         "arm",
         "evaluated under",
         "seeds",
-        _heading(metric.label or name, metric.unit),
-        _heading("change", metric.differences),
+        headed(analysis.study.label(name), metric.unit),
+        headed("change", metric.differences),
     ]
     body = [
         [
@@ -269,7 +266,7 @@ def markdown(analysis: Analysis, command: str, pictures: Mapping[str, str]) -> s
             left out aren't shown.
     """
     study = analysis.study
-    label = study.reported[study.judged].label or study.judged
+    label = study.label(study.judged)
     lines = [f"# {escape(study.title)}", ""]
     if analysis.choice:
         lines += [escape(analysis.choice), ""]

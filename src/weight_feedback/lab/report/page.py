@@ -6,7 +6,7 @@ import base64
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -28,6 +28,7 @@ from weight_feedback.lab.report.markdown import (
 from weight_feedback.lab.statistics.analysis import Analysis
 from weight_feedback.lab.statistics.gate import ranges
 from weight_feedback.lab.statistics.outcomes import with_unit
+from weight_feedback.lab.tasks.fields import flat
 from weight_feedback.untrusted import printable
 
 TEMPLATES = resources.files("weight_feedback.lab.report") / "templates"
@@ -116,7 +117,7 @@ def _summary(analysis: Analysis) -> str:
 def _settings(analysis: Analysis) -> list[list[str]]:
     study, declared = analysis.study, analysis.study.declared
     rows = [["task", study.task], ["seeds", ranges(study.seed_numbers())]]
-    rows += [[name, _value(value)] for name, value in _flat("", study.shared_values())]
+    rows += [[name, _value(value)] for name, value in flat(study.shared_values())]
     if declared is not None:
         rows += [
             ["primary contrasts", "; ".join(f"{a} − {b}" for a, b in declared.primary)],
@@ -127,18 +128,9 @@ def _settings(analysis: Analysis) -> list[list[str]]:
             *([["why this margin", declared.why]] if declared.why else []),
         ]
     for arm, values in study.arm_values().items():
-        changed = [f"{name} {_value(value)}" for name, value in _flat("", values)]
+        changed = [f"{name} {_value(value)}" for name, value in flat(values)]
         rows.append([f"arm {arm}", ", ".join(changed)])
     return rows
-
-
-def _flat(place: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the values within settings, each with where it is."""
-    if not isinstance(value, dict):
-        yield place, value
-        return
-    for name, inner in value.items():
-        yield from _flat(".".join(filter(None, (place, name))), inner)
 
 
 def _value(value: Any) -> str:

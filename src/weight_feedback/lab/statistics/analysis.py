@@ -254,14 +254,9 @@ def _padded(values: Sequence[float], size: int, end: float | None = None) -> NDA
     return row
 
 
-def _counts_as(name: str, metric: Metric, measured: Measured) -> float | None:
-    """Return what a diverged trial counts as in a metric; None if it counts as missing."""
-    return measured.counts.get(name, metric.diverged)
-
-
 def _counts(name: str, metric: Metric, trials: Sequence[Measured]) -> frozenset[float]:
     """Return the values that diverged trials of an arm count as."""
-    found = (_counts_as(name, metric, one) for one in trials)
+    found = (one.counts_as(name, metric) for one in trials)
     return frozenset(value for value in found if value is not None)
 
 
@@ -271,7 +266,7 @@ def _curve(name: str, metric: Metric, measured: Measured, epochs: int) -> NDArra
     for value in measured.curves.get(name, ()):
         values.append((values[-1] if values else np.nan) if value is None else value)
     if measured.diverged:
-        return _padded(values, epochs, _counts_as(name, metric, measured))
+        return _padded(values, epochs, measured.counts_as(name, metric))
     return _padded(values, epochs, values[-1] if values else None)
 
 

@@ -165,7 +165,7 @@ class _Paired:
     @property
     def _threshold(self) -> str:
         metric = self.study.reported[self.study.judged]
-        return f"{with_unit(f'{self.declared.threshold:g}', metric.unit)} {metric.label or self.study.judged}"
+        return f"{with_unit(f'{self.declared.threshold:g}', metric.unit)} {self.study.label(self.study.judged)}"
 
     @property
     def note(self) -> str:

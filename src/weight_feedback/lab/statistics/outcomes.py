@@ -106,7 +106,7 @@ def study_outcome(study: Study) -> Outcome:
     """
     declared, name = study.declared, study.judged
     metric = study.reported[name]
-    label, higher = metric.label or name, metric.better == "higher"
+    label, higher = study.label(name), metric.better == "higher"
     kind = declared.outcome if declared else "final"
     more, epochs, note = higher, False, ""
     unit, differences = metric.unit, metric.differences
@@ -125,7 +125,7 @@ def study_outcome(study: Study) -> Outcome:
     elif kind == "at-best-of":
         other = declared.of or name
         reference = study.reported[other]
-        title = f"{label} at the epoch of the best {reference.label or other}"
+        title = f"{label} at the epoch of the best {study.label(other)}"
         of = lambda curves: at_best_of(curves[name], curves[other], reference.better == "higher")  # noqa: E731
     elif kind == "area":
         title, of = f"mean {label} over training", lambda curves: area_under_curve(curves[name])
@@ -154,7 +154,17 @@ def diverged_counts(study: Study, arms: Sequence[ArmResult]) -> str:
     value = " or ".join(with_unit(f"{value:.4g}", metric.unit) for value in values)
     if study.declared is not None and study.declared.outcome == "first-past":
         return "as one epoch more than there are, unless it had reached the threshold before"
-    return f"as {metric.label or name} of {value} from then on"
+    return f"as {study.label(name)} of {value} from then on"
+
+
+def headed(title: str, unit: str) -> str:
+    """Return what a column or an axis is called.
+
+    Args:
+        title: of its numbers.
+        unit: of them; empty for none.
+    """
+    return f"{title}, {unit}" if unit else title
 
 
 def with_unit(text: str, unit: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.study.toml import KEPT
 from weight_feedback.lab.study.trials import Kept, ending_of
 from weight_feedback.lab.tasks.base import Trial
+from weight_feedback.lab.tasks.fields import flat
 
 FORMAT = 1
 _AGAIN = "the next run sets it aside and runs the trial again"
@@ -376,7 +377,7 @@ def _changes(before: Study, after: Study) -> str:
     """Return which deciding fields of a study differ, and how; the first few of them."""
     arms = {arm.name for arm in before.arms} & {arm.name for arm in after.arms}
     old, new = (
-        {name: json.dumps(value) for name, value in _flat("", _by_name(study.deciding(), arms))}
+        {name: json.dumps(value) for name, value in flat(_by_name(study.deciding(), arms))}
         for study in (before, after)
     )
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
@@ -389,15 +390,6 @@ def _by_name(settings: dict[str, Any], arms: Set[str]) -> dict[str, Any]:
     """Return what decides in a study with a list of its arms' names, and the fields of some arms by their names."""
     given = {arm["name"]: arm for arm in settings.pop("arms")}
     return {**settings, "arms": {"": [*given], **{name: arm for name, arm in given.items() if name in arms}}}
-
-
-def _flat(place: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the fields within a value, each with where it is."""
-    if not isinstance(value, dict):
-        yield place, value
-        return
-    for name, inner in value.items():
-        yield from _flat(".".join(filter(None, (place, name))), inner)
 
 
 def read_fields(path: Path, *names: str) -> dict[str, Any]:

@@ -92,8 +92,10 @@ def wrong_settings(fields: Mapping[str, Any]) -> list[InitErrorDetails]:
         message = str(error).removeprefix("task: ")
         return [_wrong(("task",), path, message)]
     changes = [_changes(arm) for arm in arms] if isinstance(arms, list | tuple) else []
-    found = list(_wrong_in(task, path, shared, dict(enumerate(changes)) or {-1: {}}))
-    return [one for i, one in enumerate(found) if one["loc"] not in [other["loc"] for other in found[:i]]]
+    found: dict[Any, InitErrorDetails] = {}
+    for one in _wrong_in(task, path, shared, dict(enumerate(changes)) or {-1: {}}):
+        found.setdefault(one["loc"], one)  # what all arms share is wrong in each of them
+    return [*found.values()]
 
 
 def _changes(arm: Any) -> Any:

@@ -236,6 +236,14 @@ class Study(Frozen):
         """All metrics, by name; the first is judged where nothing else is declared."""
         return {**self.kind.metrics, **self.metrics}
 
+    def label(self, name: str) -> str:
+        """Return how plots and tables call a metric.
+
+        Args:
+            name: of the metric.
+        """
+        return self.reported[name].label or name
+
     @property
     def judged(self) -> str:
         """The metric that contrasts compare."""

@@ -156,6 +156,15 @@ class Measured:
     steps: Mapping[str, Sequence[float]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def counts_as(self, name: str, metric: Metric | None) -> float | None:
+        """Return what a metric of a diverged trial counts as; None if it counts as missing.
+
+        Args:
+            name: of the metric.
+            metric: what the study says of it; None: nothing.
+        """
+        return self.counts.get(name, metric.diverged if metric else None)
+
 
 class Diagnostic(NamedTuple):
     """A number that describes a training, for a picture.
@@ -500,6 +509,18 @@ class Task:
             data_dir: where data files are looked for.
         """
         return {}
+
+    def fingerprints(self, trials: Sequence[Trial], data_dir: Path | None) -> dict[str, str]:
+        """Return the fingerprints of all data and code that trials would be trained with, by their names.
+
+        Args:
+            trials: the first of each arm.
+            data_dir: where data files are looked for.
+        """
+        found: dict[str, str] = {}
+        for trial in trials:
+            found |= self.fingerprint(trial, data_dir)
+        return found
 
     def run(self, trial: Any) -> Mapping[str, float] | None:
         """Train one trial.

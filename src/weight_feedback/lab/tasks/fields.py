@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -47,6 +47,20 @@ class Frozen(BaseModel):
     """A frozen model that refuses unknown keys, silent conversions, and numbers that aren't finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values within tables, each with where it is, as in ``training.epochs``.
+
+    Args:
+        value: a table, or what is in one.
+        place: where it is itself.
+    """
+    if not isinstance(value, dict):
+        yield place, value
+        return
+    for name, inner in value.items():
+        yield from flat(inner, ".".join(filter(None, (place, name))))
 
 
 def digest(settings: Any) -> str:

@@ -92,18 +92,17 @@ def fields_of(function: Callable[..., Any]) -> dict[str, Any]:
                 f"task: {called}: expected a list or tuple, whose order is known, got {one.name!r}, a set"
             )
         fields[one.name] = (hints[one.name], ... if one.default is one.empty else one.default)
-    try:
-        _model(called, fields)
-    except (PydanticUserError, NameError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"task: {called}: its settings can't be read: {reason}") from None
     return fields
 
 
 def _model(called: str, fields: Mapping[str, Any]) -> type[BaseModel]:
     with warnings.catch_warnings():  # a setting may be called as a method of models is
         warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
-        return create_model(f"Settings of {called}", __config__=_STRICT, **fields)
+        try:
+            return create_model(f"Settings of {called}", __config__=_STRICT, **fields)
+        except (PydanticUserError, NameError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"task: {called}: its settings can't be read: {reason}") from None
 
 
 def _within(hint: Any) -> list[Any]:
@@ -203,9 +202,9 @@ def _text(value: Any, name: str, home: str) -> str:
 
 
 def _file(module: str) -> str | None:
-    """Return the digest of a module's file; None if it has none."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    """Return the digest of a module's file; None if it has none, as what is typed in."""
+    file = Path(getattr(sys.modules.get(module), "__file__", None) or "")
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _used(value: Any, source: str, home: str) -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from weight_feedback.lab.report.csvs import to_csv
 from weight_feedback.lab.report.plots import COLOURS, DASHES, MOST_NAMED
 from weight_feedback.lab.statistics.analysis import Analysis
 from weight_feedback.lab.statistics.estimates import Interval
-from weight_feedback.lab.statistics.outcomes import ArmResult
+from weight_feedback.lab.statistics.outcomes import ArmResult, headed
 
 VEGA_LITE = "6.4"
 """The version that the specifications are written for, and that pages and pictures are made with."""
@@ -214,16 +214,6 @@ def begun(label: str) -> str:
     return label if "_" in label else label[:1].upper() + label[1:]
 
 
-def with_axis(label: str, unit: str) -> str:
-    """Return what an axis is called.
-
-    Args:
-        label: of a metric.
-        unit: of it; empty for none.
-    """
-    return f"{label}, {unit}" if unit else label
-
-
 def tooltips(unit: str, name: str = "contrast", form: str = "+.3f") -> list[Spec]:
     """Return what is shown on hovering over a mean.
 
@@ -235,7 +225,7 @@ def tooltips(unit: str, name: str = "contrast", form: str = "+.3f") -> list[Spec
     return [
         {"field": name, "type": "nominal"},
         *(
-            {"field": x, "type": "quantitative", "format": form, "title": f"{x}, {unit}" if unit else x}
+            {"field": x, "type": "quantitative", "format": form, "title": headed(x, unit)}
             for x in ("mean", "low", "high")
         ),
         {"field": "n", "type": "quantitative", "title": "seeds"},

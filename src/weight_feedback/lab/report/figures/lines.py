@@ -19,12 +19,11 @@ from weight_feedback.lab.report.figures.base import (
     first_shown,
     offered,
     tooltips,
-    with_axis,
 )
 from weight_feedback.lab.report.markdown import in_unit, interval, number
 from weight_feedback.lab.report.plots import MOST_NAMED
 from weight_feedback.lab.statistics.analysis import Analysis
-from weight_feedback.lab.statistics.outcomes import ArmResult, digits_of, mean_there, with_unit
+from weight_feedback.lab.statistics.outcomes import ArmResult, digits_of, headed, mean_there, with_unit
 from weight_feedback.lab.tasks.base import Diagnostic
 
 
@@ -40,7 +39,7 @@ def curves(analysis: Analysis) -> Iterator[Figure]:
         return
     study, name = analysis.study, analysis.study.judged
     metric = study.reported[name]
-    label, digits = metric.label or name, digits_of(metric, [result.curves[name] for result in arms])
+    label, digits = study.label(name), digits_of(metric, [result.curves[name] for result in arms])
     first = study.declared_arms & {result.arm.name for result in arms}
     can_show = offered(arms, first)
     shown = first_shown([result for result in can_show if not first or result.arm.name in first], first)
@@ -93,7 +92,7 @@ def _curves_spec(
 ) -> Spec:
     name = analysis.study.judged
     metric = analysis.study.reported[name]
-    axis = with_axis(metric.label or name, metric.unit)
+    axis = headed(analysis.study.label(name), metric.unit)
     seeds = [
         {"arm": result.arm.label, "seed": seed, "epoch": epoch + 1, "value": round(float(value), digits + 2)}
         for result in arms

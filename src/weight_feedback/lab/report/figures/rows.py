@@ -17,7 +17,6 @@ from weight_feedback.lab.report.figures.base import (
     ends,
     lines,
     tooltips,
-    with_axis,
     x_channel,
 )
 from weight_feedback.lab.report.markdown import (
@@ -30,7 +29,7 @@ from weight_feedback.lab.report.markdown import (
 )
 from weight_feedback.lab.statistics.analysis import Analysis
 from weight_feedback.lab.statistics.contrasts import Compared
-from weight_feedback.lab.statistics.outcomes import digits_of, mean_there, with_unit
+from weight_feedback.lab.statistics.outcomes import digits_of, headed, mean_there, with_unit
 
 QUARTILES = (0, 25, 50, 75, 100)
 _GREEN, _BLUE, _ORANGE, _GREY = "#009E73", "#0072B2", "#D55E00", "#888888"
@@ -83,7 +82,7 @@ def forest(analysis: Analysis) -> Iterator[Figure]:
                 },
             ],
             "contrast",
-            with_axis(f"difference of {outcome.title}", outcome.differences),
+            headed(f"difference of {outcome.title}", outcome.differences),
         ),
         headings=headings,
         rows=rows,
@@ -133,7 +132,7 @@ def differences(analysis: Analysis) -> Iterator[Figure]:
         alt=f"Dots of the paired differences in {len(dots)} contrasts{unit}; the table has their quartiles.",
         spec=_dots(
             dots,
-            with_axis(f"difference of {outcome.title}", outcome.differences),
+            headed(f"difference of {outcome.title}", outcome.differences),
             _margin(declared.margin),
             f"+.{digits}f",
         ),
@@ -158,7 +157,7 @@ def swaps(analysis: Analysis) -> Iterator[Figure]:
     headings, rows = swap_cells(analysis)
     name = analysis.study.judged
     metric = analysis.study.reported[name]
-    label = metric.label or name
+    label = analysis.study.label(name)
     more = f"; {len(rows) - MOST_ROWS:,} more are in the table" if len(rows) > MOST_ROWS else ""
     said = "; ".join(f"{row[0]} under {row[1]}: {row[4]}" for row in rows[:MOST_ROWS]) + more
     yield Figure(
@@ -168,7 +167,7 @@ def swaps(analysis: Analysis) -> Iterator[Figure]:
         f"mean change of final {label}. A change says that the model relies on what was replaced, not that having "
         "it helped." + beyond(len(dots), MOST_ROWS, "rows"),
         alt=f"Changes of {label}{in_unit(metric.differences)}: {said}.",
-        spec=_dots(dots, with_axis(f"change of final {label}", metric.differences), [_zero()]),
+        spec=_dots(dots, headed(f"change of final {label}", metric.differences), [_zero()]),
         headings=headings,
         rows=rows,
         columns=["arm", "under", "seed", "change"],
@@ -187,7 +186,7 @@ def values(analysis: Analysis) -> Iterator[Figure]:
         return
     name = analysis.study.judged
     metric = analysis.study.reported[name]
-    label, digits = metric.label or name, digits_of(metric, [result.curves[name] for result in arms])
+    label, digits = analysis.study.label(name), digits_of(metric, [result.curves[name] for result in arms])
     dots = {
         result.arm.label: {
             seed: float(value)
@@ -208,8 +207,8 @@ def values(analysis: Analysis) -> Iterator[Figure]:
         alt=f"Dots of {label}{in_unit(metric.unit)} by arm: "
         + "; ".join(f"{row[0]} {row[2]}" for row in rows[:MOST_ROWS])
         + ".",
-        spec=_dots(dots, with_axis(label, metric.unit), [], f".{digits}f"),
-        headings=["arm", "trials", with_axis(f"mean {label}", metric.unit)],
+        spec=_dots(dots, headed(label, metric.unit), [], f".{digits}f"),
+        headings=["arm", "trials", headed(f"mean {label}", metric.unit)],
         rows=rows,
         columns=["arm", "seed", name],
         values=[

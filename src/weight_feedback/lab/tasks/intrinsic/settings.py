@@ -27,27 +27,12 @@ class Settings(Frozen):
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Learning rate of Adam."""
 
-    def trial(self, seed: int) -> Measurement:
-        """Return one trial.
 
-        Args:
-            seed: of the trial.
-        """
-        return Measurement(**{name: getattr(self, name) for name in type(self).model_fields}, seed=seed)
-
-
-class Measurement(Trial):
+class Measurement(Settings, Trial):
     """A network trained with Adam in a random subspace, to see how well ``d`` dimensions do; see `train`.
 
     Networks, starts, subspaces and data orders of two measurements are independent, even if the seeds are the same.
     """
-
-    data: Name
-    network: Literal["fc", "lenet"]
-    subspace: Subspace
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
-    batch_size: Count = 128
-    lr: Annotated[float, Field(gt=0)] = 1e-3
 
     @property
     def task(self) -> str:

@@ -20,7 +20,7 @@ class IntrinsicDimension(Task):
 
     def make_trial(self, path: str, settings: dict[str, Any], seed: int) -> Measurement:
         """See `Task`."""
-        return Settings.model_validate(settings).trial(seed)
+        return Measurement(**dict(Settings.model_validate(settings)), seed=seed)
 
     def settings_of(self, trial: Trial) -> Trial:
         """Return the trial itself."""
@@ -61,9 +61,8 @@ class IntrinsicDimension(Task):
         from weight_feedback.lab.data import datasets
         from weight_feedback.lab.tasks.intrinsic.training import check_fit
 
-        for trial in trials:
-            assert isinstance(trial, Measurement)
-            check_fit([trial], datasets.load(trial.data, data_dir))
+        measurements = [trial for trial in trials if isinstance(trial, Measurement)]
+        check_fit(measurements, datasets.load(measurements[0].data, data_dir))
 
     def fingerprint(self, trial: Trial, data_dir: Path | None) -> dict[str, str]:
         """See `Task`."""
