@@ -7,6 +7,7 @@ import enum
 import importlib
 import json
 import linecache
+import math
 import random
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.study.toml import StudyError
 from weight_feedback.lab.tasks.functions import FunctionTask, code_digest, fields_of
 from weight_feedback.lab.tasks.loading import find_task
+from weight_feedback.lab.training.run import Options, run_trial
 
 FACTOR = 2.0
 
@@ -56,6 +58,12 @@ def study(task: Any = guess, **changes: Any) -> Study:
         "declared": lab.Declared(primary=(("shifted", "plain"),), margin=0.1) if "arms" not in changes else None,
     }
     return Study(**{**fields, **changes})
+
+
+def run_here(asked: Study, store: lab.Store) -> None:
+    """Run trials in this very process, so that tests see what they do."""
+    for _, trial in asked.trials():
+        store.write(trial, run_trial(trial, Options(metrics=asked.reported)))
 
 
 def test_a_function_is_run_and_judged(tmp_path, monkeypatch, capsys) -> None:
@@ -507,3 +515,49 @@ def test_a_setting_called_seed_is_one_as_any_other(tmp_path) -> None:
     assert asked.arm_values() == {"a": {"seed": 0}, "b": {"seed": 5}}
     table = rows(asked, lab.Store(tmp_path))
     assert table.groupby("arm")["setting_seed"].unique().map(list).to_dict() == {"a": [0], "b": [5]}
+
+
+def test_what_is_kept_of_examples_and_tensors_lies_with_the_trial(tmp_path) -> None:
+    folders: list[Path] = []
+
+    def train(trial: lab.Context, *, shift: float = 0.0) -> dict[str, float]:
+        (trial.folder / "own.txt").write_text("scratch")
+        folders.append(trial.folder)
+        right = torch.tensor([True, False, True])
+        trial.keep("weights", torch.ones(2, dtype=torch.bfloat16))
+        trial.keep("word", "text")
+        trial.examples(np.zeros(2))  # the last call counts
+        trial.examples(right)
+        return {"error": shift + float(trial.rng(str(shift)).normal())}
+
+    store, asked = lab.Store(tmp_path / "kept"), study(train, seeds=1, declared=None)
+    run_here(asked, store)
+    for _, trial in asked.trials():
+        measured = asked.kind.measured(store.read(trial).result)
+        assert measured.examples == [1, 0, 1]
+        assert store.read(trial).result["kept"] == {"weights": [1.0, 1.0], "word": "text"}
+    assert len({*folders}) == 2
+    assert not any(folder.exists() for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "got float64 of shape .0."),
+        ([[1.0]], r"shape \[1, 1\]"),
+        ([1.0, math.nan], "expected finite numbers"),
+        (["a"], "expected one number an example"),
+        (torch.zeros(1_000_001), "1 to 1,000,000 of them"),
+    ],
+)
+def test_examples_are_one_finite_number_each(tmp_path, values, message) -> None:
+    def train(trial: lab.Context, *, shift: float = 0.0) -> dict[str, float]:
+        with pytest.raises(ValueError, match=message):
+            trial.examples(values)
+        with pytest.raises(ValueError, match="at most 1,000,000 numbers, got 1,000,001"):
+            trial.keep("large", torch.zeros(1_000_001))
+        return {"error": shift}
+
+    store, asked = lab.Store(tmp_path / "kept"), study(train, seeds=1, declared=None)
+    run_here(asked, store)
+    assert all(store.finished(trial) for _, trial in asked.trials())

@@ -142,6 +142,7 @@ class Worker:
             checkpoint=self.store.checkpoint(trials[0]),
             checkpoint_seconds=self.checkpoint_seconds,
             on_note=self.progress.note,
+            scratch=self.progress.folder / "scratch",
         )
         records = run_cohort(trials, options)
         declaration = self.study.declaration() if self.study.declared else ""

@@ -146,6 +146,7 @@ class Measured:
         diagnostics: name to values, before the first epoch and after each; shown, and never judged.
         steps: name to values, one a training step; for trackers.
         facts: name to a number or text that isn't measured, such as ``parameters``.
+        examples: one number a test example, of the trained model; empty where the task doesn't say.
     """
 
     curves: Mapping[str, Sequence[float | None]]
@@ -155,6 +156,7 @@ class Measured:
     diagnostics: Mapping[str, Sequence[float]] = field(default_factory=dict)
     steps: Mapping[str, Sequence[float]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    examples: Sequence[float] = field(default_factory=list)
 
     def counts_as(self, name: str, metric: Metric | None) -> float | None:
         """Return what a metric of a diverged trial counts as; None if it counts as missing.
@@ -223,6 +225,10 @@ class Context(Protocol):
         """Where data files are looked for; None: where the task looks by itself."""
 
     @property
+    def folder(self) -> Path:
+        """A folder for files of its own: empty when the trial begins or goes on, and removed when it ends."""
+
+    @property
     def weights(self) -> Path | None:
         """Where to write the final weights; None: nowhere."""
 
@@ -280,7 +286,16 @@ class Context(Protocol):
 
         Args:
             name: of the value.
-            value: what JSON can hold.
+            value: what JSON can hold; or a tensor or array, of which its numbers are kept.
+        """
+
+    def examples(self, values: Any) -> None:
+        """Keep one number for each test example, of the trained model: whether it was right, or its loss.
+
+        The order of examples must be the same in all trials. Of several calls the last one counts.
+
+        Args:
+            values: finite numbers or truth values, shape ``[examples]``.
         """
 
     def log(self, line: Any) -> None:
@@ -458,8 +473,10 @@ class Task:
             },
             "diverged": measured.diverged or None,
             "kept": dict(kept),
+            "examples": list(measured.examples),
         }
-        return {name: value for name, value in content.items() if value or name not in ("diagnostics", "kept")}
+        rare = ("diagnostics", "kept", "examples")
+        return {name: value for name, value in content.items() if value or name not in rare}
 
     def result_under(self, swap: Mapping[str, Any], data: Mapping[str, str], values: Mapping[str, float]) -> Any:
         """Return what is kept of an evaluation under something else.
@@ -486,6 +503,7 @@ class Task:
                 name: _told(values, result["epochs"]) for name, values in result.get("diagnostics", {}).items()
             },
             facts={name: _fact(value) for name, value in kept.items() if type(value) in (int, float, str)},
+            examples=result.get("examples", []),
         )
 
     # What runs need. -------------------------------------------------------------------------------------------

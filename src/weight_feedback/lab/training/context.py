@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -20,7 +21,17 @@ from weight_feedback.lab.training.checkpoints import Checkpointer
 from weight_feedback.streams import stream
 
 # What the state of a trial's training as a whole is made of.
-_KINDS = {"curves": dict, "diagnostics": dict, "diverged": str, "kept": dict, "handed out": dict, "states": dict}
+_KINDS = {
+    "curves": dict,
+    "diagnostics": dict,
+    "diverged": str,
+    "kept": dict,
+    "examples": list,
+    "handed out": dict,
+    "states": dict,
+}
+#: Numbers that a trial may keep under one name, or examples.
+MOST_KEPT = 1_000_000
 
 
 class TrialContext:
@@ -36,6 +47,7 @@ class TrialContext:
         metrics: names of the metrics that may be reported.
         on_epoch: called after each epoch with its number and what was reported in it.
         on_log: called with what the task says within an epoch.
+        scratch: where the trial's own folder is made; default: the system's place for what is temporary.
     """
 
     def __init__(
@@ -49,12 +61,16 @@ class TrialContext:
         metrics: Collection[str],
         on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
         on_log: Callable[[Any], None] | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self.trial, self.settings, self.seed = trial, settings, trial.seed
         self.device, self.data_dir, self.weights = device, data_dir, weights
         self.kept: dict[str, Any] = {}
         self._checkpointer, self._metrics = checkpointer, metrics
         self._on_epoch, self._on_log = on_epoch, on_log
+        self._scratch = scratch
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._examples: list[float] = []
         self._reported: dict[str, float] = {}
         self._epochs = self._now = 0
         self._curves: dict[str, list[float | None]] = {}
@@ -64,6 +80,20 @@ class TrialContext:
         self._rngs: dict[str, np.random.Generator] = {}
         # States of streams that a checkpoint knows and nobody has asked for yet.
         self._waiting: dict[str, Any] = {}
+
+    @property
+    def folder(self) -> Path:
+        """See `Context`."""
+        if self._folder is None:
+            if self._scratch is not None:
+                self._scratch.mkdir(parents=True, exist_ok=True)
+            self._folder = tempfile.TemporaryDirectory(prefix="trial-", dir=self._scratch)
+        return Path(self._folder.name)
+
+    def clear(self) -> None:
+        """Remove the trial's own folder, if it was asked for."""
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def stream(self, *names: str | int) -> torch.Generator:
         """See `Context`."""
@@ -145,11 +175,27 @@ class TrialContext:
 
     def keep(self, name: str, value: Any) -> None:
         """See `Context`."""
+        if isinstance(value, Tensor | np.ndarray | np.generic):
+            if (size := math.prod(value.shape)) > MOST_KEPT:
+                raise ValueError(f"trial.keep: {name}: expected at most {MOST_KEPT:,} numbers, got {size:,}")
+            value = value.tolist()
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"trial.keep: {name}: expected what JSON can hold, but: {error}") from None
         self.kept[name] = value
+
+    def examples(self, values: Any) -> None:
+        """See `Context`."""
+        listed = np.asarray(values.tolist() if isinstance(values, Tensor) else values)
+        if listed.ndim != 1 or listed.dtype.kind not in "biuf" or not 0 < listed.size <= MOST_KEPT:
+            raise ValueError(
+                f"trial.examples: expected one number an example, 1 to {MOST_KEPT:,} of them, got "
+                f"{listed.dtype} of shape {list(listed.shape)}"
+            )
+        if not np.isfinite(listed).all():
+            raise ValueError("trial.examples: expected finite numbers, got some that aren't")
+        self._examples = (listed.astype(int) if listed.dtype.kind == "b" else listed).tolist()
 
     def log(self, line: Any) -> None:
         """See `Context`."""
@@ -185,6 +231,7 @@ class TrialContext:
             epochs=max([self._epochs, 1, *map(len, self._curves.values())]),
             diverged=self._diverged,
             diagnostics=self._diagnostics,
+            examples=self._examples,
         )
 
     def _check_names(self, names: Collection[str]) -> None:
@@ -210,6 +257,7 @@ class _Whole:
                 "diagnostics": one._diagnostics,
                 "diverged": one._diverged,
                 "kept": one.kept,
+                "examples": one._examples,
                 "handed out": {
                     **{f"stream {name}": value.get_state() for name, value in one._streams.items()},
                     **{f"rng {name}": value.bit_generator.state for name, value in one._rngs.items()},
@@ -229,7 +277,7 @@ class _Whole:
         _check_handed_out(known["handed out"])
         self._load(known["states"])
         one._curves, one._diagnostics = known["curves"], known["diagnostics"]
-        one._diverged, one.kept = known["diverged"], known["kept"]
+        one._diverged, one.kept, one._examples = known["diverged"], known["kept"], known["examples"]
         for name, state in known["handed out"].items():
             kind, _, asked = name.partition(" ")
             if kind == "stream" and asked in one._streams:

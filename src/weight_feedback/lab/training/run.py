@@ -59,6 +59,8 @@ class Options:
     """At the end of an epoch, the checkpoint is written if it is this long since it last was, or the start."""
     metrics: Mapping[str, Metric] | None = None
     """Metrics that may be reported; default: those that the task knows."""
+    scratch: Path | None = None
+    """Where trials' own folders are made; default: the system's place for what is temporary."""
     on_log: Callable[[Any], None] | None = None
     """Called with what the task says within an epoch."""
     on_epoch: Callable[[int, Mapping[str, float]], None] | None = None
@@ -128,16 +130,21 @@ def run_cohort(trials: Sequence[Trial], options: Options = Options()) -> list[Re
                 options.weights.get(trial),
                 checkpointer,
                 task.metrics if options.metrics is None else options.metrics,
-                *((options.on_epoch, options.on_log) if trial is trials[0] else ()),
+                *((options.on_epoch, options.on_log) if trial is trials[0] else (None, None)),
+                options.scratch,
             )
             for trial in trials
         ]
         seed_everything(trials[0].seed, 0)
         returned = None
-        if len(contexts) == 1:
-            returned = task.run(contexts[0])
-        else:
-            task.run_together(contexts)
+        try:
+            if len(contexts) == 1:
+                returned = task.run(contexts[0])
+            else:
+                task.run_together(contexts)
+        finally:
+            for context in contexts:
+                context.clear()
     about = {
         "started": checkpointer.started,
         "seconds": round(checkpointer.seconds / len(trials), 3),  # each trial's share
