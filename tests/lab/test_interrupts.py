@@ -14,6 +14,7 @@ from multiprocessing import resource_tracker
 import pytest
 
 from helpers.child_processes import Forking, fork_command, living, may_fork, wait_until
+from helpers.limits import SECONDS
 from helpers.studies import compare_networks, study_text
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.execution import jobs
@@ -110,6 +111,7 @@ def wait(*_, **__):
     threading.Event().wait()
 
 LokyBackend.abort_everything = wait
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which the test runner's shell may ignore
 with interruptible():
     Parallel(n_jobs=2)(delayed(hold)(f"held-{i}") for i in range(2))
 """
@@ -117,13 +119,18 @@ with interruptible():
 
 def test_a_second_one_ends_the_processes_that_users_have(tmp_path) -> None:
     command = [sys.executable, "-c", f"FOLDER = {str(tmp_path)!r}\n{ENDS_AT_ONCE}"]
-    with subprocess.Popen(command, start_new_session=True) as run:
+    run = subprocess.Popen(command, start_new_session=True)
+    try:
         wait_until(lambda: len(list(tmp_path.glob("held-*"))) == 2, "two workers that do something")
         run.send_signal(signal.SIGINT)
         wait_until((tmp_path / "waiting").exists, "an end that is waited for")
         run.send_signal(signal.SIGINT)
-        assert run.wait() == 130
+        assert run.wait(SECONDS) == 130
         wait_until(lambda: not living(run.pid), "no process of the run")
+    finally:
+        if living(run.pid):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
 
 
 def test_one_that_comes_between_the_results_of_workers_leaves_none(tmp_path, monkeypatch, study) -> None:
