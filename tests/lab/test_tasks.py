@@ -312,11 +312,12 @@ def test_progress_counts_the_epochs_that_are_known_beforehand(tmp_path, monkeypa
             trial.report(seconds=epoch)
 
     monkeypatch.setattr(type(SECONDS), "run", run)
-    counted: list[int] = []
-    monkeypatch.setattr(ProgressFiles, "count", lambda _, __, epochs: counted.append(epochs))
+    log = (tmp_path / "counted").open("a", buffering=1)  # trials have processes of their own
+    monkeypatch.setattr(ProgressFiles, "count", lambda _, __, epochs: log.write(f"{epochs}\n"))
     lab.run(seconds(seeds=1), Store(tmp_path / "seconds"), jobs=1, watcher=watcher)
     assert watcher.begun[1] == (2, 2, 2, 1)
-    assert counted == [1] * 14
+    log.close()
+    assert (tmp_path / "counted").read_text().split() == ["1"] * 14
 
 
 def test_what_is_reported_now_and_then_keeps_its_epochs(tmp_path, monkeypatch) -> None:

@@ -161,7 +161,9 @@ def run(
             watcher.begin(len(asked), len(todo), sum(trial.planned_epochs for _, trial in todo), pool.jobs)
         if idle:
             return 0
-        here, data_there = _seen_by_workers(store.folder, data_dir, pool.jobs)
+        # Workers may have been started in another folder, and a task of somebody's own may leave this one.
+        here = store.folder.absolute()
+        data_there = data_dir.absolute() if data_dir else None
         with watched(here / "progress", watcher) as (progress, tally):
             worker = Worker(
                 study,
@@ -171,6 +173,7 @@ def run(
                 device,
                 tracker,
                 checkpoint_seconds,
+                data=data,
                 task=provided(study.task),
                 look_in=() if study.task in BUILT_IN else tuple(sys.path),
             )
@@ -180,13 +183,6 @@ def run(
             if shard is None or not missing(study, store, arms, seeds):
                 run_all(_swaps(worker, found.swaps), pool, retries, progress, tally)
     return len(todo)
-
-
-def _seen_by_workers(folder: Path, data_dir: Path | None, jobs: int) -> tuple[Path, Path | None]:
-    """Return paths that mean the same in a process that was started in another folder, where there are several."""
-    if jobs == 1:
-        return folder, data_dir
-    return folder.absolute(), data_dir.absolute() if data_dir else None
 
 
 def _check(**numbers: tuple[float | None, float]) -> None:

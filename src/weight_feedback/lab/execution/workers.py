@@ -12,18 +12,20 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from weight_feedback.files import remove, tell
 from weight_feedback.lab.execution.cluster import Site, check_site
+from weight_feedback.lab.execution.isolation import ProcessDiedError, call_forked, call_fresh, may_fork
 from weight_feedback.lab.execution.progress import ProgressFiles
 from weight_feedback.lab.execution.trackers import Tracker
 from weight_feedback.lab.store.store import Record, Store, StoreError
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.trials import Swap
-from weight_feedback.lab.tasks.base import Task, Trial
-from weight_feedback.lab.tasks.loading import provide
+from weight_feedback.lab.tasks.base import CODE, Task, Trial
+from weight_feedback.lab.tasks.loading import BUILT_IN, find_task, provide, provided
 from weight_feedback.lab.training.environment import thread_count
 from weight_feedback.lab.training.interventions import run_swap
 from weight_feedback.lab.training.run import Options, run_cohort
@@ -31,6 +33,8 @@ from weight_feedback.lab.training.run import Options, run_cohort
 #: Of PyTorch in each trial and swap.
 THREADS = 1
 _BUSY = threading.Lock()
+#: The tasks that this process has prepared; one whose module is loaded anew is another.
+_PREPARED: list[Task] = []
 
 
 class RunOverError(Exception):
@@ -51,6 +55,7 @@ class Worker:
         checkpoint_seconds: see `Options`.
         site: what every worker of a cluster must see; None on this machine.
         expected: surroundings that workers of a cluster must have; None: whatever they are.
+        data: fingerprints of data and code that the run began with.
         task: that of the study, where a process can't import it.
         look_in: folders in which its module is looked for, besides those of the process.
     """
@@ -64,6 +69,7 @@ class Worker:
     checkpoint_seconds: float
     site: Site | None = None
     expected: Mapping[str, Any] | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
     task: Task | None = None
     look_in: tuple[str, ...] = ()
     driver: int = field(default_factory=os.getpid)
@@ -87,7 +93,52 @@ class Worker:
             RunOverError: the run has ended.
         """
         with self._alone():
-            return self._run_cohort(arm, missing)
+            if self.study.task in BUILT_IN:
+                return self._run_cohort(arm, missing)
+            return self._isolated(missing, partial(self._run_cohort, arm, missing))
+
+    def _isolated(self, missing: Sequence[Trial], run: Callable[[], str | None]) -> str | None:
+        """Run trials of somebody's own task in a process of their own.
+
+        It is forked where that can be, from this one, which has imported the task and loaded its data.
+        """
+        waited_for = self._waited_for()
+        try:
+            if self.site is None and may_fork(self.device):
+                self._prepare()
+                return call_forked(run, waited_for)  # type: ignore[no-any-return]
+            return call_fresh(partial(_prepared, self, run), waited_for)  # type: ignore[no-any-return]
+        except (StoreError, RunOverError):
+            raise
+        except ProcessDiedError as error:
+            if not waited_for():
+                raise RunOverError(str(error)) from None
+            return f"{error}, killed from outside or because memory ran out"
+        except Exception as error:  # of what prepares, or imports the task
+            self.fail(missing, describe(error))
+        return None
+
+    def _prepare(self) -> None:
+        """See that this process has the code that the run began with, and what that loads before trials."""
+        task = find_task(self.study.task)
+        trial = self.study.trial(self.study.arms[0], self.study.first_seed)
+        expected, found = self.data.get(CODE), task.fingerprint(trial, self.data_dir).get(CODE)
+        if expected != found:
+            raise StoreError(
+                f"{self.study.task}: its code has changed since the run began, or is another one on "
+                f"{socket.gethostname()} (expected {expected}, found {found}); what is finished is kept: put the "
+                "file back as it was, or give the study a new name, then run again"
+            )
+        if not any(task is one for one in _PREPARED):
+            task.prepare()
+            _PREPARED.append(task)
+
+    def _waited_for(self) -> Callable[[], bool]:
+        """Return what says whether anybody still waits for what this process does."""
+        if self.site is not None:
+            return lambda: self.progress.alive
+        here, parent = os.getpid() == self.driver, os.getppid()
+        return lambda: here or os.getppid() == parent
 
     def _run_cohort(self, arm: Arm, missing: Sequence[Trial]) -> str | None:
         trials, key = missing[0].cohort(), missing[0].key()
@@ -100,7 +151,7 @@ class Worker:
                 self._train(arm, trials, left, counter(self.progress, key, driver, len(missing), epochs))
         except (StoreError, RunOverError):
             raise
-        except Exception as error:  # whatever it is, the other trials go on
+        except (Exception, SystemExit) as error:  # whatever it is, the other trials go on
             if out_of_memory(error):
                 return describe(error)
             self.fail(left, describe(error))
@@ -111,8 +162,8 @@ class Worker:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """See, on a cluster, that a worker may run trials, and that this one runs no other now."""
-        if self.task is not None:
-            provide(self.study.task, self.task)
+        if self.task is not None and provided(self.study.task) != self.task:
+            provide(self.study.task, self.task)  # once: what it has loaded stays with it
         if multiprocessing.get_start_method(allow_none=True) in ("loky", "loky_init_main"):
             # joblib's own, which what a task starts, as a loader of data does, can't be started by.
             multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
@@ -223,6 +274,13 @@ class Worker:
         self.progress.note(f"failed: {swap.file_name}: {first}")
 
 
+def _prepared(worker: Worker, run: Callable[[], str | None]) -> str | None:
+    """Run trials in a fresh process."""
+    with worker._alone():
+        worker._prepare()
+    return run()
+
+
 def counter(
     progress: ProgressFiles, key: str, driver: int | None, trials: int = 1, epochs: int | None = None
 ) -> Callable[..., None]:
@@ -251,7 +309,7 @@ def counter(
     return count
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Return the type and message of an error on one line, and its traceback on those that follow.
 
     Args:
@@ -261,7 +319,7 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {message}\n{''.join(traceback.format_exception(error))}"
 
 
-def out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Say whether an error comes from a lack of memory, so that trying again may help.
 
     Args:

@@ -540,6 +540,9 @@ class Task:
             found |= self.fingerprint(trial, data_dir)
         return found
 
+    def prepare(self) -> None:
+        """Load what all trials need, once in each process that runs them, or that those are forked from."""
+
     def run(self, trial: Any) -> Mapping[str, float] | None:
         """Train one trial.
 

@@ -34,15 +34,21 @@ class FunctionTask(Task):
         function: takes the context, and settings by keyword alone, each with an annotation.
         code: its digest; default: see `code_digest`.
         fields: its settings; default: see `fields_of`.
+        prepared: is called once, before the first trial; default: what its module calls ``prepare``.
 
     Raises:
         ValueError: it takes something else, or uses what can't be digested.
     """
 
     def __init__(
-        self, function: Callable[..., Any], code: str | None = None, fields: Mapping[str, Any] | None = None
+        self,
+        function: Callable[..., Any],
+        code: str | None = None,
+        fields: Mapping[str, Any] | None = None,
+        prepared: Callable[[], object] | None = None,
     ) -> None:
         self._function = function
+        self._prepare = prepared or _preparing(function)
         self._fields = fields_of(function) if fields is None else fields
         self._code = code_digest(function) if code is None else code
         for hint, _ in self._fields.values():
@@ -51,7 +57,18 @@ class FunctionTask(Task):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # In a worker there may be no source to digest, and no module in which annotations have a meaning.
-        return type(self), (self._function, self._code, self._fields)
+        return type(self), (self._function, self._code, self._fields, self._prepare)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._code == self._code
+
+    def __hash__(self) -> int:
+        return hash(self._code)
+
+    def prepare(self) -> None:
+        """Call ``prepare`` of the function's module, if there is one."""
+        if self._prepare:
+            self._prepare()
 
     def fingerprint(self, trial: Trial, data_dir: Path | None) -> dict[str, str]:
         """Return the digest of the function and of what it uses."""
@@ -62,6 +79,12 @@ class FunctionTask(Task):
         settings = {name: getattr(trial.settings, name) for name in type(trial.settings).model_fields}
         found: Mapping[str, float] | None = self._function(trial, **settings)
         return found
+
+
+def _preparing(function: Callable[..., Any]) -> Callable[[], object] | None:
+    """Return what a function's module calls ``prepare``, if that is a function without arguments."""
+    found = getattr(function, "__globals__", {}).get("prepare")
+    return found if isinstance(found, types.FunctionType) and not inspect.signature(found).parameters else None
 
 
 def fields_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -148,6 +171,8 @@ def code_digest(function: Callable[..., Any]) -> str:
     parts: dict[str, str] = {}
     # Names within the module, which is another where it is the script itself that is run.
     _add(parts, function, function.__qualname__, function.__module__)
+    if prepare := _preparing(function):
+        _add(parts, prepare, "prepare", function.__module__)
     return hashlib.sha256(json.dumps(sorted(parts.items())).encode()).hexdigest()
 
 

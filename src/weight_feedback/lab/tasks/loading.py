@@ -79,7 +79,6 @@ def name_function(function: Callable[..., Any]) -> str:
     return path
 
 
-@functools.cache
 def _import(path: str) -> Task:
     module, colon, name = BUILT_IN.get(path, path).partition(":")
     if not colon:
@@ -91,12 +90,18 @@ def _import(path: str) -> Task:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"task: {path!r} can't be imported: {error}") from None
     if isinstance(task, types.FunctionType):
-        from weight_feedback.lab.tasks.functions import FunctionTask
-
-        return FunctionTask(task)
+        return _of_function(task)
     if not isinstance(task, Task):
         raise ValueError(f"task: expected {path!r} to be a task or a function, found {type(task).__name__}")
     return task
+
+
+@functools.cache
+def _of_function(function: Callable[..., Any]) -> Task:
+    """Return a function as a task: its code is read once, unless its module is loaded anew."""
+    from weight_feedback.lab.tasks.functions import FunctionTask
+
+    return FunctionTask(function)
 
 
 def reading(path: str) -> Task:
