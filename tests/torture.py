@@ -38,6 +38,7 @@ from rich.console import Console
 from safetensors.numpy import load
 
 from helpers.killed_processes import Work, adopt, alone, complete, finish, fork, kill_at, points, require
+from helpers.own_training import study as own_study
 from helpers.studies import compare_signals
 from weight_feedback.lab.commands.presenting import present
 from weight_feedback.lab.data import datasets
@@ -46,6 +47,7 @@ from weight_feedback.lab.store.merge import merge
 from weight_feedback.lab.store.store import Store, read_declaration, read_record
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.tasks.fields import weights_digest
+from weight_feedback.lab.training.run import Options, run_trial
 
 CONSOLE = Console(soft_wrap=True)
 #: After so many kills, on average, a study is let go on to its end.
@@ -81,6 +83,8 @@ def warm_up() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for cohort in (1, 2):
             work(study(cohort, cohort), Path(folder) / str(cohort))()
+        for _, trial in own_study(1).trials():
+            run_trial(trial, Options(metrics=own_study().reported))
     gc.collect()
     gc.freeze()  # statsmodels collects garbage in each report, which takes long where so much is imported
     assert alone()
@@ -139,7 +143,8 @@ class Reference:
         self.seconds = time.perf_counter() - start
         self.expected = self.found(self.folder)
         kinds = {name.split("/")[0] for name in self.expected}
-        require(kinds >= {*PUBLISHED, "figures", "report.md", "report.html"}, self.folder, f"holds only {kinds}")
+        published = PUBLISHED if self.study.task == "notebook" else ("trials", "declaration.json", "study.json")
+        require(kinds >= {*published, "figures", "report.md", "report.html"}, self.folder, f"holds only {kinds}")
 
     def work(self, folder: Path, report: bool = True) -> Work:
         return work(self.study, folder, self.jobs, report)
@@ -302,7 +307,9 @@ def torture(scratch: Path, kind: Callable[..., Generator[str]], *how: Any, most:
     CONSOLE.print(f"{name}: {number} kills in {time.perf_counter() - start:.0f} s, nothing lost", markup=False)
 
 
-def one_of(jobs: int, index: int, scratch: Path, kills: int, pools: int, failpoints: bool, seed: int) -> Work:
+def one_of(
+    jobs: int, index: int, scratch: Path, kills: int, pools: int, own: int, failpoints: bool, seed: int
+) -> Work:
     """Return the share of one of several processes."""
 
     def share() -> None:
@@ -315,23 +322,30 @@ def one_of(jobs: int, index: int, scratch: Path, kills: int, pools: int, failpoi
                 torture(scratch, at_failpoints_of_a_report, small)
                 torture(scratch, at_failpoints_of_a_merge, small)
                 torture(scratch, at_failpoints_of_setting_aside, small)
-        # How many, of how large cohorts, by how many workers.
-        for count, cohort, workers in ((kills - kills // 2, 1, 1), (kills // 2, 2, 1), (pools, 1, 2)):
+        # How many, of which study, by how many workers.
+        kinds = {
+            "cohorts of 1": (kills - kills // 2, study(2), 1),
+            "cohorts of 2": (kills // 2, study(2, 2), 1),
+            "two workers": (pools, study(2), 2),
+            "trials in processes of their own": (own, own_study(), 1),
+        }
+        for name, (count, tiny, workers) in kinds.items():
             if mine := len(range(count)[part]):
-                place = scratch / f"cohorts of {cohort}, {workers} workers"
-                torture(
-                    place, at_random, Reference(study(2, cohort), place / "undisturbed", workers), chance, most=mine
-                )
+                place = scratch / name
+                torture(place, at_random, Reference(tiny, place / "undisturbed", workers), chance, most=mine)
 
     return share
 
 
-def main(kills: int = 3000, pools: int = 30, failpoints: bool = True, jobs: int = 2, seed: int = 0) -> None:
+def main(
+    kills: int = 3000, pools: int = 30, own: int = 1000, failpoints: bool = True, jobs: int = 2, seed: int = 0
+) -> None:
     """Torture the lab; the exit code is 0 if nothing was lost.
 
     Args:
         kills: at random moments, of studies that run in one process.
         pools: likewise, of studies with two worker processes, which take ten times as long.
+        own: likewise, of a study of somebody's own function, whose trials have processes of their own.
         failpoints: whether to kill at every failpoint, each time that it is reached, as well.
         jobs: how many studies at once.
         seed: of the random moments.
@@ -341,7 +355,7 @@ def main(kills: int = 3000, pools: int = 30, failpoints: bool = True, jobs: int 
     shares = []
     for index in range(jobs):
         (scratch / str(index)).mkdir()
-        shares.append(fork(one_of(jobs, index, scratch / str(index), kills, pools, failpoints, seed)))
+        shares.append(fork(one_of(jobs, index, scratch / str(index), kills, pools, own, failpoints, seed)))
     ended = [finish(share) for share in shares]
     if any(ended):
         sys.exit(f"a promise is broken, see above; what is left of it is in {scratch}")

@@ -29,9 +29,14 @@ def require(holds: bool, folder: Path, what: str) -> None:
         raise BrokenPromiseError(f"{folder}: {what}")
 
 
+#: Whether this process has no other children than those that it kills.
+_ADOPTS: list[bool] = []
+
+
 def adopt() -> None:
     """Become the parent of the workers of processes that die, so that it is known when they are gone, too."""
     _LIBC.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+    _ADOPTS.append(True)
 
 
 def alone() -> bool:
@@ -68,9 +73,9 @@ def finish(number: int, seconds: float | None = None) -> int:
     with suppress(ProcessLookupError):
         os.killpg(number, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-    with suppress(ChildProcessError):  # its workers, which are this process's children now
+    with suppress(ChildProcessError):  # its workers and trials, which are this process's children now
         while True:
-            os.waitpid(-number, 0)
+            os.waitpid(-1 if _ADOPTS else -number, 0)
     # What joblib keeps in memory, and nobody is left to clear.
     for left in Path("/dev/shm").glob(f"joblib_*_{number}_*"):
         shutil.rmtree(left)

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.child_processes import may_fork
+from helpers.own_training import study as own_study
 from weight_feedback import lab
 from weight_feedback.lab.commands import cli
 from weight_feedback.lab.report.export import rows
@@ -561,3 +563,22 @@ def test_examples_are_one_finite_number_each(tmp_path, values, message) -> None:
     store, asked = lab.Store(tmp_path / "kept"), study(train, seeds=1, declared=None)
     run_here(asked, store)
     assert all(store.finished(trial) for _, trial in asked.trials())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@may_fork
+def test_training_that_is_interrupted_goes_on_to_the_same_bits(tmp_path, workers) -> None:
+    trial = own_study(workers=workers).trial(own_study().arms[1], 0)
+    options = Options(metrics=own_study().reported, threads=1)
+    whole = run_trial(trial, options)
+
+    def stop(epoch: int, _: object) -> None:
+        raise KeyboardInterrupt(epoch)
+
+    resumable = dataclasses.replace(options, checkpoint=tmp_path / "c", checkpoint_seconds=0)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(trial, dataclasses.replace(resumable, on_epoch=stop))
+    resumed = run_trial(trial, resumable)
+    assert resumed.provenance["resumed"] == 1
+    assert resumed.result == whole.result
+    assert len(whole.result["kept"]["weights"]) == 65

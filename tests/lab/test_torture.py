@@ -16,10 +16,14 @@ FAILPOINTS = [f"at failpoints of {kind}: " for kind in ("a run", "a report", "a 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--kills", "0", "--pools", "0"], FAILPOINTS),
-        (["--kills", "200", "--pools", "1", "--no-failpoints"], ["at random: 100 kills", "at random: 1 kills"]),
+        (["--kills", "0", "--pools", "0", "--own", "0"], FAILPOINTS),
+        (
+            ["--kills", "200", "--pools", "1", "--own", "0", "--no-failpoints"],
+            ["at random: 100 kills", "at random: 1 kills"],
+        ),
+        (["--kills", "0", "--pools", "0", "--own", "100", "--no-failpoints"], ["at random: 100 kills"]),
     ],
-    ids=["at every failpoint", "at random"],
+    ids=["at every failpoint", "at random", "of trials with processes of their own"],
 )
 def test_nothing_is_lost(arguments: Sequence[str], expected: Sequence[str]) -> None:
     # A process of its own: it forks, which a process with threads, as this one may be, shouldn't.
