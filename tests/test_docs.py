@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import importlib.util
 import json
 import pkgutil
@@ -97,10 +98,15 @@ def test_recipe_runs(page, heading, tmp_path, monkeypatch, tidy) -> None:
     # A module of its own, so that classes in it can be found again.
     module = types.ModuleType("recipe")
     monkeypatch.setitem(sys.modules, "recipe", module)
-    with warnings.catch_warnings():
-        for kind, message in NOISE:
-            warnings.filterwarnings("ignore", message, kind)
-        exec(compile(tree, f"{page}: {heading}", "exec"), vars(module))
+    try:
+        with warnings.catch_warnings():
+            for kind, message in NOISE:
+                warnings.filterwarnings("ignore", message, kind)
+            exec(compile(tree, f"{page}: {heading}", "exec"), vars(module))
+    finally:
+        vars(module).clear()
+        # A DDP that outlives its process group ends its thread with the GIL held, which that may need.
+        gc.collect()
 
 
 def test_the_notebook_is_kept_without_outputs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -64,6 +65,7 @@ def work(rank: int, folder: Path, jobs: Sequence[Job], size: int) -> None:
         done = {job.__name__: job(rank, folder) for job in jobs}
         torch.save(done, folder / f"{rank}.pt")
     finally:
+        gc.collect()  # a DDP that outlives the group ends its thread with the GIL held, which that may need
         dist.destroy_process_group()
 
 
