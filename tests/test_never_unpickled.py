@@ -38,6 +38,10 @@ def names(source: str) -> set[str]:
     return found
 
 
+#: Where a command and the processes that it starts send each other what they are to do, and what came of it.
+BETWEEN_PROCESSES = {"lab/execution/isolation.py": {"pickle", "cloudpickle"}}
+
+
 def forbidden(source: str) -> set[str]:
     return {name for name in names(source) for bad in FORBIDDEN if name == bad or name.startswith(f"{bad}.")}
 
@@ -46,7 +50,8 @@ def forbidden(source: str) -> set[str]:
     "path", sorted(SOURCES.rglob("*.py")), ids=lambda path: path.relative_to(SOURCES).as_posix()
 )
 def test_no_source_names_what_unpickles_or_runs(path) -> None:
-    assert forbidden(path.read_text("utf-8")) == set()
+    allowed = BETWEEN_PROCESSES.get(path.relative_to(SOURCES).as_posix(), set())
+    assert {name.partition(".")[0] for name in forbidden(path.read_text("utf-8"))} <= allowed
 
 
 def test_the_search_finds_what_it_should() -> None:

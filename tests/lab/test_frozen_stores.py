@@ -49,7 +49,7 @@ def finished(tmp_path_factory) -> Path:
         patch.chdir(folder)
         cli.main(["run", "half.toml", *RUN, "--seeds", "2"])
         cli.main(["run", "subspace.toml", *RUN])
-        cli.main([*MEASURE, "--seeds", "3", "--out", "."])
+        cli.main([*MEASURE, "--seeds", "3", "--out", ".", "--mixed"])
     return folder
 
 

@@ -340,7 +340,7 @@ def test_a_file_of_python_is_run_by_the_command(script, capsys) -> None:
     cli.main(["report", "mine_own.py"])
     cli.main(["export", "mine_own.py"])
     out = capsys.readouterr().out
-    assert "12 trials, an unknown time" in out
+    assert "12 trials, about 0." in out
     assert "shifted − plain: worse on this task, over its seeds: difference +1." in out
     assert "results/mine/trials.csv: 24 rows" in out
     assert json.loads((script.parent / "results/mine/study.json").read_text())["task"] == "mine_own:train"
@@ -361,7 +361,12 @@ def test_files_that_hold_no_study_are_refused(script, tmp_path) -> None:
         ("mine_own.py:other", "expected one of its studies, study, again, got other"),
         ("not-a-name.py", "expected a file whose name can be imported"),
         ("two_of_them.py", "expected one lab.Study in it, found a, b; choose by two_of_them.py:NAME"),
-        ("none_of_them.py", "expected one lab.Study in it, found none"),
+        ("none_of_them.py", "expected a lab.Study in it, found none"),
+        (
+            "boom.py",
+            r"it can't be imported; it raised:\n  File .*boom.py., line 2, in <module>\n[\s\S]*ZeroDivisionError: ",
+        ),
+        ("wrong.py", "wrong.py: sedes"),
         ("json.py", "another module is called json"),
     ):
         text = textwrap.dedent(SCRIPT).replace("again = study", "")
@@ -369,6 +374,8 @@ def test_files_that_hold_no_study_are_refused(script, tmp_path) -> None:
             "two_of_them.py": f"{text}\na, b = study, study.model_copy(update={{'seeds': 3}})\ndel study\n",
             "none_of_them.py": "",
             "not-a-name.py": "",
+            "boom.py": "x = 1\ny = x / 0\n",
+            "wrong.py": text.replace("seeds=6", "seeds=6, sedes=7"),
             "json.py": text,
         }
         if given in contents:
@@ -379,13 +386,64 @@ def test_files_that_hold_no_study_are_refused(script, tmp_path) -> None:
         sys.modules.pop(name, None)
 
 
-def test_a_study_in_toml_names_no_function(tmp_path) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text(
-        'name = "m"\ntitle = "m"\ntask = "mine_own:train"\nseeds = 2\n[arms.a]\n[arms.b]\nshift = 1.0\n'
-    )
-    with pytest.raises(StudyError, match=r"what names code is run from Python, by lab\.run"):
-        lab.load_study(str(path))
+CANARY = """
+    from pathlib import Path
+
+    Path("canary").touch()
+
+    def train(trial, *, shift: float = 0.0) -> dict[str, float]:
+        return {"error": shift + float(trial.rng(str(shift)).normal())}
+"""
+NAMES_CODE = """
+    name = "theirs"
+    title = "Theirs"
+    task = "their_code:train"
+    seeds = 2
+    [arms.plain]
+    [arms.shifted]
+    shift = 1.0
+    [metrics.error]
+    unit = ""
+    better = "lower"
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "their_code.py").write_text(textwrap.dedent(CANARY))
+    (tmp_path / "theirs.toml").write_text(textwrap.dedent(NAMES_CODE))
+    yield tmp_path / "canary"
+    sys.modules.pop("their_code", None)
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "report", "plot", "export", "preflight"])
+def test_code_that_a_file_names_is_not_imported_unless_it_is_trusted(theirs, capsys, command) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "theirs.toml"])
+    said = capsys.readouterr().err
+    assert "theirs.toml: task: expected one of notebook, intrinsic-dimension, got 'their_code:train'" in said
+    assert "which names code: that is imported and run with --trust" in said
+    assert not theirs.exists()
+
+
+def test_code_that_is_trusted_is_run_and_read_without_it(theirs, capsys, monkeypatch) -> None:
+    cli.main(["run", "theirs.toml", "--trust", "--jobs", "1"])
+    assert theirs.exists()
+    cli.main(["plan", "theirs.toml", "--trust"])
+    cli.main(["preflight", "theirs.toml", "--trust"])
+    assert "`weight-feedback run theirs.toml --trust`" in Path("results/theirs/report.md").read_text()
+    theirs.unlink()
+    sys.modules.pop("their_code")
+    for command in ("report", "plot", "export"):
+        cli.main([command, "theirs.toml"])
+    cli.main(["merge", "elsewhere", "results/theirs"])
+    assert not theirs.exists()
+    assert "their_code" not in sys.modules
+    with pytest.raises(StudyError, match=r"theirs\.toml: task: expected one of"):
+        lab.load_study("theirs.toml")
+    assert lab.load_study("theirs.toml", trust=True).task == "their_code:train"
 
 
 def test_a_new_study_runs_as_it_is(tmp_path, monkeypatch, capsys) -> None:

@@ -10,6 +10,7 @@ from statsmodels.stats.power import TTestPower
 from helpers.cpu_graphs import Tapes
 from helpers.studies import change
 from weight_feedback.lab.data import datasets
+from weight_feedback.lab.execution.planning import plan
 from weight_feedback.lab.statistics.sensitivity import sensitivity
 from weight_feedback.lab.study.declared import Declared
 from weight_feedback.lab.study.toml import load_study
@@ -18,7 +19,6 @@ from weight_feedback.lab.tasks.notebook.arms import build_arm
 from weight_feedback.lab.tasks.notebook.networks import count_parameters
 from weight_feedback.lab.tasks.notebook.settings import NetworkTrial, Training
 from weight_feedback.lab.tasks.notebook.timing import time_trial
-from weight_feedback.lab.training.plan import plan
 
 STUDY = change(load_study("controls-mnist-5k"), data="generated", seeds=5)
 

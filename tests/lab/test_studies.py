@@ -136,7 +136,7 @@ def test_numbers_have_bounds(load, refused, place, right, wrong) -> None:
         ("metrics", {"x": {"unit": "", "better": "less"}}, "metrics.x.better: expected 'higher' or 'lower'"),
         ("metrics", {"x": {"better": "lower"}}, "metrics.x.unit: needed, but missing"),
         ("metrics", {"epoch": {"unit": "", "better": "lower"}}, "metrics: expected other names than arm"),
-        ("task", "other", "task: expected one of notebook, intrinsic-dimension in a file, got 'other'"),
+        ("task", "other", "task: expected one of notebook, intrinsic-dimension, got 'other'"),
         ("arms.0.training", {"epochs": 2}, "arms.0.training: all arms share this setting"),
         ("arms", [PLAIN, PLAIN], "arms: each name must be unique, got 'plain' 2 times"),
         ("arms", [PLAIN, {**PLAIN, "name": "b"}], "arms: each label must be unique, got 'w/o' 2 times"),
@@ -435,5 +435,6 @@ def test_a_study_that_is_filled_in_is_the_same_study(load) -> None:
 
 def test_a_task_of_ones_own_is_not_imported_by_a_file(refused) -> None:
     said = refused(document({**BASE, "task": "antigravity:TASK"}))
-    assert "task: expected one of notebook, intrinsic-dimension in a file" in said
+    assert "task: expected one of notebook, intrinsic-dimension, got 'antigravity:TASK', which names code" in said
+    assert "with --trust" in said
     assert "antigravity" not in sys.modules

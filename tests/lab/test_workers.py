@@ -42,9 +42,12 @@ def troubles(tmp_path, monkeypatch) -> Troubles:
 
 
 def forked(study, store, **options) -> list[str]:
-    """Run a study with two forked workers, and return the notes."""
-    with joblib.parallel_config(backend=Forking()), pytest.warns() as noted:
-        run(study, store, jobs=2, **options)
+    """Run a study with two forked workers, in which trials run as built-in tasks' do, and return the notes."""
+    built_in = {**workers.BUILT_IN, study.task: study.task}
+    with pytest.MonkeyPatch.context() as patch, joblib.parallel_config(backend=Forking()):
+        patch.setattr(workers, "BUILT_IN", built_in)
+        with pytest.warns() as noted:
+            run(study, store, jobs=2, **options)
     assert not (store.folder / "progress").exists()
     return [str(warning.message) for warning in noted]
 

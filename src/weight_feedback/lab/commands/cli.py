@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from weight_feedback import __version__
+from weight_feedback.lab.commands.checking import Preflight
 from weight_feedback.lab.commands.data import Data
 from weight_feedback.lab.commands.dimensions import IntrinsicDimension
 from weight_feedback.lab.commands.networks import MatchDimensions, Train
@@ -26,6 +27,7 @@ from weight_feedback.untrusted import shown
 COMMANDS: dict[str, type[Command]] = {
     "new": New,
     "train": Train,
+    "preflight": Preflight,
     "plan": Plan,
     "run": Run,
     "report": Report,

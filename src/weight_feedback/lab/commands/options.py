@@ -233,6 +233,13 @@ Mixed = Annotated[
         "software, where bits may differ; the report says so."
     ),
 ]
+Trust = Annotated[
+    bool,
+    arg(
+        help='Import and run the code that a TOML file names (task = "module:function", looked for beside the '
+        "file). Without it, nothing that a file names is imported."
+    ),
+]
 Device = Annotated[str, arg(metavar="NAME", help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
 
 
@@ -249,11 +256,14 @@ def engine(name: BackendName, address: str | None, jobs: int | None) -> Abstract
     return None if name == "loky" and address is None else connected(name, address, jobs)
 
 
-def read_study(given: str) -> Study:
+def read_study(given: str, trust: bool = False, out: Path | None = None) -> Study:
     """Return a study.
 
     Args:
         given: as people name it: a TOML file, a file of Python, a folder of results, or a built-in study.
+        trust: whether code that a TOML file names may be imported.
+        out: holds the results of all studies, for commands that only read them: where a TOML file names code, its
+            study is read from there.
 
     Raises:
         StudyError: it can't be read.
@@ -261,7 +271,7 @@ def read_study(given: str) -> Study:
     from weight_feedback.lab.study.scripts import is_script, load_script
     from weight_feedback.lab.study.toml import load_study
 
-    return load_script(given) if is_script(given) else load_study(given)
+    return load_script(given) if is_script(given) else load_study(given, trust=trust, out=out)
 
 
 def folder_of(given: str, study: Study, out: Path) -> Path:

@@ -29,7 +29,7 @@ from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.tasks.loading import BUILT_IN
 
 if TYPE_CHECKING:  # as training imports torch, and reports don't
-    from weight_feedback.lab.training.plan import PlannedArm
+    from weight_feedback.lab.execution.planning import PlannedArm
 
 
 #: Failures that are told of where nothing else came out.
@@ -90,7 +90,13 @@ def _finished(analysis: Analysis, store: Store, command: str) -> list[ArmResult]
     finished = [result for result in analysis.arms if result.seeds]
     if not finished:
         failed = failures(analysis)
-        raise ValueError("\n".join([_nothing(store, command), *failed[:MOST_FAILED]]))
+        if not failed:
+            raise ValueError(_nothing(store, command))
+        told = [
+            *failed[:MOST_FAILED],
+            f"Their tracebacks are in {store.folder / 'failures'}; {command} tries again.",
+        ]
+        raise ValueError("\n".join([f"all {len(failed)} trials that were run failed:", *told]))
     return finished
 
 
@@ -151,6 +157,8 @@ def present(
         *failures(analysis),
         *mixtures(analysis),
         *analysis.sentences,
+        *analysis.notes,
+        *([] if study.declared else ["Nothing is declared, so there are no contrasts and no verdicts."]),
     ):
         print_text(console, sentence)
     with _written_to(folder or store.folder) as goal:
@@ -170,6 +178,7 @@ def present(
         "\n".join(
             [
                 *([f"data:     {trained_on(analysis)}"] if analysis.data else []),
+                *([f"failed:   {store.folder / 'failures'}"] if any(one.failed for one in analysis.arms) else []),
                 f"report:   {html}, {report}",
                 f"trials:   {store.trials}",
             ]
@@ -178,15 +187,17 @@ def present(
     return analysis
 
 
-def running(given: str, study: Study) -> str:
+def running(given: str, study: Study, trust: bool = False) -> str:
     """Return what runs a study: a command, or Python where no command can.
 
     Args:
         given: as people name the study.
         study: arms × seeds.
+        trust: whether it is run although it is a file that names code.
     """
-    if study.task in BUILT_IN or is_script(given):
-        return shlex.join(["weight-feedback", "run", given])
+    named = given.endswith(".toml") and study.task not in BUILT_IN
+    if study.task in BUILT_IN or is_script(given) or named:
+        return shlex.join(["weight-feedback", "run", given, *(["--trust"] if named or trust else [])])
     return f"lab.run in Python, with the task {study.task}"
 
 
@@ -291,8 +302,8 @@ def print_plan(
     if sd is None and not math.isnan(shown.equivalence):
         most = declared.margin / shown.equivalence
         console.print(
-            f"So the margin of ±{declared.margin:g} needs a standard deviation of at most {most:.2g} "
-            f"{outcome.differences}; --sd takes the one that you expect."
+            f"So the margin of ±{declared.margin:g} needs a standard deviation of at most "
+            f"{with_unit(f'{most:.2g}', outcome.differences)}; --sd takes the one that you expect."
         )
 
 

@@ -13,6 +13,7 @@ from weight_feedback.lab.commands.options import (
     NUMBER,
     OUT,
     PATHS,
+    WHOLE,
     Address,
     Arms,
     Bounds,
@@ -30,6 +31,7 @@ from weight_feedback.lab.commands.options import (
     Seeds,
     StudyName,
     To,
+    Trust,
     check_arms,
     engine,
     folder_of,
@@ -41,6 +43,7 @@ from weight_feedback.lab.execution.names import TrackerName
 
 if TYPE_CHECKING:
     from weight_feedback.lab.study.shards import Shard
+    from weight_feedback.lab.study.study import Study
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Plan(Command):
         weight-feedback plan quick
         weight-feedback plan controls-mnist-5k --sd 0.6
         weight-feedback plan controls-mnist-5k --arms none own yoked --seeds 10
+        weight-feedback plan mine.py --pilot 5
     """
 
     study: StudyName
@@ -64,22 +68,46 @@ class Plan(Command):
         Bounds(above=0),
         arg(metavar="SD", help="Standard deviation of the paired differences, in their unit, if you know one."),
     ] = None
+    pilot: Annotated[
+        Optional[int],
+        WHOLE,
+        Bounds(least=2),
+        arg(
+            metavar="N",
+            help="Run N seeds outside the study of the declared arms, and say how many seeds the margin needs.",
+        ),
+    ] = None
+    out: Out = OUT
     data_dir: DataDir = None
     jobs: Jobs = None
     device: Device = "auto"
+    trust: Trust = False
 
     def __call__(self, console: Console) -> None:
-        """Time a few steps of each arm, and print the plan."""
+        """Time a part of a trial of each arm, and print the plan; run the pilot."""
         from weight_feedback.lab.commands.presenting import print_plan
         from weight_feedback.lab.execution.backends import cores
+        from weight_feedback.lab.execution.planning import plan
         from weight_feedback.lab.statistics.sensitivity import sensitivity
-        from weight_feedback.lab.training.plan import plan
 
-        study = read_study(self.study)
+        study = read_study(self.study, self.trust)
         check_arms(study, self.arms)
+        if self.pilot:
+            self._run_pilot(console, study, self.pilot)
+            return
         arms = plan(study, arms=self.arms, seeds=self.seeds, data_dir=self.data_dir, device=self.device)
         shown = sensitivity(self.seeds or study.seeds, study.declared) if study.declared else None
         print_plan(console, study, arms, shown, self.sd, self.jobs or cores(), self.seeds)
+
+    def _run_pilot(self, console: Console, study: Study, seeds: int) -> None:
+        from weight_feedback.lab.commands.checking import print_pilot
+        from weight_feedback.lab.execution.backends import cores
+        from weight_feedback.lab.execution.planning import pilot
+
+        folder = folder_of(self.study, study, self.out) / "pilot"
+        with RunDisplay(console, f"{study.name}, pilot") as shown:
+            found, seconds = pilot(study, folder, seeds, self.jobs, self.data_dir, self.device, shown)
+        print_pilot(console, study, found, seconds, self.jobs or cores())
 
 
 @dataclass(frozen=True)
@@ -99,6 +127,8 @@ class Run(Command):
         weight-feedback run my-study.toml --retries 0 --checkpoint-seconds 600
         weight-feedback run my-study.toml --backend dask --address tcp://head:8786 --out /shared/results
         weight-feedback run my-study.toml --shard 1/8
+        weight-feedback run mine.py
+        weight-feedback run theirs.toml --trust
     """
 
     study: StudyName
@@ -124,19 +154,23 @@ class Run(Command):
     retries: Retries = 2
     checkpoint_seconds: CheckpointSeconds = 60.0
     mixed: Mixed = False
+    trust: Trust = False
 
     def __call__(self, console: Console) -> None:
-        """Run, draw and report."""
+        """Check, run, draw and report."""
+        from weight_feedback.lab.commands.checking import check_shortly
         from weight_feedback.lab.commands.presenting import present, running
         from weight_feedback.lab.execution.runner import missing, run
         from weight_feedback.lab.execution.trackers import make_tracker
         from weight_feedback.lab.store.store import Store
         from weight_feedback.lab.study.shards import parse_shard
 
-        study = read_study(self.study)
+        study = read_study(self.study, self.trust)
         check_arms(study, self.arms)
         shard = parse_shard(self.shard) if self.shard else None
         store = Store(folder_of(self.study, study, self.out))
+        if self.backend == "loky":
+            check_shortly(console, study, store, self.data_dir, self.device)
         tracker = make_tracker(self.track, Path.cwd() / store.folder / self.track) if self.track else None
         with RunDisplay(console, study.name) as shown:
             run(
@@ -155,11 +189,12 @@ class Run(Command):
                 checkpoint_seconds=self.checkpoint_seconds,
                 watcher=shown,
             )
+        again = running(self.study, study, self.trust)
         left = len(missing(study, store, self.arms, self.seeds)) if shard else 0
         if shard and left:
             print_text(console, _rest(shard, left, self.study, store.folder))
         else:
-            present(console, study, readable(console, store.folder), running(self.study, study))
+            present(console, study, readable(console, store.folder), again)
 
 
 def _rest(shard: Shard, left: int, study: str, folder: Path) -> str:
@@ -203,7 +238,7 @@ class Report(Command):
         """Write and print."""
         from weight_feedback.lab.commands.presenting import present, running
 
-        study = read_study(self.study)
+        study = read_study(self.study, out=self.out)
         check_arms(study, self.arms)
         store = readable(console, folder_of(self.study, study, self.out))
         present(console, study, store, running(self.study, study), self.to, self.peek, self.arms)
@@ -227,7 +262,7 @@ class Plot(Command):
         """Print the table, and draw."""
         from weight_feedback.lab.commands.presenting import draw, running
 
-        study = read_study(self.study)
+        study = read_study(self.study, out=self.out)
         check_arms(study, self.arms)
         store = readable(console, folder_of(self.study, study, self.out))
         draw(console, study, store, running(self.study, study), self.arms, self.to)
@@ -286,7 +321,7 @@ class Export(Command):
         from weight_feedback.files import tell
         from weight_feedback.lab.report.export import export
 
-        study = read_study(self.study)
+        study = read_study(self.study, out=self.out)
         check_arms(study, self.arms)
         store = readable(console, folder_of(self.study, study, self.out))
         path = (self.to or store.folder) / f"trials{suffix(self.arms)}.{self.format}"

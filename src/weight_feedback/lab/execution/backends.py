@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 
 from weight_feedback.lab.execution.interrupts import interrupts_blocked
 from weight_feedback.lab.execution.names import BackendName
@@ -91,6 +92,11 @@ class Processes:
         pool = Parallel(n_jobs=self.jobs, batch_size=1, return_as="generator_unordered")
         outcomes: Generator[Outcome] = pool([delayed(operator.call)(call) for call in calls.values()])
         return outcomes
+
+    def renew(self) -> None:
+        """Let no worker of an earlier run go on: it may have imported what has changed since."""
+        if self.jobs > 1:
+            get_reusable_executor().shutdown(wait=True)
 
     def everywhere(self, call: Callable[[], Any]) -> dict[str, Any]:
         """See `Backend`.

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -168,6 +169,11 @@ def _outcome_of(call: Callable[[], Any]) -> bytes:
     try:
         outcome = (True, call())
     except Exception as error:
+        error.add_note(traceback.format_exc())  # which doesn't travel by itself
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # many of others' can't be pickled, or not be made again
+            error = RuntimeError(f"{type(error).__name__}: {error}")
         outcome = (False, error)
     return pickle.dumps(outcome)
 

@@ -161,9 +161,7 @@ def run(
             watcher.begin(len(asked), len(todo), sum(trial.planned_epochs for _, trial in todo), pool.jobs)
         if idle:
             return 0
-        # Workers may have been started in another folder, and a task of somebody's own may leave this one.
-        here = store.folder.absolute()
-        data_there = data_dir.absolute() if data_dir else None
+        here, data_there = _seen_by_workers(study, pool, store.folder, data_dir)
         with watched(here / "progress", watcher) as (progress, tally):
             worker = Worker(
                 study,
@@ -183,6 +181,16 @@ def run(
             if shard is None or not missing(study, store, arms, seeds):
                 run_all(_swaps(worker, found.swaps), pool, retries, progress, tally)
     return len(todo)
+
+
+def _seen_by_workers(study: Study, pool: Backend, folder: Path, data_dir: Path | None) -> tuple[Path, Path | None]:
+    """Return paths that mean the same in a process that was started in another folder, or goes to one."""
+    own = study.task not in BUILT_IN
+    if own and isinstance(pool, Processes):
+        pool.renew()
+    if pool.jobs == 1 and not own:
+        return folder, data_dir
+    return folder.absolute(), data_dir.absolute() if data_dir else None
 
 
 def _check(**numbers: tuple[float | None, float]) -> None:
@@ -255,7 +263,7 @@ def watched(folder: Path, watcher: Watcher | None) -> Iterator[tuple[ProgressFil
                 thread.join()
             else:
                 for line in progress.notes(0)[0]:
-                    warnings.warn(line, stacklevel=3)
+                    warnings.warn(line, stacklevel=4)  # where the run was asked for
 
 
 def _watch(progress: ProgressFiles, tally: Tally, watcher: Watcher, stop: threading.Event) -> None:

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from weight_feedback.files import remove, tell
 from weight_feedback.lab.execution.cluster import Site, check_site
 from weight_feedback.lab.execution.isolation import ProcessDiedError, call_forked, call_fresh, may_fork
@@ -129,9 +131,7 @@ class Worker:
                 f"{socket.gethostname()} (expected {expected}, found {found}); what is finished is kept: put the "
                 "file back as it was, or give the study a new name, then run again"
             )
-        if not any(task is one for one in _PREPARED):
-            task.prepare()
-            _PREPARED.append(task)
+        prepare_once(task)
 
     def _waited_for(self) -> Callable[[], bool]:
         """Return what says whether anybody still waits for what this process does."""
@@ -272,6 +272,21 @@ class Worker:
         """
         first = reason.partition("\n")[0]
         self.progress.note(f"failed: {swap.file_name}: {first}")
+
+
+def prepare_once(task: Task) -> None:
+    """Have a task load what all its trials need, once in a process.
+
+    Args:
+        task: of a study.
+    """
+    if not any(task is one for one in _PREPARED):
+        task.prepare()
+        # PyTorch's optimisers import its compiler at their first step, for a second: not again in each fork.
+        weight = torch.zeros((), requires_grad=True)
+        weight.grad = torch.zeros(())
+        torch.optim.SGD([weight]).step()
+        _PREPARED.append(task)
 
 
 def _prepared(worker: Worker, run: Callable[[], str | None]) -> str | None:

@@ -338,7 +338,7 @@ def _contrasts(analysis: Analysis, pictures: Mapping[str, str]) -> list[str]:
     study, outcome = analysis.study, analysis.outcome
     if study.declared is None:
         return []
-    lines = [*(f"- {escape(sentence)}" for sentence in analysis.sentences), ""]
+    lines = [*(f"- {escape(sentence)}" for sentence in (*analysis.sentences, *analysis.notes)), ""]
     if not analysis.contrasts:
         return [*lines, *_declaration(analysis)]
     if "forest" in pictures:

@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weight_feedback.lab.data.published import mixed_data
-from weight_feedback.lab.statistics.contrasts import Compared, compare
+from weight_feedback.lab.statistics.contrasts import Compared, Paired, compare, pairings
 from weight_feedback.lab.statistics.estimates import Interval, mean_interval
 from weight_feedback.lab.statistics.gate import Passed, look
 from weight_feedback.lab.statistics.outcomes import ArmResult, Outcome, mean_there, study_outcome
+from weight_feedback.lab.store.checks import read_checks
 from weight_feedback.lab.store.inventory import count_data
 from weight_feedback.lab.store.peeks import read_peeks, record_peek
 from weight_feedback.lab.store.store import Record, Store
 from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.trials import Swap, data_of
-from weight_feedback.lab.tasks.base import SEEDS_END, Measured, Metric
+from weight_feedback.lab.tasks.base import CODE, SEEDS_END, Measured, Metric
 
 
 class Swapped(NamedTuple):
@@ -63,6 +64,8 @@ class Analysis:
         data: how many results, of trials and swaps, come from which data.
         chosen: names of the arms that were asked for; None: all. Arms, contrasts, swaps and provenance are of these
             alone; everything else, the family of verdicts among it, is of the whole study.
+        pairings: what pairing is worth in each primary contrast, from the first seeds on.
+        unfit: what a preflight found wrong with the code that made these results.
     """
 
     study: Study
@@ -78,6 +81,8 @@ class Analysis:
     command: str
     data: Mapping[str, Mapping[str, int]]
     chosen: Sequence[str] | None = None
+    pairings: Sequence[Paired] = ()
+    unfit: Sequence[str] = ()
 
     def made_with(self, name: str) -> list[str]:
         """Return each value that an entry of the provenance has in any trial.
@@ -107,6 +112,20 @@ class Analysis:
         """One verdict for each primary contrast, or why there is none; then what readers should know of them."""
         verdicts = [contrast.verdict for contrast in self.contrasts if contrast.verdict]
         return [*self.reasons, *verdicts, *filter(None, [self.passed.looked])]
+
+    @property
+    def notes(self) -> list[str]:
+        """What readers should know besides: what makes results unfit, and what pairing by seed is worth."""
+        return [*self.unfit, *self.paired]
+
+    @property
+    def paired(self) -> list[str]:
+        """What pairing by seed is worth, in a sentence for each primary contrast with three pairs or more."""
+        return [
+            f"Pairing of {one.a} and {one.b}: correlation {_signed(one.correlation)} over {one.n} seeds; a paired "
+            f"seed is worth {one.worth:.1f} unpaired ones of each arm."
+            for one in self.pairings
+        ]
 
     @property
     def reasons(self) -> list[str]:
@@ -182,7 +201,21 @@ def analyse(
         command=command,
         data=data,
         chosen=None if arms is None else chosen,
+        pairings=[] if mixed else [one for one in pairings(study, results) if {one.a, one.b} <= {*chosen}],
+        unfit=_unfit(store, data),
     )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _unfit(store: Store, data: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return what a preflight found wrong with the code of some results."""
+    checked = read_checks(store.folder)
+    if checked is None or checked.code not in data.get(CODE, {}):
+        return []
+    return [f"Not {check.name}, by a preflight: {check.said}." for check in checked.failed]
 
 
 def _between(arms: Sequence[str], contrasts: Sequence[Compared]) -> list[Compared]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weight_feedback.lab.statistics.estimates import pairing
 from weight_feedback.lab.statistics.gate import Pair, Passed
 from weight_feedback.lab.statistics.outcomes import ArmResult, study_outcome, with_unit
 from weight_feedback.lab.statistics.verdicts import MISSING_PERCENT, Estimate, Verdict, estimate, verdicts
@@ -81,6 +83,41 @@ def compare(study: Study, arms: Sequence[ArmResult], seeds: int, passed: Passed,
                 shown = replace(shown, flip_p=math.nan, tost_p=math.nan)
             compared.append(Compared(a, b, primary, shown, there, verdict, sentence))
     return compared
+
+
+class Paired(NamedTuple):
+    """How alike the arms of a contrast are over seeds, and what pairing them is worth.
+
+    Attributes:
+        a: name of an arm.
+        b: name of the arm that it is compared with.
+        n: pairs.
+        correlation: of the arms' outcomes over seeds.
+        worth: unpaired seeds of each arm that a paired one is worth.
+    """
+
+    a: str
+    b: str
+    n: int
+    correlation: float
+    worth: float
+
+
+def pairings(study: Study, arms: Sequence[ArmResult]) -> list[Paired]:
+    """Return, of each primary contrast with enough pairs, what pairing is worth; it tells of no difference.
+
+    Args:
+        study: arms × seeds.
+        arms: what came out of all of its arms, so far.
+    """
+    results = {result.arm.name: result for result in arms}
+    found = []
+    for a, b in study.declared.primary if study.declared else ():
+        left, right = (_by_seed(study, results[name], study.seeds) for name in (a, b))
+        correlation, worth = pairing(left, right)
+        if not math.isnan(correlation):
+            found.append(Paired(a, b, int((~np.isnan(left - right)).sum()), correlation, worth))
+    return found
 
 
 def _pairs(study: Study) -> list[Pair]:

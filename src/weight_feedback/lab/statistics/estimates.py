@@ -177,6 +177,27 @@ def paired_differences(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     return np.sort(np.where(ties, 0.0, left - right))
 
 
+def pairing(a: ArrayLike, b: ArrayLike) -> tuple[float, float]:
+    """Return how alike two arms are over seeds, and what pairing them by seed is worth.
+
+    Args:
+        a: outcome of arm A, shape ``[seeds]``; NaN where there is none.
+        b: outcome of arm B, likewise.
+
+    Returns:
+        Pearson's correlation over the pairs that are there; and how many unpaired seeds of each arm a paired one is
+        worth: the variance of an unpaired difference, the sum of the arms' own, in that of a paired one. Both are
+        NaN for fewer than three pairs, and where an arm or all differences have no spread.
+    """
+    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    there = np.isfinite(left) & np.isfinite(right)
+    left, right = left[there], right[there]
+    if left.size < 3 or no_spread(left) or no_spread(right) or no_spread(left - right):
+        return math.nan, math.nan
+    apart = float(left.var(ddof=1) + right.var(ddof=1))
+    return float(np.corrcoef(left, right)[0, 1]), apart / float((left - right).var(ddof=1))
+
+
 def no_spread(differences: ArrayLike) -> bool:
     """Say whether two or more differences are all equal, up to rounding.
 

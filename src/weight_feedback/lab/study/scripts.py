@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import sys
+import traceback
+import types
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from weight_feedback.lab.study.study import Study
-from weight_feedback.lab.study.toml import StudyError
+from weight_feedback.lab.study.toml import StudyError, look_beside
+from weight_feedback.lab.tasks.fields import explain
 from weight_feedback.untrusted import printable
 
 _SCRIPT = re.compile(r"(?P<file>.*\.py)(:(?P<name>[A-Za-z_][A-Za-z0-9_]*))?", re.DOTALL)
@@ -33,8 +39,8 @@ def load_script(given: str) -> Study:
         given: the file; or file and name, ``mine.py:study``, where it has several studies.
 
     Raises:
-        StudyError: there is no such file or study, there are several, or another module has the file's name.
-        Exception: what the file raises.
+        StudyError: there is no such file or study, there are several, another module has the file's name, or the
+            file raises an error.
     """
     found = _SCRIPT.fullmatch(given)
     assert found is not None
@@ -43,12 +49,7 @@ def load_script(given: str) -> Study:
         raise StudyError(f"{where}: expected a file of Python, found none")
     if not path.stem.isidentifier():
         raise StudyError(f"{where}: expected a file whose name can be imported, of letters, digits and underscores")
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    importlib.invalidate_caches()  # the file may be younger than this process
-    module = importlib.import_module(path.stem)
-    if Path(module.__file__ or "").resolve() != path:
-        raise StudyError(f"{where}: another module is called {path.stem}, {module.__file__}; rename the file")
+    module = _run(path, where)
     studies = {name: value for name, value in vars(module).items() if isinstance(value, Study)}
     if found["name"]:
         if found["name"] not in studies:
@@ -56,8 +57,37 @@ def load_script(given: str) -> Study:
                 f"{where}: expected one of its studies, {', '.join(studies) or 'none'}, got {found['name']}"
             )
         return studies[found["name"]]
+    if not studies:
+        raise StudyError(f"{where}: expected a lab.Study in it, found none")
     if len({id(study) for study in studies.values()}) != 1:
         raise StudyError(
-            f"{where}: expected one lab.Study in it, found {', '.join(studies) or 'none'}; choose by {where}:NAME"
+            f"{where}: expected one lab.Study in it, found {', '.join(studies)}; choose by {where}:NAME"
         )
     return next(iter(studies.values()))
+
+
+def _run(path: Path, where: str) -> types.ModuleType:
+    """Import a file of Python, as workers will."""
+    # Looked for where modules were found so far: in front of these, the file would take the place of a package that
+    # it uses itself.
+    known = sys.modules.get(path.stem)
+    other = known.__file__ if known else _origin(path.stem)
+    if other is not None and Path(other).resolve() != path:
+        raise StudyError(f"{where}: another module is called {path.stem}, {other}; rename the file")
+    look_beside(path)
+    try:
+        return importlib.import_module(path.stem)
+    except ValidationError as error:
+        raise StudyError(f"{where}: {explain(error)}") from None
+    except Exception as error:
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+        began = next((i for i, frame in enumerate(own) if Path(frame.filename).resolve() == path), 0)
+        told = "".join(traceback.format_list(own[began:]) + traceback.format_exception_only(error))
+        raise StudyError(f"{where}: it can't be imported; it raised:\n{told.rstrip()}") from None
+
+
+def _origin(name: str) -> str | None:
+    """Return the file of a module that can be found, without importing it; None if there is none."""
+    importlib.invalidate_caches()
+    found = importlib.util.find_spec(name)
+    return found.origin if found else None

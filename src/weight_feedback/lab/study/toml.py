@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
+import sys
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -22,38 +27,54 @@ LONGEST_FILE, LONGEST_LINE = 100_000, 1000
 KEPT, LONGEST_KEPT = "study.json", 10_000_000
 
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+
+
 class StudyError(ValueError):
     """A study file that can't be used; the message names file, field, what was expected and what came."""
 
 
-def load_study(name_or_path: str) -> Study:
+def load_study(name_or_path: str, *, trust: bool = False, out: str | Path | None = None) -> Study:
     """Read a study from a TOML file or from its results, or a built-in one by its name.
 
-    Nothing that a file names is imported.
+    Nothing that a file names is imported, unless it is trusted.
 
     Args:
         name_or_path: path of a TOML file, or of a folder of results; or the name of a built-in study.
+        trust: whether a task that a TOML file names is imported, as ``module:function``; its module is looked for
+            in the file's folder first.
+        out: a folder that holds results, one folder a study. There the study of a TOML file that names code is
+            read, if it isn't trusted and there is one.
 
     Returns:
         The study, fully checked. One that is read from its results, and whose task isn't built in, can be reported
         and not run.
 
     Raises:
-        StudyError: there is no such study, it isn't TOML, a field is wrong, or its task is code.
+        StudyError: there is no such study, it isn't TOML, a field is wrong, or its task is code that isn't
+            trusted, or can't be imported.
     """
     where = printable(name_or_path)
     if holds_study(name_or_path):
         return _read_kept(Path(name_or_path))
+    content = _parse(name_or_path, where)
+    task = content.get("task", "notebook")
+    if isinstance(task, str) and task not in BUILT_IN:
+        if not trust:
+            return _read_untrusted(content, where, out)
+        look_beside(Path(name_or_path))
     try:
-        content = tomllib.loads(_read_study(name_or_path))
-        if content.get("task", "notebook") not in BUILT_IN and isinstance(content["task"], str):
-            raise StudyError(
-                f"{where}: task: expected one of {', '.join(BUILT_IN)} in a file, got {shown(content['task'])}: "
-                "what names code is run from Python, by lab.run"
-            )
         return Study.model_validate(content)
     except ValidationError as error:
         raise StudyError(f"{where}: {explain(error)}") from None
+
+
+def _parse(name_or_path: str, where: str) -> dict[str, Any]:
+    """Return what is in a TOML file, or in that of a built-in study."""
+    if name_or_path.endswith(".py") and Path(name_or_path).is_file():
+        raise StudyError(f"{where}: a file of Python is code: import its study, or `weight-feedback run {where}`")
+    try:
+        return tomllib.loads(_read_study(name_or_path))
     except OSError as error:
         raise StudyError(f"{where} can't be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
@@ -62,6 +83,32 @@ def load_study(name_or_path: str) -> Study:
         raise StudyError(f"{where}: expected tables within tables, found brackets nested too deeply") from None
     except tomllib.TOMLDecodeError as error:
         raise StudyError(f"{where} isn't valid TOML: {error}") from None
+
+
+def look_beside(path: Path) -> None:
+    """Look for modules in a file's folder first, from now on.
+
+    Args:
+        path: of the file.
+    """
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    importlib.invalidate_caches()  # files there may be younger than this process
+
+
+def _read_untrusted(content: Mapping[str, Any], where: str, out: str | Path | None) -> Study:
+    """Return the study of a file that names code, as it lies with its results; nothing is imported."""
+    name = content.get("name")
+    if out is not None and isinstance(name, str) and _NAME.fullmatch(name) and holds_study(str(Path(out) / name)):
+        return _read_kept(Path(out) / name)
+    said = f"{where}: task: expected one of {', '.join(BUILT_IN)}, got {shown(content['task'])}"
+    if ":" in content["task"]:
+        said += (
+            ", which names code: that is imported and run with --trust (in Python: trust=True), if you trust "
+            "whoever wrote the file"
+        )
+    raise StudyError(said)
 
 
 def holds_study(name_or_path: str) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -34,6 +36,10 @@ _KINDS = {
 MOST_KEPT = 1_000_000
 
 
+class EnoughError(BaseException):
+    """A trial is left before its end; no fault, so that no task's own handler takes it for one."""
+
+
 class TrialContext:
     """The context of one trial; see `weight_feedback.lab.tasks.base.Context`.
 
@@ -48,6 +54,7 @@ class TrialContext:
         on_epoch: called after each epoch with its number and what was reported in it.
         on_log: called with what the task says within an epoch.
         scratch: where the trial's own folder is made; default: the system's place for what is temporary.
+        stop_after: the epoch after which the trial is left, by `EnoughError`; default: none.
     """
 
     def __init__(
@@ -62,13 +69,15 @@ class TrialContext:
         on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
         on_log: Callable[[Any], None] | None = None,
         scratch: Path | None = None,
+        stop_after: int | None = None,
     ) -> None:
         self.trial, self.settings, self.seed = trial, settings, trial.seed
         self.device, self.data_dir, self.weights = device, data_dir, weights
         self.kept: dict[str, Any] = {}
         self._checkpointer, self._metrics = checkpointer, metrics
         self._on_epoch, self._on_log = on_epoch, on_log
-        self._scratch = scratch
+        self._scratch, self._stop_after = scratch, stop_after
+        self._training: Resumable | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._examples: list[float] = []
         self._reported: dict[str, float] = {}
@@ -135,6 +144,7 @@ class TrialContext:
             raise RuntimeError("trial.epochs: expected one loop over epochs in a trial, got a second one")
         if n < 1:
             raise ValueError(f"trial.epochs: expected at least 1, got {n}")
+        self._training = training
         self._epochs, self._now = n, self._checkpointer.resume(training)
         for epoch in range(self._now + 1, n + 1):
             if seeded:
@@ -146,6 +156,8 @@ class TrialContext:
                 self._checkpointer.keep(training, epoch)
             if self._on_epoch:
                 self._on_epoch(epoch, self._reported)
+            if epoch == self._stop_after:
+                raise EnoughError
 
     def report(self, **metrics: SupportsFloat) -> None:
         """See `Context`."""
@@ -202,6 +214,23 @@ class TrialContext:
         if self._on_log:
             self._on_log(line)
 
+    def so_far(self) -> Rehearsal:
+        """Return what can be compared of a trial that was left."""
+        plain, tensors = self._training.state() if self._training else (None, {})
+        handed_out = {
+            **{f"stream {name}": value.get_state() for name, value in self._streams.items()},
+            **{f"rng {name}": value.bit_generator.state for name, value in self._rngs.items()},
+        }
+        return Rehearsal(
+            curves=deepcopy(self._curves),
+            kept=digest_of([self.kept, self._examples, self._diagnostics]),
+            diverged=self._diverged,
+            epochs=self._epochs,
+            state=digest_of(plain, tensors),
+            streams={name: digest_of(*states.flatten(state)) for name, state in handed_out.items()},
+            parameters=_parameters(self._training),
+        )
+
     def finish(self, returned: Mapping[str, float] | None) -> Measured:
         """Return what came out.
 
@@ -242,11 +271,56 @@ class TrialContext:
                 )
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """What can be compared of a trial that was left after some epochs.
+
+    Attributes:
+        curves: of metrics, so far.
+        kept: digest of what else lies with a result.
+        diverged: see `Measured`.
+        epochs: that the trial would have had; 0 for one without a loop, which went to its end.
+        state: digest of what further training depends on.
+        streams: of PyTorch and NumPy that were asked for, each with a digest of its state.
+        parameters: that are trained, of what was named in the loop; None if nothing was.
+    """
+
+    curves: Mapping[str, Sequence[float | None]]
+    kept: str
+    diverged: str
+    epochs: int
+    state: str
+    streams: Mapping[str, str]
+    parameters: int | None
+
+
+def digest_of(plain: Any, tensors: Mapping[str, Tensor] = {}) -> str:
+    """Return a digest of plain values and tensors, bit for bit.
+
+    Args:
+        plain: what JSON can hold.
+        tensors: by name, on the CPU.
+    """
+    found = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+    for name, tensor in tensors.items():
+        found.update(f"{name} {tensor.dtype} {[*tensor.shape]}".encode())
+        found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _parameters(training: Resumable | None) -> int | None:
+    if not isinstance(training, _Whole):
+        return None
+    modules = [value for value in training.stateful.values() if isinstance(value, torch.nn.Module)]
+    trained = {id(p): p.numel() for module in modules for p in module.parameters() if p.requires_grad}
+    return sum(trained.values()) if modules else None
+
+
 class _Whole:
     """A trial's training as a whole: what the task changes, and what its context has handed out."""
 
     def __init__(self, context: TrialContext, stateful: Mapping[str, Any]) -> None:
-        self._context, self._stateful = context, stateful
+        self._context, self.stateful = context, stateful
 
     def state(self) -> tuple[Any, Mapping[str, Tensor]]:
         """See `Resumable`."""
@@ -263,7 +337,7 @@ class _Whole:
                     **{f"rng {name}": value.bit_generator.state for name, value in one._rngs.items()},
                     **one._waiting,
                 },
-                "states": {name: value.state_dict() for name, value in self._stateful.items()},
+                "states": {name: value.state_dict() for name, value in self.stateful.items()},
             }
         )
 
@@ -272,8 +346,8 @@ class _Whole:
         one, known = self._context, states.unflatten(plain, tensors)
         if not _is_whole(known):
             raise ValueError(f"expected the state of a trial after epoch {epoch}, found something else")
-        if known["states"].keys() != self._stateful.keys():
-            raise ValueError(f"expected states of {[*self._stateful]}, found those of {[*known['states']]}")
+        if known["states"].keys() != self.stateful.keys():
+            raise ValueError(f"expected states of {[*self.stateful]}, found those of {[*known['states']]}")
         _check_handed_out(known["handed out"])
         self._load(known["states"])
         one._curves, one._diagnostics = known["curves"], known["diagnostics"]
@@ -289,13 +363,13 @@ class _Whole:
 
     def _load(self, known: Mapping[str, Any]) -> None:
         """Load the states of what the task changes: all of them, or none."""
-        before = {name: deepcopy(value.state_dict()) for name, value in self._stateful.items()}
-        for name, value in self._stateful.items():
+        before = {name: deepcopy(value.state_dict()) for name, value in self.stateful.items()}
+        for name, value in self.stateful.items():
             try:
                 value.load_state_dict(known[name])
             except Exception as error:  # each has exceptions of its own
                 for other, state in before.items():
-                    self._stateful[other].load_state_dict(state)
+                    self.stateful[other].load_state_dict(state)
                 raise ValueError(f"{name}: its state can't be loaded: {type(error).__name__}: {error}") from error
 
 

@@ -6,7 +6,7 @@ import errno
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ import torch
 
 from weight_feedback.files import prepare
 from weight_feedback.lab.store.store import Record
-from weight_feedback.lab.tasks.base import Metric, Trial
+from weight_feedback.lab.tasks.base import Metric, Task, Trial
 from weight_feedback.lab.tasks.fields import digest
 from weight_feedback.lab.tasks.loading import find_task
 from weight_feedback.lab.training.checkpoints import Checkpointer
-from weight_feedback.lab.training.context import TrialContext, seed_everything
+from weight_feedback.lab.training.context import EnoughError, Rehearsal, TrialContext, seed_everything
 from weight_feedback.lab.training.environment import (
     check_threads,
     choose_device,
@@ -106,6 +106,52 @@ def run_cohort(trials: Sequence[Trial], options: Options = Options()) -> list[Re
         ValueError: see `run_trial`.
         OSError: see `run_trial`.
     """
+    with _training(trials, options) as (task, contexts, checkpointer, data, here):
+        returned = None
+        if len(contexts) == 1:
+            returned = task.run(contexts[0])
+        else:
+            task.run_together(contexts)
+    about = {
+        "started": checkpointer.started,
+        "seconds": round(checkpointer.seconds / len(trials), 3),  # each trial's share
+        "resumed": checkpointer.resumed,
+        **provenance(here),
+    }
+    return [
+        Record(task.result(trial, data, context.finish(returned), context.kept), about)
+        for trial, context in zip(trials, contexts, strict=True)
+    ]
+
+
+def rehearse(trial: Trial, options: Options, epochs: int) -> Rehearsal:
+    """Run a trial as `run_trial` does, and leave it after some epochs; nothing of it is kept.
+
+    Args:
+        trial: of a task that trains it alone.
+        options: how it is run; of a checkpoint it goes on.
+        epochs: how many; a task without a loop over epochs goes to its end.
+
+    Returns:
+        What can be compared of it.
+
+    Raises:
+        Exception: see `run_trial`.
+    """
+    with _training([trial], options, epochs) as (task, (context,), _, _, _):
+        returned = None
+        with suppress(EnoughError):
+            returned = task.run(context)
+        if returned is not None:
+            context.finish(returned)
+        return context.so_far()
+
+
+@contextmanager
+def _training(
+    trials: Sequence[Trial], options: Options, stop_after: int | None = None
+) -> Iterator[tuple[Task, list[TrialContext], Checkpointer, dict[str, str], dict[str, str | int]]]:
+    """Make the contexts of a cohort's trials, seeded and ready to be run, and clear what was theirs afterwards."""
     task = find_task(trials[0].task)
     check_threads(options.threads)
     device = choose_device(options.device)
@@ -132,29 +178,16 @@ def run_cohort(trials: Sequence[Trial], options: Options = Options()) -> list[Re
                 task.metrics if options.metrics is None else options.metrics,
                 *((options.on_epoch, options.on_log) if trial is trials[0] else (None, None)),
                 options.scratch,
+                stop_after,
             )
             for trial in trials
         ]
         seed_everything(trials[0].seed, 0)
-        returned = None
         try:
-            if len(contexts) == 1:
-                returned = task.run(contexts[0])
-            else:
-                task.run_together(contexts)
+            yield task, contexts, checkpointer, data, here
         finally:
             for context in contexts:
                 context.clear()
-    about = {
-        "started": checkpointer.started,
-        "seconds": round(checkpointer.seconds / len(trials), 3),  # each trial's share
-        "resumed": checkpointer.resumed,
-        **provenance(here),
-    }
-    return [
-        Record(task.result(trial, data, context.finish(returned), context.kept), about)
-        for trial, context in zip(trials, contexts, strict=True)
-    ]
 
 
 @contextmanager
