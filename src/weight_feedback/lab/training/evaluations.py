@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+#: Numbers in a buffer whose values are compared.
+_LARGE = 1_000_000
 
 
 @dataclass
@@ -31,18 +33,18 @@ class Evaluations:
 def watch_evaluations() -> Iterator[Evaluations]:
     """Watch all forwards of modules of PyTorch in this process meanwhile; what they compute is the same."""
     seen = Evaluations()
-    before: list[tuple[nn.Module, dict[str, Any], Tensor]] = []
+    before: list[tuple[nn.Module, dict[str, Tensor | int], Tensor]] = []
 
     def begin(module: nn.Module, *_: object) -> None:
         if not torch.is_grad_enabled() and not before:
-            before.append((module, _versions(module), torch.get_rng_state()))
+            before.append((module, _values(module), torch.get_rng_state()))
 
     def end(module: nn.Module, *_: object) -> None:
         if before and before[0][0] is module:
-            versions, random = before.pop()[1:]
+            values, random = before.pop()[1:]
             seen.number += 1
-            now = _versions(module)
-            seen.changed |= {name for name, version in versions.items() if now.get(name, version) != version}
+            now = _values(module)
+            seen.changed |= {name for name, value in values.items() if not _same(value, now.get(name, value))}
             seen.drew = seen.drew or not torch.equal(random, torch.get_rng_state())
 
     handles = [register_module_forward_pre_hook(begin), register_module_forward_hook(end, always_call=True)]
@@ -53,9 +55,18 @@ def watch_evaluations() -> Iterator[Evaluations]:
             handle.remove()
 
 
-def _versions(module: nn.Module) -> dict[str, Any]:
-    """Return which version of which tensor each buffer is, by name."""
+def _values(module: nn.Module) -> dict[str, Tensor | int]:
+    """Return copies of buffers by name: a batch norm changes its statistics without another version of them.
+
+    Of a large one, the version stands for the values.
+    """
     return {
-        name: (id(buffer), None if buffer.is_inference() else buffer._version)
+        name: buffer.detach().clone() if buffer.numel() <= _LARGE or buffer.is_inference() else buffer._version
         for name, buffer in module.named_buffers()
     }
+
+
+def _same(one: Tensor | int, other: Tensor | int) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and bool(torch.equal(one.nan_to_num(), other.nan_to_num()))
+    return bool(one == other)
