@@ -23,6 +23,7 @@ import weight_feedback
 from helpers.child_processes import DiesOnce, may_fork, wait_until
 from helpers.fake_tasks import Troubles, compare_ridges
 from helpers.limits import SECONDS
+from helpers.own_training import study as own_study
 from helpers.recording_watcher import Watched
 from helpers.studies import change, compare_signals
 from weight_feedback.lab.commands import cli
@@ -365,3 +366,15 @@ def test_versions_and_data_must_be_the_same(tmp_path) -> None:
             cluster.inspect(replace(site, data=(("moon", "another"),)))
         with pytest.raises(StoreError, match=r"expected weight-feedback 0\.0, found .*; install the same"):
             cluster.inspect(replace(site, version="0.0"))
+
+
+@pytest.mark.parametrize("engine", ["dask", "ray"])
+def test_a_function_of_ones_own_runs_on_an_engine(tmp_path, engine) -> None:
+    pytest.importorskip({"dask": "distributed"}.get(engine, engine))
+    study, stores = own_study(1), [Store(tmp_path / name) for name in ("here", "there")]
+    run(study, stores[0], jobs=1)
+    with nothing_left():
+        run(study, stores[1], backend=connected(engine, jobs=1))
+    for _, trial in study.trials():
+        here, there = (store.read(trial).result for store in stores)
+        assert here == there

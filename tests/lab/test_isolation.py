@@ -9,12 +9,13 @@ import textwrap
 from functools import partial
 from pathlib import Path
 
+import joblib
 import pytest
 
 from helpers.calls import dies, exits, forever, hangs, leaves_one, raises, typed, who
-from helpers.child_processes import living, may_fork, wait_until
+from helpers.child_processes import Forking, living, may_fork, wait_until
 from weight_feedback import lab
-from weight_feedback.lab.execution import isolation, workers
+from weight_feedback.lab.execution import isolation, runner, workers
 from weight_feedback.lab.execution.isolation import ProcessDiedError, call_forked, call_fresh
 from weight_feedback.lab.study.scripts import load_script
 
@@ -183,3 +184,49 @@ def test_only_trials_on_a_cpu_are_forked() -> None:
     assert isolation.may_fork("cpu")
     assert not isolation.may_fork("cuda")
     assert not isolation.may_fork("cuda:1")
+
+
+ON_GPUS = """
+    import os
+    from weight_feedback import lab
+
+    def train(trial: lab.Context, *, shift: float = 0.0) -> dict[str, float]:
+        trial.keep("gpu", os.environ["CUDA_VISIBLE_DEVICES"])
+        return {"error": shift + trial.rng(str(shift)).normal()}
+
+    study = lab.Study(
+        name="gpus", title="GPUs", task=train, seeds=2, arms={"plain": {}, "shifted": {"shift": 1.0}},
+        metrics={"error": lab.Metric("", better="lower")},
+    )
+"""
+
+
+def test_trials_are_spread_over_gpus(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "on_gpus.py").write_text(textwrap.dedent(ON_GPUS))
+    study, store = load_script("on_gpus.py"), lab.Store("out")
+    # No GPU is needed to see which one a process is told to take.
+    monkeypatch.setattr(runner, "_gpus", lambda *_: ("4", "7"))
+    monkeypatch.setattr(workers, "may_fork", lambda _: False)
+    monkeypatch.setattr(workers, "_GPUS", {})
+    with joblib.parallel_config(backend=Forking()):
+        lab.run(study, store, device="cpu", per_device=1)
+    kept = {store.read(trial).result["kept"]["gpu"] for _, trial in study.trials()}
+    assert kept == {"4", "7"}
+    sys.modules.pop("on_gpus")
+
+
+def test_gpus_are_named_as_this_process_sees_them(monkeypatch, leaky) -> None:
+    monkeypatch.setattr(runner, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert runner._gpus(leaky, "cuda", False) == ("0", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8f")
+    assert runner._gpus(leaky, "cuda", False) == ("3", "GPU-8f")
+    for study, device, elsewhere in (
+        (leaky, "cpu", False),
+        (leaky, "cuda", True),
+        (lab.load_study("quick"), "cuda", False),
+    ):
+        with pytest.raises(ValueError, match="per_device: expected a task of your own, on GPUs of this machine"):
+            runner._gpus(study, device, elsewhere)

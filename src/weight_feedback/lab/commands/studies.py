@@ -153,6 +153,15 @@ class Run(Command):
     ] = None
     retries: Retries = 2
     checkpoint_seconds: CheckpointSeconds = 60.0
+    per_device: Annotated[
+        Optional[int],
+        WHOLE,
+        Bounds(least=1),
+        arg(
+            metavar="N",
+            help="Trials of your own task side by side on each GPU of this machine; in place of --jobs.",
+        ),
+    ] = None
     mixed: Mixed = False
     trust: Trust = False
 
@@ -187,6 +196,7 @@ class Run(Command):
                 retries=self.retries,
                 mixed=self.mixed,
                 checkpoint_seconds=self.checkpoint_seconds,
+                per_device=self.per_device,
                 watcher=shown,
             )
         again = running(self.study, study, self.trust)

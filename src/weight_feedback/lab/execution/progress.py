@@ -5,6 +5,7 @@ No result is in them: how many epochs are done, which trials are under way, and 
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -58,6 +59,14 @@ class ProgressFiles:
         """
         with suppress(OSError):
             (self.folder / "epochs" / key).unlink()
+
+    def join(self) -> int:
+        """Return a number that no other process of this run has, from 0."""
+        for number in itertools.count():
+            with suppress(FileExistsError):
+                (self.folder / f"process-{number}").touch(exist_ok=False)
+                return number
+        raise AssertionError
 
     def fail(self, name: str) -> None:
         """Mark a trial as failed.

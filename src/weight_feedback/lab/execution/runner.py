@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import threading
 import warnings
@@ -27,7 +28,7 @@ from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.trials import Swap
 from weight_feedback.lab.tasks.base import Trial
 from weight_feedback.lab.tasks.loading import BUILT_IN, provided
-from weight_feedback.lab.training.environment import choose_device, surroundings
+from weight_feedback.lab.training.environment import choose_device, device_count, surroundings
 from weight_feedback.lab.training.interventions import possible
 
 
@@ -92,6 +93,7 @@ def run(
     retries: int = 2,
     mixed: bool = False,
     checkpoint_seconds: float = 60.0,
+    per_device: int | None = None,
     watcher: Watcher | None = None,
 ) -> int:
     """Run the missing trials of a study, then its missing swaps; each is kept the moment it finishes.
@@ -117,6 +119,8 @@ def run(
         mixed: whether trials may be added to an arm whose finished ones come from another machine, device or
             software, where equal settings needn't give equal bits.
         checkpoint_seconds: seconds, at least, from one checkpoint of a trial to the next.
+        per_device: trials side by side on each GPU of this machine, in place of ``jobs``, for tasks of one's own:
+            each process sees one GPU alone.
         watcher: told how it goes; default: its notes become warnings when the run ends.
 
     Returns:
@@ -124,15 +128,17 @@ def run(
 
     Raises:
         DataError: the data are missing or damaged; this and what follows is said before anything is trained.
-        ValueError: an arm can't be run on these data, there is none of that name, a number is too small, or there
-            is nothing to connect to.
+        ValueError: an arm can't be run on these data, there is none of that name, a number is too small, there
+            is nothing to connect to, or ``per_device`` has no GPU, or something else beside it that says where.
         StoreError: results can't be kept, come from another version, other surroundings or other data, the study
             was declared otherwise, after its first trial, or with seeds that were used before, or a worker of a
             cluster can't work for it. While it runs: a trial gave another result than the known one, or a failure
             can't be noted.
         ChildProcessError: worker processes die before they begin a trial.
     """
-    _check(jobs=(jobs, 1), retries=(retries, 0), checkpoint_seconds=(checkpoint_seconds, 0))
+    _check(
+        jobs=(jobs, 1), per_device=(per_device, 1), retries=(retries, 0), checkpoint_seconds=(checkpoint_seconds, 0)
+    )
     asked = (shard or Shard(1, 1)).of(study.trials(arms, seeds))
     store = store or Store.of(study)
     where, task = choose_device(device), study.running()
@@ -143,9 +149,10 @@ def run(
     todo = [(arm, trial) for arm, trial in asked if trial not in found.whole]
     admit(study, store, itertools.chain.from_iterable(found.provenances.values()), trains=bool(todo))
     refuse_other_data(found.data, data, store.folder)
+    gpus = _gpus(study, where.type, jobs is not None or backend is not None) if per_device else ()
     idle = not todo and not any(possible(swap, store) for swap in found.swaps)
     brief = task.is_brief([trial for _, trial in todo], len(found.swaps), data_dir)
-    engine = backend or connected(jobs=jobs or (1 if brief else None))
+    engine = backend or connected(jobs=(per_device or 0) * len(gpus) or jobs or (1 if brief else None))
     with nullcontext(Processes(1)) if idle else engine as pool:
         if pool.remote:
             store, data_dir = shared_paths(store, data_dir)
@@ -172,6 +179,7 @@ def run(
                 tracker,
                 checkpoint_seconds,
                 data=data,
+                gpus=gpus,
                 task=provided(study.task),
                 look_in=() if study.task in BUILT_IN else tuple(sys.path),
             )
@@ -181,6 +189,17 @@ def run(
             if shard is None or not missing(study, store, arms, seeds):
                 run_all(_swaps(worker, found.swaps), pool, retries, progress, tally)
     return len(todo)
+
+
+def _gpus(study: Study, device: str, elsewhere: bool) -> tuple[str, ...]:
+    """Return the GPUs of this machine, as CUDA_VISIBLE_DEVICES names them."""
+    if study.task in BUILT_IN or device != "cuda" or elsewhere:
+        raise ValueError(
+            "per_device: expected a task of your own, on GPUs of this machine, without jobs or backend; got "
+            f"{study.task} on {device}"
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return tuple(visible[i] if i < len(visible) and visible[i] else str(i) for i in range(device_count()))
 
 
 def _seen_by_workers(study: Study, pool: Backend, folder: Path, data_dir: Path | None) -> tuple[Path, Path | None]:

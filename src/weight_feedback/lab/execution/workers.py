@@ -37,6 +37,8 @@ THREADS = 1
 _BUSY = threading.Lock()
 #: The tasks that this process has prepared; one whose module is loaded anew is another.
 _PREPARED: list[Task] = []
+#: Folder of a run's progress to the GPU that this process's trials are on.
+_GPUS: dict[Path, str] = {}
 
 
 class RunOverError(Exception):
@@ -58,6 +60,7 @@ class Worker:
         site: what every worker of a cluster must see; None on this machine.
         expected: surroundings that workers of a cluster must have; None: whatever they are.
         data: fingerprints of data and code that the run began with.
+        gpus: names of those over which trials are spread; none: all are where ``device`` says.
         task: that of the study, where a process can't import it.
         look_in: folders in which its module is looked for, besides those of the process.
     """
@@ -72,6 +75,7 @@ class Worker:
     site: Site | None = None
     expected: Mapping[str, Any] | None = None
     data: Mapping[str, str] = field(default_factory=dict)
+    gpus: tuple[str, ...] = ()
     task: Task | None = None
     look_in: tuple[str, ...] = ()
     driver: int = field(default_factory=os.getpid)
@@ -109,7 +113,8 @@ class Worker:
             if self.site is None and may_fork(self.device):
                 self._prepare()
                 return call_forked(run, waited_for)  # type: ignore[no-any-return]
-            return call_fresh(partial(_prepared, self, run), waited_for)  # type: ignore[no-any-return]
+            gpu = {"CUDA_VISIBLE_DEVICES": self._gpu()} if self.gpus else {}
+            return call_fresh(partial(_prepared, self, run), waited_for, gpu)  # type: ignore[no-any-return]
         except (StoreError, RunOverError):
             raise
         except ProcessDiedError as error:
@@ -119,6 +124,12 @@ class Worker:
         except Exception as error:  # of what prepares, or imports the task
             self.fail(missing, describe(error))
         return None
+
+    def _gpu(self) -> str:
+        """Return the GPU that this process's trials are on: the next one, when it runs its first of a run."""
+        if self.progress.folder not in _GPUS:
+            _GPUS[self.progress.folder] = self.gpus[self.progress.join() % len(self.gpus)]
+        return _GPUS[self.progress.folder]
 
     def _prepare(self) -> None:
         """See that this process has the code that the run began with, and what that loads before trials."""

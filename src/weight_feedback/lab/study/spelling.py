@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import enum
 import json
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +14,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from weight_feedback.lab.tasks.base import Task
 from weight_feedback.lab.tasks.loading import find_task
+from weight_feedback.untrusted import shown
 
 
 def spread(model: type[BaseModel], given: Any) -> Any:
@@ -116,18 +118,25 @@ def _wrong_in(
             task.make_trial(path, settings, 0)
             json.dumps(settings, allow_nan=False)
         except ValidationError as error:
-            yield from _placed(error, i, changes.keys(), shared.keys() | task.shared)
+            yield from _placed(error, i, changes.keys(), shared.keys() | task.shared, [*task.Settings.model_fields])
         except (TypeError, ValueError) as error:
             yield _wrong(("arms", i) if i >= 0 else (), changes, f"settings: {error}")
 
 
-def _placed(error: ValidationError, arm: int, changed: Set[str], shared: Set[str]) -> Iterator[InitErrorDetails]:
+def _placed(
+    error: ValidationError, arm: int, changed: Set[str], shared: Set[str], known: Sequence[str]
+) -> Iterator[InitErrorDetails]:
     """Yield what is wrong with the settings of an arm, where it was given, or has to be."""
     for one in error.errors():
         name = one["loc"][0] if one["loc"] else ""
         of_arm = name in changed or name not in shared
         if not (of_arm and arm < 0):
             place = ("arms", arm, *one["loc"]) if of_arm else one["loc"]
+            if one["type"] == "extra_forbidden" and len(one["loc"]) == 1:
+                close = difflib.get_close_matches(str(name).lower(), known, n=1)
+                meant = f"did you mean {close[0]}?" if close else f"the task's settings are {', '.join(known)}"
+                yield _wrong(place, one["input"], f"there is no such field, got {shown(one['input'])}; {meant}")
+                continue
             yield InitErrorDetails(type=one["type"], loc=place, input=one["input"], ctx=one.get("ctx", {}))
 
 

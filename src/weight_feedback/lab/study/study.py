@@ -23,7 +23,7 @@ from weight_feedback.lab.study.declared import Declared
 from weight_feedback.lab.study.spelling import joined, merged, spread, wrong_settings
 from weight_feedback.lab.study.trials import Swap
 from weight_feedback.lab.tasks.base import SEEDS_END, GivenArm, Metric, MetricName, Task, Trial
-from weight_feedback.lab.tasks.fields import MOST_WRONG, ONE_LINE, Frozen, Name, digest
+from weight_feedback.lab.tasks.fields import MOST_WRONG, ONE_LINE, Frozen, Name, digest, in_words
 from weight_feedback.lab.tasks.loading import BUILT_IN, find_task, name_function, reading
 
 #: Columns of every table of trials, which no metric can be called like.
@@ -120,7 +120,7 @@ class Study(Frozen):
             ]
         errors += wrong_settings(fields)
         if errors:
-            raise ValidationError.from_exception_data(cls.__name__, errors)
+            raise ValidationError.from_exception_data(cls.__name__, [in_words(error) for error in errors])
         assert study is not None
         study._check()
         return study

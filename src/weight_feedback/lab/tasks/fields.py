@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from safetensors.numpy import save
 
 from weight_feedback.untrusted import printable, shown
@@ -127,6 +128,19 @@ _EXPECTED = {
     "tuple_type": "expected a list",
     "union_tag_invalid": "expected a table",
 }
+
+
+def in_words(error: InitErrorDetails) -> InitErrorDetails:
+    """Return an error whose own text says what was expected, as `explain` does, for those who see the exception.
+
+    Args:
+        error: of pydantic.
+    """
+    kind, context = error["type"], error.get("ctx", {})
+    if not isinstance(kind, str) or not (message := _expected(kind, context)):
+        return error
+    own = PydanticCustomError(kind, "{message}", {**context, "message": message})
+    return InitErrorDetails(type=own, loc=error["loc"], input=error["input"])
 
 
 def _expected(kind: str, context: Mapping[str, Any]) -> str:

@@ -45,6 +45,11 @@ def choose_device(device: str = "auto") -> torch.device:
     return chosen
 
 
+def device_count() -> int:
+    """Return how many GPUs this process sees."""
+    return torch.cuda.device_count()
+
+
 def check_threads(threads: int | None) -> None:
     """Refuse a thread count that PyTorch can't have.
 
