@@ -96,10 +96,10 @@ def check_shortly(console: Console, study: Study, store: Store, data_dir: Path |
         print_text(console, f"preflight: {type(error).__name__}: {error}", _STYLES["failed"])
         return
     if checks:
-        passed = sum(check.verdict == "passed" for check in checks)
+        failed = sum(check.verdict == "failed" for check in checks)
         print_text(
             console,
-            f"preflight: {passed} of {len(checks)} checks passed; `weight-feedback preflight` makes more of them",
+            f"preflight: {failed or 'none'} of {len(checks)} checks failed; `weight-feedback preflight` makes more",
         )
         for check in checks:
             if check.verdict in _STYLES:

@@ -6,9 +6,10 @@ Nothing of it becomes a result. Each check has a verdict, what follows from it, 
 from __future__ import annotations
 
 import itertools
+import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -400,7 +401,10 @@ def _value(value: float | None) -> str:
     return "none" if value is None else f"{value:.17g}"
 
 
-def _named(names: Sequence[str] | Mapping[str, object] | set[str]) -> str:
-    listed = [name.partition(" ")[2].strip("[]").replace('"', "") if name[-1:] == "]" else name for name in names]
+def _named(names: Iterable[str]) -> str:
+    """Return names for people, the first few of them; a stream's, which is JSON, as a path."""
+    listed = [
+        "/".join(map(str, json.loads(name.partition(" ")[2]))) if name.endswith("]") else name for name in names
+    ]
     more = f" and {len(listed) - _MANY} more" if len(listed) > _MANY else ""
     return ", ".join(listed[:_MANY]) + more
