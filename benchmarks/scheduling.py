@@ -21,11 +21,13 @@ from pathlib import Path
 from timing import interleaved, machine, show
 from weight_feedback.lab.execution.backends import Backend, connected, cores
 from weight_feedback.lab.execution.jobs import Job, run_all
-from weight_feedback.lab.execution.runner import watched
+from weight_feedback.lab.execution.runner import run, watched
 from weight_feedback.lab.store.inventory import take_inventory
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.study.toml import load_study
+from weight_feedback.lab.tasks.base import Context, Metric
+from weight_feedback.lab.training.run import Options, run_trial
 
 
 def empty(study: Study) -> None:
@@ -61,6 +63,48 @@ def wide(backend: Backend, jobs: int) -> Backend:
     return wider
 
 
+def nothing(trial: Context, *, shift: float = 0.0) -> dict[str, float]:
+    """Report a number, as a function that is a task.
+
+    Args:
+        trial: its seed is the number.
+        shift: added.
+    """
+    return {"number": trial.seed + shift}
+
+
+def own(seeds: int) -> Study:
+    """Return a study of trials that do nothing.
+
+    Args:
+        seeds: how many of them an arm has.
+    """
+    arms = {"a": {}, "b": {"shift": 0.5}}
+    return Study(
+        name="own", title="Own", task=nothing, seeds=seeds, arms=arms, metrics={"number": Metric("", "lower")}
+    )
+
+
+def run_own(study: Study) -> None:
+    """Run each trial in a process that is forked from this one, as `weight-feedback run --jobs 1` does.
+
+    Args:
+        study: of `own`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run(study, Store(Path(folder)), jobs=1)
+
+
+def run_here(study: Study) -> None:
+    """Run the same trials in this very process, and keep nothing.
+
+    Args:
+        study: of `own`.
+    """
+    for _, trial in study.trials():
+        run_trial(trial, Options(threads=1, metrics=study.reported))
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,6 +128,15 @@ def main() -> None:
         take_inventory(study, Store(Path(folder)), 1000)
         trials = 1000 * len(study.arms)
         show(f"{trials:,} trials looked for, before the first", time.perf_counter() - start, "s")
+    mine = own(50)
+    for name, seconds in interleaved(
+        {
+            "in a process of its own, and kept": partial(run_own, mine),
+            "in this process": partial(run_here, mine),
+        },
+        args.repeats,
+    ).items():
+        show(f"an empty trial of a function, {name}", 1000 * seconds / (2 * mine.seeds), "ms")
     print(machine())
 
 

@@ -10,7 +10,7 @@ from weight_feedback.lazy import hand_on as _hand_on
 if TYPE_CHECKING:
     # For type checkers and editors: the same names as below.
     from weight_feedback.lab.commands.presenting import report as report
-    from weight_feedback.lab.execution.runner import run as run
+    from weight_feedback.lab.commands.presenting import run as run
     from weight_feedback.lab.statistics.analysis import Analysis as Analysis
     from weight_feedback.lab.statistics.analysis import analyse as analyse
     from weight_feedback.lab.store.store import Store as Store
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 __all__ = _hand_on(
     __name__,
     {
-        "commands.presenting": ["report"],
-        "execution.runner": ["run"],
+        "commands.presenting": ["report", "run"],
         "statistics.analysis": ["Analysis", "analyse"],
         "store.store": ["Store"],
         "study.declared": ["Declared"],

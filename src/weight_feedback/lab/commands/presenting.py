@@ -7,13 +7,13 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from weight_feedback.files import tell, write_atomically
 from weight_feedback.lab.commands.options import suffix
-from weight_feedback.lab.commands.terminal import duration, print_table, print_text
+from weight_feedback.lab.commands.terminal import RunDisplay, duration, print_table, print_text
 from weight_feedback.lab.report.figures import figures, save
 from weight_feedback.lab.report.markdown import arm_cells, failures, markdown, mixtures, swap_cells, trained_on
 from weight_feedback.lab.report.page import page
@@ -199,6 +199,31 @@ def running(given: str, study: Study, trust: bool = False) -> str:
     if study.task in BUILT_IN or is_script(given) or named:
         return shlex.join(["weight-feedback", "run", given, *(["--trust"] if named or trust else [])])
     return f"lab.run in Python, with the task {study.task}"
+
+
+def run(study: Study, store: Store | None = None, **options: Any) -> int:
+    """Run what is missing of a study; a terminal or a notebook shows how far it is.
+
+    Args:
+        study: arms × seeds.
+        store: what is finished, and where to keep what is run; default: the folder of the study's name in
+            ``results``.
+        options: see `weight_feedback.lab.execution.runner.run`: ``jobs``, ``seeds``, ``device``, ``data_dir`` and
+            others.
+
+    Returns:
+        How many trials were run, those that failed among them.
+
+    Raises:
+        ValueError: it can't be run so; see there.
+    """
+    from weight_feedback.lab.execution import runner
+
+    console = Console(soft_wrap=True)
+    if "watcher" in options or not (console.is_terminal or console.is_jupyter):
+        return runner.run(study, store, **options)
+    with RunDisplay(console, study.name) as shown:
+        return runner.run(study, store, watcher=shown, **options)
 
 
 def report(study: Study, store: Store | None = None, *, peek: bool = False) -> Analysis:

@@ -1,7 +1,8 @@
 """Does weight decay help here? Put your own model, data and loop in their places.
 
-weight-feedback run FILE.py        trains what is missing, and writes the report
-weight-feedback plan FILE.py       says what the study's seeds can show
+weight-feedback preflight FILE.py        says whether the training is fit to be compared
+weight-feedback plan FILE.py --pilot 5   says how many seeds the margin needs
+weight-feedback run FILE.py              trains what is missing, and writes the report
 """
 
 import torch
@@ -16,9 +17,10 @@ def train(trial: lab.Context, *, weight_decay: float = 0.0, epochs: int = 20) ->
     data = trial.stream("data")
     inputs = torch.randn(300, 20, generator=data)
     targets = torch.sin(inputs[:, :1]) + 0.5 * torch.randn(300, 1, generator=data)
+    inputs, targets = inputs.to(trial.device), targets.to(trial.device)
     (x, test_x), (y, test_y) = inputs.split([100, 200]), targets.split([100, 200])
 
-    net = nn.Sequential(nn.Linear(20, 50), nn.Tanh(), nn.Linear(50, 1))
+    net = nn.Sequential(nn.Linear(20, 50), nn.Tanh(), nn.Linear(50, 1)).to(trial.device)
     optimiser = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=weight_decay)
     # What is named here is kept after each epoch, so that a trial that is killed goes on where it was.
     for _ in trial.epochs(epochs, net=net, optimiser=optimiser):

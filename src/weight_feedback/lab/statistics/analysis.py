@@ -144,7 +144,7 @@ class Analysis:
 
 def analyse(
     study: Study,
-    store: Store,
+    store: Store | None = None,
     *,
     command: str = "weight-feedback run",
     peek: bool = False,
@@ -154,7 +154,7 @@ def analyse(
 
     Args:
         study: arms × seeds, and what is declared of them.
-        store: what is finished.
+        store: what is finished; default: the folder of the study's name in ``results``.
         command: that runs what is missing; to be named where something is.
         peek: whether to estimate contrasts before all of their trials are there. That is kept in the store.
         arms: names of those to show; default: all. Contrasts are shown between these alone, and are judged as in
@@ -164,6 +164,7 @@ def analyse(
         ValueError: the study has no arm of a name.
         StoreError: a finished trial is damaged, the study was declared otherwise, or a peek can't be kept.
     """
+    store = store or Store.of(study)
     chosen = study.choose(arms)
     extended = extended_seeds(study, store)
     more = {(arm.name, trial.seed): store.read(trial) for arm, trial in study.trials(seeds=extended)}
