@@ -318,6 +318,7 @@ def test_what_failed_stays_in_the_report(faulty, capsys) -> None:
     assert "Not repeatable, by a preflight: the same arm and seed gave other numbers" in out
     for name in ("report.md", "report.html"):
         assert "Not repeatable, by a preflight" in (faulty.folder / name).read_text()
+    assert "faulty: 2 arms × 6 seeds" in (faulty.folder / "report.html").read_text()
     cli.main(["run", "faulty.py", "--jobs", "1"])
     assert "makes more" not in capsys.readouterr().out
     # Of other code it says nothing.
@@ -335,6 +336,14 @@ def test_a_task_that_raises_is_said_and_run_nevertheless(faulty, capsys) -> None
     assert "preflight: ValueError: no data" in said.out
     assert "all 12 trials that were run failed:" in said.err
     assert "Their tracebacks are in results/faulty/failures" in said.err
+
+
+def test_each_check_that_can_fail_is_said_in_words() -> None:
+    for name in NAMES:
+        if name not in ("streams", "trials leave nothing"):  # which are noted at most
+            warning = Check(name=name, verdict="failed", said="so").warning
+            assert warning.endswith(", by a preflight: so.")
+            assert (": failed" in warning) == (name == "metrics")
 
 
 def test_a_damaged_file_is_named(tmp_path) -> None:

@@ -28,6 +28,7 @@ from weight_feedback.lab.report.markdown import (
 from weight_feedback.lab.statistics.analysis import Analysis
 from weight_feedback.lab.statistics.gate import ranges
 from weight_feedback.lab.statistics.outcomes import with_unit
+from weight_feedback.lab.tasks.base import CODE
 from weight_feedback.lab.tasks.fields import flat
 from weight_feedback.untrusted import printable
 
@@ -108,7 +109,8 @@ def _json(value: Any) -> Markup:
 def _summary(analysis: Analysis) -> str:
     study = analysis.study
     trials = sum(len(result.seeds) for result in analysis.arms)
-    data = f"{', '.join(map(printable, analysis.data))}, " if analysis.data else ""
+    names = [printable(name) for name in analysis.data if name != CODE]
+    data = f"{', '.join(names)}, " if names else ""
     epochs = max((result.epochs for result in analysis.arms), default=0)
     length = f", {epochs} epochs" if epochs > 1 else ""
     return f"{study.name}: {data}{len(analysis.arms)} arms × {study.seeds} seeds{length}; {trials} finished trials."

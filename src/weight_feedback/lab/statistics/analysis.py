@@ -216,7 +216,7 @@ def _unfit(store: Store, data: Mapping[str, Mapping[str, int]]) -> list[str]:
     checked = read_checks(store.folder)
     if checked is None or checked.code not in data.get(CODE, {}):
         return []
-    return [f"Not {check.name}, by a preflight: {check.said}." for check in checked.failed]
+    return [check.warning for check in checked.failed]
 
 
 def _between(arms: Sequence[str], contrasts: Sequence[Compared]) -> list[Compared]:

@@ -15,6 +15,16 @@ from weight_feedback.lab.tasks.fields import Frozen
 #: The file of a study's folder that says what was found.
 CHECKS = "preflight.json"
 
+#: Names of checks to what is so where they fail.
+_FAILING = {
+    "repeatable": "not repeatable",
+    "seeds differ": "seeds don't differ",
+    "arms differ": "arms don't differ",
+    "resumes": "doesn't go on to the same numbers",
+    "evaluating changes nothing": "evaluating changes something",
+    "the metric moves": "the metric doesn't move",
+}
+
 Verdict = Literal["passed", "failed", "noted", "not tried"]
 
 
@@ -26,6 +36,12 @@ class Check(Frozen):
     verdict: Verdict
     said: Annotated[str, Field(max_length=4000)]
     """What was found, what follows, and what to do."""
+
+    @property
+    def warning(self) -> str:
+        """What a report says of one that failed."""
+        words = _FAILING.get(self.name, f"{self.name}: failed")
+        return f"{words[:1].upper()}{words[1:]}, by a preflight: {self.said}."
 
 
 class Checked(Frozen):
