@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     # For type checkers and editors: the same names as below.
     from weight_feedback.lab.commands.presenting import report as report
     from weight_feedback.lab.commands.presenting import run as run
+    from weight_feedback.lab.execution.preflight import preflight as preflight
     from weight_feedback.lab.statistics.analysis import Analysis as Analysis
     from weight_feedback.lab.statistics.analysis import analyse as analyse
     from weight_feedback.lab.store.store import Store as Store
@@ -27,6 +28,7 @@ __all__ = _hand_on(
     __name__,
     {
         "commands.presenting": ["report", "run"],
+        "execution.preflight": ["preflight"],
         "statistics.analysis": ["Analysis", "analyse"],
         "store.store": ["Store"],
         "study.declared": ["Declared"],

@@ -105,7 +105,7 @@ def pilot(
     """
     if study.declared is None:
         raise ValueError("pilot: expected a declaration, whose margin says how many seeds are needed; got none")
-    first = SEEDS_END - seeds
+    first = (SEEDS_END - seeds) // study.together * study.together
     if study.seed_numbers()[-1] >= first:
         raise ValueError(f"pilot: expected a study whose seeds are below {first}, which the pilot takes")
     arms = tuple(arm for arm in study.arms if arm.name in study.declared_arms)
