@@ -86,6 +86,7 @@ study = lab.Study(
     title="Does a module of Lightning do better with feedback?",
     task=train,
     seeds=12,
+    first_seed=1000,  # fresh ones: with those from 0 on, the number of epochs was chosen
     arms={"plain": {}, "hears": {"hears": True}},
     metrics={"validation_loss": lab.Metric("", better="lower", label="validation loss")},
     declared=lab.Declared(

@@ -41,6 +41,7 @@ study = lab.Study(
     title="Does a small net do better if it hears its own weights?",
     task=train,
     seeds=20,
+    first_seed=1000,  # fresh ones: with those from 0 on, the number of epochs was chosen
     arms={"plain": {}, "hears": {"hears": True}},
     metrics={"test_error": lab.Metric("", better="lower", label="test error")},
     declared=lab.Declared(
