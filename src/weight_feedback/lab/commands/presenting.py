@@ -177,7 +177,7 @@ def present(
         console,
         "\n".join(
             [
-                *([f"data:     {trained_on(analysis)}"] if analysis.data else []),
+                *([f"data:     {data}"] if (data := trained_on(analysis)) else []),
                 *([f"failed:   {store.folder / 'failures'}"] if any(one.failed for one in analysis.arms) else []),
                 f"report:   {html}, {report}",
                 f"trials:   {store.trials}",

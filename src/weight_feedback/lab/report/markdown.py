@@ -297,13 +297,19 @@ def trained_on(analysis: Analysis) -> str:
         analysis: of at least one finished trial.
     """
     return "; ".join(
-        f"{printable(name)} ({'; '.join(_known(name, one) for one in sorted(found))})"
+        f"{printable(name)} ({'; '.join(described(name, one) for one in sorted(found))})"
         for name, found in analysis.data.items()
+        if name != CODE
     )
 
 
-def _known(name: str, fingerprint: str) -> str:
-    return f"digest {printable(fingerprint)[:16]}" if name == CODE else described(name, fingerprint)
+def code_of(analysis: Analysis) -> str:
+    """Return the first digits of the digest of the code that trials were run with; empty where none is known.
+
+    Args:
+        analysis: of at least one finished trial.
+    """
+    return "; ".join(printable(digest)[:16] for digest in sorted(analysis.data.get(CODE, {})))
 
 
 def data_line(analysis: Analysis) -> str:
@@ -315,6 +321,8 @@ def data_line(analysis: Analysis) -> str:
     data, shared = trained_on(analysis), analysis.study.kind.summary(analysis.study.shared_values())
     said = [f"Data: {data}"] if data else []
     said += [shared if data else f"Settings: {shared}"] if shared else []
+    if digest := code_of(analysis):
+        said.append(f"{'code' if said else 'Code'}: digest {digest}")
     return f"{'; '.join(said)}." if said else ""
 
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from weight_feedback.lab.report.figures import VEGA_LITE, Figure
 from weight_feedback.lab.report.markdown import (
     arm_cells,
+    code_of,
     contrast_cells,
     error_rates,
     failures,
@@ -144,7 +145,8 @@ def _provenance(analysis: Analysis) -> list[list[str]]:
     started = analysis.made_with("started")
     names = ("weight_feedback", "torch", "numpy", "python", "machine", "device", "threads")
     return [
-        *([["data", trained_on(analysis)]] if analysis.data else []),
+        *([["data", data]] if (data := trained_on(analysis)) else []),
+        *([["code", f"digest {digest}"]] if (digest := code_of(analysis)) else []),
         *([name.replace("_", "-"), printable(", ".join(analysis.made_with(name)))] for name in names),
         ["trials started", printable(f"{started[0]} to {started[-1]}")],
         ["time of all trials together", f"{number(seconds / 60, 1)} minutes on one core each"],

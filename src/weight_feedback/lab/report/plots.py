@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -76,7 +76,7 @@ def plot_means(
     with mpl.rc_context(STYLE), _letters_missing() as missing:
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
-        counts, bands = set(), len(curves) <= MOST_BANDS
+        counts, bands, rise = set(), len(curves) <= MOST_BANDS, 0.0
         lines: list[Artist] = []
         for label, values in curves.items():
             curve = np.asarray(values, dtype=float)
@@ -88,6 +88,7 @@ def plot_means(
             curve = curve[:, there]
             x = np.arange(1, epochs + 1)[there]
             mean = np.nanmean(curve, axis=0)
+            rise += float(mean[-1] - mean[0]) if mean.size else 0.0
             if label not in named:
                 others = axes.plot(x, mean, color=OTHERS, linewidth=0.6, zorder=1)
                 continue
@@ -105,7 +106,9 @@ def plot_means(
         if hidden := len(curves) - len(lines):
             lines += others
             named.append(f"and {hidden} more, thin and grey: see the report's table")
-        _add_legend(figure, axes, lines, named, _seeds(counts, bands))
+        # Where curves have yet to go, or have left.
+        corner: Literal["lower right", "upper right"] = "lower right" if rise >= 0 else "upper right"
+        _add_legend(figure, axes, lines, named, _seeds(counts, bands), corner)
         _save(figure, paths)
     return "".join(missing)
 
@@ -170,11 +173,18 @@ def _named(names: Sequence[str], first: Collection[str]) -> list[str]:
     return [label for label in names if label in first][:MOST_NAMED] or list(names[: len(COLOURS)])
 
 
-def _add_legend(figure: Figure, axes: Axes, lines: Sequence[Artist], names: Sequence[str], title: str) -> None:
+def _add_legend(
+    figure: Figure,
+    axes: Axes,
+    lines: Sequence[Artist],
+    names: Sequence[str],
+    title: str,
+    corner: Literal["lower right", "upper right"],
+) -> None:
     """Put the legend where it leaves room for the lines; else below, and let the figure grow."""
     # Handed over as pairs: names that a line is given itself are left out if they begin with an underscore.
     options: dict[str, Any] = {"frameon": False, "title": title, "alignment": "left"}
-    legend = axes.legend(lines, names, loc="lower right", **options)
+    legend = axes.legend(lines, names, loc=corner, **options)
     width, height = _inches(figure, legend)
     if width <= WIDEST * SIZE[0] and height <= HIGHEST * SIZE[1]:
         return
