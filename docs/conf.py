@@ -58,16 +58,31 @@ write_inventory(HERE / "_build" / "torch.inv")
 intersphinx_mapping = {"torch": ("https://docs.pytorch.org/docs/stable/", "_build/torch.inv")}
 
 # A reference that leads nowhere is a warning, and so an error; but for private names, and, in annotations, Python's
-# own and those that could not be evaluated.
+# own and those that could not be evaluated; and, of the lab, for what isn't among its front door's names.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(.*\.)?_[^.]*"), ("py:class", r"(collections\.abc|pathlib)\..*|\w+")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(.*\.)?_[^.]*"),
+    ("py:class", r"(collections\.abc|contextlib|pathlib)\..*|\w+"),
+    ("py:class", r"weight_feedback\.lab\.\w+\..*|(annotated_types|pydantic|np)\..*|[\d.]+"),
+    ("py:exc", r"DataError|StoreError|StudyError"),
+]
 
 
 def setup(app):
-    """Run the notebook only where its outputs are shown: doctest builds have no use for them."""
+    """Run the notebook only where its outputs are shown, and read the lab's attributes as sentences."""
 
-    def run_no_notebooks(app):
+    def run_no_notebooks(app):  # doctest builds have no use for them
         if app.builder.name == "doctest":
             app.config.nb_execution_mode = "off"
 
+    # Napoleon takes what stands before a colon in an attribute's first line for a type: it isn't shown any.
+    def replace(old, new):
+        def replace_in(_app, what, name, _obj, _options, lines):
+            if what in ("attribute", "property") and name.startswith("weight_feedback.lab."):
+                lines[:] = [line.replace(old, new) for line in lines]
+
+        return replace_in
+
+    app.connect("autodoc-process-docstring", replace(": ", "\0"), priority=100)
+    app.connect("autodoc-process-docstring", replace("\0", ": "), priority=900)
     app.connect("builder-inited", run_no_notebooks, priority=100)  # before myst_nb reads its configuration

@@ -2,7 +2,8 @@
 
 Fenced blocks, ```` ```python ````, run here; those of the how-to pages section by section, each after the block of
 their index, and skipped where a package that they import isn't installed. What can't run at all belongs into a
-directive, ```` ```{code-block} python ````, which looks the same on the page.
+directive, ```` ```{code-block} python ````, which looks the same on the page. So does what has to stand in a file,
+as studies have: its caption is the file's name.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ast
 import functools
 import gc
+import importlib
 import importlib.util
 import json
 import pkgutil
@@ -24,6 +26,8 @@ import pytest
 import torch
 
 import weight_feedback as wf
+from weight_feedback import lab
+from weight_feedback.lab.execution.preflight import preflight
 from weight_feedback.lab.statistics.verdicts import Verdict, estimate, verdicts
 from weight_feedback.lab.study.toml import load_study
 from weight_feedback.lab.tasks.notebook.networks import NETWORKS
@@ -40,12 +44,75 @@ def blocks(page: str, language: str) -> list[str]:
     return fenced((ROOT / page).read_text(encoding="utf-8"), language)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/concepts.md", "docs/intrinsic-dimension.md"])
+@pytest.mark.parametrize("page", ["docs/concepts.md", "docs/intrinsic-dimension.md"])
 def test_code_runs(page, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(compile("\n".join(blocks(page, "python")), page, "exec"), names)
     assert "net" in names
+
+
+# Studies
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write the files of a page into a folder, from which modules are imported."""
+    before = set(sys.modules)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+    def write(files: dict[str, str]) -> None:
+        for name, text in files.items():
+            (tmp_path / name).write_text(text, encoding="utf-8")
+
+    yield write
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and tmp_path in Path(sys.modules[name].__file__).parents:
+            del sys.modules[name]
+
+
+def named(page: str) -> dict[str, str]:
+    """The files on a page: blocks whose caption is a name."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return dict(re.findall(r"^```{code-block} \w+\n:caption: (\S+)\n\n(.*?)^```", text, re.M | re.S))
+
+
+def fit(study: lab.Study) -> list[str]:
+    """Make a preflight, and return what doesn't pass."""
+    return [check.name for check in preflight(study) if check.verdict not in ("passed", "not tried")]
+
+
+def test_the_readmes_code_runs(write) -> None:
+    attach, compare = blocks("README.md", "python")
+    write({"attach.py": attach, "compare.py": compare})
+    importlib.import_module("attach")
+    assert fit(importlib.import_module("compare").study) == []
+
+
+def test_the_studies_of_the_how_to_run(write) -> None:
+    files = named("docs/how-to/compare.md")
+    assert [*files] == ["mine.py", "widths.py", "mine.toml"]
+    write(files)
+    study = importlib.import_module("mine").study
+    page = (ROOT / "docs/how-to/compare.md").read_text(encoding="utf-8")
+    assert fit(study) == []
+    assert f"Declaration: {study.declaration()}." in " ".join(page.split())
+    assert fit(importlib.import_module("widths").study) == []
+    trusted = lab.load_study("mine.toml", trust=True)
+    assert trusted.trial(trusted.arms[0], 0).values == {"dropout": 0.0, "epochs": 5}
+    with pytest.raises(ValueError, match="--trust"):
+        lab.load_study("mine.toml")
+
+
+def test_the_tasks_of_the_docs_run(write) -> None:
+    regression, delay = blocks("docs/tasks.md", "python")
+    write({"regression.py": regression, "delays.py": delay})
+    assert fit(importlib.import_module("regression").study) == []
+    assert isinstance(importlib.import_module("delays").DELAY, lab.Task)
+
+
+# Recipes
 
 
 def sections(page: str) -> dict[str, str]:

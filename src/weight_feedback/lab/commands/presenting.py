@@ -232,7 +232,7 @@ def report(study: Study, store: Store | None = None, *, peek: bool = False) -> A
     Args:
         study: arms × seeds.
         store: what is finished; default: the folder of the study's name in ``results``.
-        peek: see `analyse`.
+        peek: show differences before all trials of a declared study are there; that is kept with the results.
 
     Returns:
         All of it, as numbers.

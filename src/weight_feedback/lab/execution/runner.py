@@ -104,16 +104,16 @@ def run(
 
     Args:
         study: arms × seeds.
-        store: what is finished, and where to keep what is run; default: see `Store.of`.
+        store: what is finished, and where to keep what is run; default: in ``results``.
         arms: names of the arms to run; default: all.
         seeds: run more or fewer seeds than the study has.
         jobs: trials side by side, in processes of this machine; default: one for each core, or this very process
             where it trains all of them in less time than it takes to start others.
-        backend: where trials run, in place of these; see `backends.connected`. It is entered if there is anything
+        backend: where trials run, in place of these; see ``backends.connected``. It is entered if there is anything
             to run.
         shard: which part of the trials to run; swaps are left until all of the study's trials are finished.
         data_dir: where data files are looked for.
-        device: see `choose_device`.
+        device: what trains: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA where there is one.
         tracker: told of each trial that finishes.
         retries: see above.
         mixed: whether trials may be added to an arm whose finished ones come from another machine, device or

@@ -34,11 +34,11 @@ class Declared(Frozen):
     outcome: OutcomeName = "final"
     """Which number a trial makes of the metric's curve."""
     threshold: float | None = None
-    """Value whose first epoch is counted; for `first-past` alone."""
+    """Value whose first epoch is counted; for ``first-past`` alone."""
     last: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """Epochs that the mean is of; for `mean-of-last` alone."""
+    """Epochs that the mean is of; for ``mean-of-last`` alone."""
     of: MetricName | None = None
-    """The metric whose best epoch is taken, such as one on validation data; for `at-best-of` alone."""
+    """The metric whose best epoch is taken, such as one on validation data; for ``at-best-of`` alone."""
     margin: Annotated[float, Field(gt=0, le=1e6)]
     """Differences within ± this count as equivalent, in the unit of the outcome's differences."""
     confidence: Annotated[float, Field(ge=0.5, le=0.999)] = 0.95
