@@ -73,7 +73,9 @@ class Preflight(Command):
 
 
 def check_shortly(console: Console, study: Study, store: Store, data_dir: Path | None, device: str) -> None:
-    """Make the short form of a preflight, before a study's first trial; what raises is said, and stops nothing.
+    """Make the short form of a preflight, before a study's first trial, unless this code has had one.
+
+    What the task raises is said, and stops nothing.
 
     Args:
         console: where to print.
@@ -83,10 +85,13 @@ def check_shortly(console: Console, study: Study, store: Store, data_dir: Path |
         device: see `choose_device`.
     """
     from weight_feedback.lab.execution.preflight import code_of, preflight
-    from weight_feedback.lab.store.checks import write_checks
+    from weight_feedback.lab.store.checks import read_checks, write_checks
     from weight_feedback.lab.tasks.loading import BUILT_IN
 
     if study.task in BUILT_IN or len(study.arms) < 2 or any(store.trials.glob("*.json")):
+        return
+    code, known = code_of(study, data_dir), read_checks(store.folder)
+    if known is not None and known.code == code:  # a longer one, most likely
         return
     try:
         checks = preflight(
@@ -105,7 +110,7 @@ def check_shortly(console: Console, study: Study, store: Store, data_dir: Path |
             if check.verdict in _STYLES:
                 print_text(console, f"{check.name}: {check.said}", _STYLES[check.verdict])
         store.probe()
-        write_checks(store.folder, code_of(study, data_dir), tuple(checks))
+        write_checks(store.folder, code, tuple(checks))
 
 
 def print_pilot(
@@ -154,8 +159,13 @@ def print_pilot(
         "if the arms don't differ at all. Differences themselves aren't shown: who has seen them chooses seeds or "
         "margin by them. The pilot's seeds aren't the study's.",
     )
-    needed = max((most for one in piloted for most in (one.equivalence[0],) if most), default=0)
-    for count, what in ((study.seeds, "the study's"), (needed, "to show equivalence in each contrast")):
+    needed, most = (max((one.equivalence[i] or 0 for one in piloted), default=0) for i in (0, 2))
+    counts = {
+        "the study's": study.seeds,
+        "to show equivalence in each contrast": needed,
+        "likewise, by the upper end of the interval": most,
+    }
+    for what, count in counts.items():
         if count:
             took = duration(count * sum(seconds) / jobs)
             print_text(console, f"{count} seeds ({what}): about {took} with {jobs} side by side")

@@ -280,7 +280,7 @@ def print_plan(
         ],
     )
     trials, known = sum(arm.trials for arm in arms), [arm.trials * arm.seconds for arm in arms if arm.seconds]
-    takes = f"about {duration(sum(known) / jobs)}" if len(known) == len(arms) else "an unknown time"
+    takes = f"about {duration(sum(known) / jobs)} of training" if len(known) == len(arms) else "an unknown time"
     console.print(f"{trials} trials, {takes} with {jobs} side by side")
     declared = study.declared
     if declared is None:

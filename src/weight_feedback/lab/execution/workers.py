@@ -28,9 +28,10 @@ from weight_feedback.lab.study.study import Arm, Study
 from weight_feedback.lab.study.trials import Swap
 from weight_feedback.lab.tasks.base import CODE, Task, Trial
 from weight_feedback.lab.tasks.loading import BUILT_IN, find_task, provide, provided
+from weight_feedback.lab.training.context import seed_everything
 from weight_feedback.lab.training.environment import thread_count
 from weight_feedback.lab.training.interventions import run_swap
-from weight_feedback.lab.training.run import Options, run_cohort
+from weight_feedback.lab.training.run import Options, random_state_kept, run_cohort
 
 #: Of PyTorch in each trial and swap.
 THREADS = 1
@@ -292,7 +293,9 @@ def prepare_once(task: Task) -> None:
         task: of a study.
     """
     if not any(task is one for one in _PREPARED):
-        task.prepare()
+        with random_state_kept():
+            seed_everything(0, 0)  # so that what it draws is the same in all processes
+            task.prepare()
         # PyTorch's optimisers import its compiler at their first step, for a second: not again in each fork.
         weight = torch.zeros((), requires_grad=True)
         weight.grad = torch.zeros(())

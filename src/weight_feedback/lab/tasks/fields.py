@@ -107,6 +107,7 @@ def explain(error: ValidationError) -> str:
 _EXPECTED = {
     "dict_type": "expected a table",
     "extra_forbidden": "there is no such field",
+    "unexpected_keyword_argument": "there is no such field",
     "finite_number": "expected a finite number",
     "float_type": "expected a number",
     "greater_than": "expected more than {gt}",

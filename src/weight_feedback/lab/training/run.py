@@ -159,7 +159,7 @@ def _training(
     task.check([trials[0]], options.data_dir)
     data = task.fingerprint(trials[0], options.data_dir)
     _check_writable([*options.weights.values(), *([options.checkpoint] if options.checkpoint else [])])
-    with thread_count(options.threads), _random_state_kept():  # building as well: there, projections are calibrated
+    with thread_count(options.threads), random_state_kept():  # building as well: there, projections are calibrated
         here = surroundings(device)
         same = {
             "settings": digest([trial.settings() for trial in trials]),
@@ -191,7 +191,7 @@ def _training(
 
 
 @contextmanager
-def _random_state_kept() -> Iterator[None]:
+def random_state_kept() -> Iterator[None]:
     """Leave the random state of PyTorch, NumPy and Python as it was before."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - that of others
     try:
