@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -44,3 +45,11 @@ def exits() -> None:
 
 def typed() -> bytes:
     return os.read(0, 1)
+
+
+def speaks() -> int:
+    return sys.stdout.write("spoken\n")
+
+
+def interrupts_itself() -> None:
+    raise KeyboardInterrupt("enough")

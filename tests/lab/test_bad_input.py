@@ -127,7 +127,7 @@ ROWS: dict[str, tuple[tuple[str, str], str, int]] = {
     ),
     "a trial ends its process": (
         ("# here", "import os; trial.seed == 2 and os._exit(3)"),
-        "its process died (exit code 3), killed from outside or because memory ran out, 3 times",
+        "its process died (exit code 3): something in it called os._exit, or the like, 3 times",
         6,
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import importlib
@@ -640,3 +641,55 @@ def test_training_that_is_interrupted_goes_on_to_the_same_bits(tmp_path, workers
     assert resumed.provenance["resumed"] == 1
     assert resumed.result == whole.result
     assert len(whole.result["kept"]["weights"]) == 65
+
+
+def made(offset: float) -> Any:
+    def train(trial: lab.Context, *, shift: float = 0.0) -> dict[str, float]:
+        return {"error": offset + shift}
+
+    return train
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_functions_of_one_name_are_not_mistaken_for_each_other(tmp_path, jobs) -> None:
+    first, second = (study(made(offset), seeds=1, declared=None) for offset in (1.0, 100.0))
+    assert first.task == second.task
+    for asked, offset in ((first, 1.0), (second, 100.0), (first, 1.0)):
+        store = lab.Store(tmp_path / f"{offset}")
+        lab.run(asked, store, jobs=jobs)
+        values = [store.read(trial).result["metrics"]["error"][0] for _, trial in asked.trials()]
+        assert values == [offset, offset + 1]
+
+
+def test_a_file_that_was_edited_after_its_import_is_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    text = textwrap.dedent(CODE)
+    (tmp_path / "edited_code.py").write_text(text)
+    module = importlib.import_module("edited_code")
+    try:
+        (tmp_path / "edited_code.py").write_text(text.replace("return x + 1", "return x + 1000"))
+        with pytest.raises(ValueError, match=r"task: deeper: .*edited_code\.py was edited after it was imported"):
+            study(module.train, arms={"plain": {}, "fast": {"lr": 1.0}})
+        importlib.invalidate_caches()
+        module = importlib.reload(module)
+        assert study(module.train, arms={"plain": {}, "fast": {"lr": 1.0}}).task == "edited_code:train"
+    finally:
+        sys.modules.pop("edited_code")
+
+
+def test_results_never_decide_what_is_imported(theirs, capsys) -> None:
+    cli.main(["run", "theirs.toml", "--trust", "--jobs", "1"])
+    theirs.unlink()
+    sys.modules.pop("their_code")
+    folder = Path("results/theirs")
+    kept = json.loads((folder / "study.json").read_text())
+    declared = {"primary": [["shifted", "plain"]], "margin": 0.1}
+    (folder / "study.json").write_text(json.dumps({**kept, "declared": declared}))
+    unresolved = {name: value for name, value in kept.items() if name != "resolved"}
+    content = {"declaration": "0" * 16, "declared": "2026-01-01T00:00:00+00:00", "study": unresolved}
+    (folder / "declaration.json").write_text(json.dumps(content))
+    for command in ("report", "plot", "export", "preflight", "plan", "run"):
+        with contextlib.suppress(SystemExit):
+            cli.main([command, str(folder)])
+    assert not theirs.exists()
+    assert "their_code" not in sys.modules

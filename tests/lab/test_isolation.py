@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
 import textwrap
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import joblib
 import pytest
 
-from helpers.calls import dies, exits, forever, hangs, leaves_one, raises, typed, who
+from helpers.calls import dies, exits, forever, hangs, interrupts_itself, leaves_one, raises, speaks, typed, who
 from helpers.child_processes import Forking, living, may_fork, wait_until
 from weight_feedback import lab
 from weight_feedback.lab.execution import isolation, runner, workers
 from weight_feedback.lab.execution.isolation import ProcessDiedError, call_forked, call_fresh
+from weight_feedback.lab.execution.progress import progress_files
 from weight_feedback.lab.study.scripts import load_script
 
 pytestmark = [
@@ -178,6 +181,41 @@ def test_a_failing_prepare_is_each_trials_failure(tmp_path, monkeypatch) -> None
             lab.run(study, lab.Store("out"), jobs=1, seeds=1)
     finally:
         sys.modules.pop("leaky", None)
+
+
+class Locked(io.StringIO):
+    """A stream that no other process can write to, as one whose lock a thread holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owner = os.getpid()
+
+    def write(self, text: str) -> int:
+        assert os.getpid() == self.owner
+        return super().write(text)
+
+
+def test_a_forked_process_writes_to_streams_of_its_own(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Locked())
+    monkeypatch.setattr(sys, "stderr", Locked())
+    assert call_forked(speaks, forever) == 7
+
+
+@CALLS
+def test_an_interrupt_within_it_is_an_error_with_its_traceback(call) -> None:
+    with pytest.raises(RuntimeError, match="KeyboardInterrupt: enough") as raised:
+        call(interrupts_itself, forever)
+    assert "in interrupts_itself" in raised.value.__notes__[0]
+
+
+def test_a_worker_of_a_dead_run_begins_nothing(leaky, monkeypatch, tmp_path) -> None:
+    with progress_files(tmp_path) as progress:
+        worker = workers.Worker(leaky, lab.Store("out"), progress, None, "cpu", None, 60.0)
+        assert worker._waited_for()()
+        orphan = replace(worker, driver=1 + max(os.getpid(), os.getppid()))
+        with pytest.raises(workers.RunOverError, match="has ended"):
+            orphan.run_cohort(leaky.arms[0], [leaky.trial(leaky.arms[0], 0)])
+        assert not Path("pids").exists()
 
 
 def test_only_trials_on_a_cpu_are_forked() -> None:

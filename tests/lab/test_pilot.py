@@ -70,7 +70,10 @@ def test_what_has_no_pilot_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match=f"expected a study whose seeds are below {SEEDS_END - 3}"):
         pilot(study(first_seed=SEEDS_END - 4), tmp_path, 3)
     declared = lab.Declared(primary=[("aside", "plain")], margin=1.0)
-    with pytest.warns(UserWarning, match="failed"), pytest.raises(ValueError, match="at least 2 pairs of aside"):
+    with (
+        pytest.warns(UserWarning, match="failed"),
+        pytest.raises(ValueError, match="pilot: 2 of its trials failed: ValueError: no"),
+    ):
         pilot(study(declared=declared), tmp_path, 2, jobs=1)
 
 

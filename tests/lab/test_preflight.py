@@ -26,6 +26,7 @@ from weight_feedback.lab.execution import preflight as module
 from weight_feedback.lab.execution.preflight import preflight
 from weight_feedback.lab.store.checks import Check, read_checks, write_checks
 from weight_feedback.lab.store.store import Damaged
+from weight_feedback.lab.study.scripts import load_script
 from weight_feedback.lab.study.study import Study
 from weight_feedback.lab.training.evaluations import watch_evaluations
 
@@ -171,7 +172,7 @@ def that_returns_another(trial: lab.Context, *, shift: float = 0.0) -> dict[str,
             r"other numbers the second time \(error after epoch 1: \d.* and \d",
         ),
         (without_the_seed, "failed", "seeds differ", "nothing depends on the seed"),
-        (without_the_setting, "failed", "arms differ", "plain and shifted gave the same numbers, seed by seed"),
+        (without_the_setting, "noted", "arms differ", "plain and shifted gave the same numbers, seed by seed"),
         (unnamed_state, "failed", "resumes", r"went on to other numbers \(error after epoch 2: "),
         (a_loop_of_its_own, "not tried", "resumes", "a trial that is killed starts over"),
         (that_never_moves, "failed", "the metric moves", "error was the same after both epochs, in both arms"),
@@ -185,6 +186,64 @@ def test_what_is_wrong_is_said(train, verdict, name, said) -> None:
     check = found(train)[name]
     assert check.verdict == verdict
     assert re.search(said, check.said)
+
+
+DRAWN_AT_IMPORT = """
+    import random
+    from weight_feedback import lab
+
+    DRAWN = [{0}]
+
+    def train(trial: lab.Context, *, shift: float = 0.0) -> None:
+        first = {1}
+        for _ in trial.epochs(3):
+            trial.report(error=trial.rng("noise").normal() + shift + first)
+
+    study = lab.Study(
+        name="drawn", title="Drawn", task=train, seeds=2, arms={{"plain": {{}}, "shifted": {{"shift": 1.0}}}},
+        metrics={{"error": lab.Metric("", better="lower")}},
+    )
+"""
+
+
+@pytest.mark.parametrize("short", [False, True])
+@pytest.mark.parametrize(
+    ("drawn", "used"),
+    [
+        ("object(), random.random()", "DRAWN[1]"),
+        ("str(i) for i in range(50)", "[int(text) for text in {*DRAWN}][0]"),
+    ],
+    ids=["drawn at import", "order of a set"],
+)
+def test_what_differs_between_processes_is_not_repeatable(tmp_path, monkeypatch, short, drawn, used) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "drawn_at.py").write_text(textwrap.dedent(DRAWN_AT_IMPORT.format(drawn, used)))
+    try:
+        checks = {one.name: one for one in preflight(load_script(str(tmp_path / "drawn_at.py")), short=short)}
+    finally:
+        sys.modules.pop("drawn_at")
+    assert checks["repeatable"].verdict == "failed"
+    assert "error after epoch 1" in checks["repeatable"].said
+
+
+def only_returned(trial: lab.Context, *, shift: float = 0.0) -> dict[str, float]:
+    for _ in trial.epochs(3):
+        pass
+    return {"error": shift}
+
+
+def coarse(trial: lab.Context, *, shift: float = 0.0) -> None:
+    count = Counter()
+    for _ in trial.epochs(3, count=count):
+        count.value += trial.rng("noise").normal() + shift
+        trial.report(error=1.0)
+
+
+def test_what_says_nothing_yet_is_no_fault() -> None:
+    checks = found(only_returned)
+    assert {checks[name].verdict for name in ("seeds differ", "arms differ")} == {"not tried"}
+    checks = found(coarse)
+    assert {checks[name].verdict for name in ("seeds differ", "arms differ")} == {"passed"}
 
 
 def test_metrics_that_come_later_are_noted() -> None:
@@ -218,11 +277,11 @@ def evaluated(eval_first: bool, layer: Callable[[], nn.Module]) -> Callable[...,
         (
             False,
             lambda: nn.BatchNorm1d(4),
-            "failed",
+            "noted",
             "changed 1.num_batches_tracked, 1.running_mean, 1.running_var",
         ),
         (True, lambda: nn.Dropout(0.5), "passed", "drew nothing at random"),
-        (False, lambda: nn.Dropout(0.5), "failed", "drew random numbers, as dropout in training mode does"),
+        (False, lambda: nn.Dropout(0.5), "noted", "drew random numbers, as dropout in training mode does"),
     ],
     ids=["norm, eval", "norm, train", "dropout, eval", "dropout, train"],
 )

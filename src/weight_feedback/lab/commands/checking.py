@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,10 +59,17 @@ class Preflight(Command):
 
         study = read_study(self.study, self.trust)
         store = Store(folder_of(self.study, study, self.out))
+        study.running()
+        try:
+            checks = preflight(
+                study, data_dir=self.data_dir, device=self.device, tell=lambda line: print_text(console, line)
+            )
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # of the task
+            told = "\n".join(getattr(error, "__notes__", []))
+            raise ValueError(f"preflight: {type(error).__name__}: {error}\n{told}") from error
         store.probe()
-        checks = preflight(
-            study, data_dir=self.data_dir, device=self.device, tell=lambda line: print_text(console, line)
-        )
         print_table(
             console,
             f"{study.title}: preflight",
@@ -145,7 +153,7 @@ def print_pilot(
                 f"{one.a} − {one.b}",
                 str(one.n),
                 f"{one.sd:.3g} [{one.low:.3g}, {one.high:.3g}]",
-                f"{one.correlation:+.2f}".replace("-", "−"),
+                "–" if math.isnan(one.correlation) else f"{one.correlation:+.2f}".replace("-", "−"),
                 _span(one.equivalence),
                 _span(one.detection),
             ]

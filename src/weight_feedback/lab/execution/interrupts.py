@@ -12,6 +12,8 @@ from multiprocessing import resource_tracker
 from types import FrameType
 from typing import NoReturn
 
+from weight_feedback.lab.execution.isolation import end_forked
+
 #: What ends a process whatever it does; on Windows, any signal but Ctrl-C and Ctrl-Break.
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
@@ -78,6 +80,7 @@ def _end_at_once(number: int, _: FrameType | None) -> NoReturn:
         # Another thread, of a pool, would at once replace those that are killed: no process is started any more.
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=threading.Event().wait)
+        end_forked()
         for child in multiprocessing.active_children():
             # By its number: loky's processes have no `kill`, and one that has ended doesn't keep the others.
             if child.pid is not None:

@@ -1,7 +1,8 @@
 """A call in a process of its own, so that nothing that it leaves behind reaches the next one.
 
 Random state, default dtype, thread count, working folder, environment and the globals of modules: whatever a call
-changes is gone with its process, and so are the processes that it started.
+changes is gone with its process. The processes that it started end with it, unless they have made a session of
+their own; where it is killed with the one that waits for it, those that look after themselves do.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import cloudpickle
 
@@ -34,8 +35,18 @@ _PROGRAM = (
 )
 
 
+#: Forked processes that are waited for, each the leader of a group.
+_FORKED: set[int] = set()
+
+
 class ProcessDiedError(Exception):
     """A process ended before its call did."""
+
+
+def end_forked() -> None:
+    """End all forked processes that are waited for, and what they have started."""
+    for child in [*_FORKED]:
+        _end_group(child)
 
 
 def may_fork(device: str) -> bool:
@@ -77,6 +88,7 @@ def call_forked(call: Callable[[], Any], waited_for: Callable[[], bool]) -> Any:
         os.close(read)
         _be_forked(call, write, parent)
     os.close(write)
+    _FORKED.add(child)
     try:
         content, status = _wait(child, read, waited_for)
     except BaseException:  # an interrupt
@@ -87,6 +99,7 @@ def call_forked(call: Callable[[], Any], waited_for: Callable[[], bool]) -> Any:
     finally:
         os.close(read)
         _end_group(child)
+        _FORKED.discard(child)
     return _outcome(content, os.waitstatus_to_exitcode(status))
 
 
@@ -138,11 +151,14 @@ def _be_forked(call: Callable[[], Any], write: int, parent: int) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _end_with_parent(parent)
+        # A thread of the other process, as one that shows progress, may hold locks of the streams that were there.
+        sys.stdout, sys.stderr = _stream(1), _stream(2)
+        pipe = os.fstat(write)
         content = _outcome_of(call)
-        with open(write, "wb") as file:
-            file.write(content)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        if os.path.samestat(os.fstat(write), pipe):  # else the call has closed it, and opened another
+            with open(write, "wb") as file:
+                file.write(content)
+        _flush()
         code = 0
     finally:
         os._exit(code)
@@ -153,35 +169,53 @@ def _serve() -> None:
     path = pickle.load(sys.stdin.buffer)
     call = cloudpickle.load(sys.stdin.buffer)
 
+    # Not by way of sys.stdin: what the call forks closes that, and would wait for the thread that reads.
+    pipe = os.dup(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
     def end_with_parent() -> None:
-        sys.stdin.buffer.read()
+        os.read(pipe, 1)
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     content = _outcome_of(call)
     Path(path).write_bytes(content)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     os._exit(0)
+
+
+def _stream(number: int) -> TextIO:
+    return open(number, "w", buffering=1, errors="backslashreplace", closefd=False)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # whatever the call has put there
+            stream.flush()
 
 
 def _outcome_of(call: Callable[[], Any]) -> bytes:
     try:
-        outcome = (True, call())
-    except Exception as error:
-        error.add_note(traceback.format_exc())  # which doesn't travel by itself
+        return pickle.dumps((True, call()))
+    except BaseException as error:
+        raised: BaseException = error
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:  # many of others' can't be pickled, or not be made again
-            error = RuntimeError(f"{type(error).__name__}: {error}")
-        outcome = (False, error)
-    return pickle.dumps(outcome)
+            raised = RuntimeError(f"{type(error).__name__}: {error}")
+        if not isinstance(raised, Exception):  # it is to end a trial, not the process that waits for it
+            raised = RuntimeError(f"{type(error).__name__}: {error}")
+        raised.add_note(traceback.format_exc())  # which doesn't travel by itself
+        return pickle.dumps((False, raised))
 
 
 def _outcome(content: bytes, code: int) -> Any:
     if code or not content:
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        raise ProcessDiedError(f"its process died ({how})")
+        if code < 0:
+            raise ProcessDiedError(
+                f"its process died ({signal.Signals(-code).name}), killed from outside or because memory ran out"
+            )
+        raise ProcessDiedError(f"its process died (exit code {code}): something in it called os._exit, or the like")
     returned, value = pickle.loads(content)
     if returned:
         return value

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from weight_feedback.files import remove
 from weight_feedback.lab.execution.preflight import seconds_and_parameters
 from weight_feedback.lab.execution.runner import Watcher, run
 from weight_feedback.lab.statistics.analysis import analyse
 from weight_feedback.lab.statistics.pilot import Piloted, pilot_contrasts
 from weight_feedback.lab.store.store import Store
 from weight_feedback.lab.study.study import Study
+from weight_feedback.lab.study.toml import KEPT
 from weight_feedback.lab.tasks.base import SEEDS_END
 from weight_feedback.lab.tasks.loading import BUILT_IN
 from weight_feedback.lab.training.environment import choose_device, keep_freed_memory, thread_count
@@ -101,7 +103,7 @@ def pilot(
         One entry a primary contrast; and seconds that a trial took, one an arm of these.
 
     Raises:
-        ValueError: nothing is declared, the pilot's seeds are among the study's, or too few trials succeed.
+        ValueError: nothing is declared, the pilot's seeds are among the study's, or trials fail or diverge.
     """
     if study.declared is None:
         raise ValueError("pilot: expected a declaration, whose margin says how many seeds are needed; got none")
@@ -113,4 +115,8 @@ def pilot(
     store = Store(folder)
     run(few, store, jobs=jobs, data_dir=data_dir, device=device, watcher=watcher)
     found = analyse(few, store)
+    # Without it nothing shows the pilot's means, by which a margin could be chosen.
+    remove(store.folder / KEPT)
+    if failed := [reason for arm in found.arms for reason in arm.failed.values()]:
+        raise ValueError(f"pilot: {len(failed)} of its trials failed: {failed[0].partition(chr(10))[0]}")
     return pilot_contrasts(study, found.arms), [float(arm.seconds.mean()) for arm in found.arms if arm.seeds]

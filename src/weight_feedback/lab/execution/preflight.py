@@ -29,6 +29,7 @@ SHORT_SECONDS = 60.0
 # Trained once for all, then timed: a first epoch takes longer than the others.
 _TIMED_EPOCHS, _TIMED_SECONDS = 2, 10.0
 _MANY = 6
+_NOTHING = "nothing was reported so far, and nothing is named in trial.epochs"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class _Rehearser:
         epochs: int,
         checkpoint: Path | None = None,
         most_seconds: float | None = None,
+        fresh: bool = False,
     ) -> list[_Seen]:
         options = Options(
             data_dir=self.data_dir,
@@ -103,7 +105,7 @@ class _Rehearser:
         )
         path = self.study.task
         call = partial(_rehearse, path, provided(path), trials, epochs, options, most_seconds)
-        if may_fork(self.device):
+        if may_fork(self.device) and not fresh:
             prepare_once(find_task(path))
             return call_forked(call, lambda: True)  # type: ignore[no-any-return]
         return call_fresh(call, lambda: True)  # type: ignore[no-any-return]
@@ -123,6 +125,7 @@ def seconds_and_parameters(
     Raises:
         Exception: what the task raises.
     """
+    study.running()
     trial = study.trial(arm, study.first_seed)
     (seen,) = _Rehearser(study, data_dir, device)(trial, epochs=_TIMED_EPOCHS, most_seconds=_TIMED_SECONDS)
     return seen.whole, seen.rehearsal.parameters
@@ -157,6 +160,7 @@ def preflight(
         raise ValueError(f"preflight: expected a task of your own; {study.task} is built in, and tested as it is")
     if len(study.arms) < 2:
         raise ValueError("preflight: expected a study of at least two arms, got one")
+    study.running()  # of one that was read from its results nothing is imported
     say = tell or (lambda _: None)
     a, b = _two_arms(study)
     one, other = study.trial(a, study.first_seed), study.trial(b, study.first_seed)
@@ -170,11 +174,10 @@ def preflight(
                     "makes it"
                 )
                 return []
-            (again,), (changed,) = train(one, epochs=1), train(other, epochs=1)
+            (again,), (changed,) = train(one, epochs=1, fresh=True), train(other, epochs=1)
             return [
                 _repeatable(first, again, study),
-                # One epoch may be too early for a difference.
-                _arms_differ(first, changed, a, b, "noted"),
+                _arms_differ(first, changed, a, b),
                 _streams(first, changed, a, b),
                 _evaluating(first, changed),
                 _reported([first, changed], study),
@@ -189,7 +192,8 @@ def preflight(
         )
         resumed = train(one, epochs=2, checkpoint=checkpoint)[0] if loop > 1 else None
         first, after = train(one, other, epochs=2)
-        (again,), (alone,) = train(one, epochs=2), train(other, epochs=2)
+        # In a process that imports anew, and orders sets of texts in another way.
+        (again,), (alone,) = train(one, epochs=2, fresh=True), train(other, epochs=2)
         (second,) = train(one.model_copy(update={"seed": study.first_seed + 1}), epochs=2)
     return [
         _repeatable(first, again, study),
@@ -243,23 +247,27 @@ def _repeatable(one: _Seen, again: _Seen, study: Study) -> Check:
 
 
 def _seeds_differ(one: _Seen, other: _Seen) -> Check:
+    if not _comparable(one, other):
+        return Check(name="seeds differ", verdict="not tried", said=_NOTHING)
     return _check(
         "seeds differ",
-        not _same_numbers(one, other),
+        not _same_training(one, other),
         "two seeds gave different numbers",
         "two seeds gave the same numbers: nothing depends on the seed, so that more of them say nothing more. Draw "
         "weights, order and noise from trial.stream, trial.rng or trial.seed",
     )
 
 
-def _arms_differ(one: _Seen, other: _Seen, a: Arm, b: Arm, failing: Verdict = "failed") -> Check:
+def _arms_differ(one: _Seen, other: _Seen, a: Arm, b: Arm) -> Check:
+    if not _comparable(one, other):
+        return Check(name="arms differ", verdict="not tried", said=_NOTHING)
     return _check(
         "arms differ",
-        not _same_numbers(one, other),
+        not _same_training(one, other),
         f"{a.name} and {b.name} gave different numbers",
         f"{a.name} and {b.name} gave the same numbers, seed by seed: the function seems not to use what these arms "
         "change, or it acts in later epochs alone. See what it does with its settings",
-        failing,
+        "noted",
     )
 
 
@@ -318,16 +326,18 @@ def _evaluating(*seen: _Seen) -> Check:
     if changed:
         return Check(
             name=name,
-            verdict="failed",
-            said=f"a forward without gradients changed {_named(dict.fromkeys(changed))}: test data reach what is "
-            "trained, as through a batch norm in training mode. Call eval() before evaluating and train() after",
+            verdict="noted",
+            said=f"a forward without gradients changed {_named(dict.fromkeys(changed))}. If that was an "
+            "evaluation, test data reach what is trained, as through a batch norm in training mode: call eval() "
+            "before it and train() after. In training, as where activations are computed again, that is right",
         )
     return _check(
         name,
         not any(one.evaluations.drew for one in seen),
         "forwards without gradients changed no buffer and drew nothing at random",
-        "a forward without gradients drew random numbers, as dropout in training mode does: the metric is noisier "
-        "than it need be. Call eval() before evaluating and train() after",
+        "a forward without gradients drew random numbers, as dropout in training mode does. If that was an "
+        "evaluation, the metric is noisier than it need be: call eval() before it and train() after",
+        "noted",
     )
 
 
@@ -380,6 +390,16 @@ def _same_numbers(one: _Seen, other: _Seen) -> bool:
     """Say whether what would become a result is the same."""
     a, b = one.rehearsal, other.rehearsal
     return (a.curves, a.kept, a.diverged) == (b.curves, b.kept, b.diverged)
+
+
+def _same_training(one: _Seen, other: _Seen) -> bool:
+    """Say whether what would become a result, and what was named in the loop, are the same."""
+    return _same_numbers(one, other) and one.rehearsal.trained == other.rehearsal.trained
+
+
+def _comparable(*seen: _Seen) -> bool:
+    """Say whether there is anything yet in which two trainings could differ."""
+    return all(one.rehearsal.curves or one.rehearsal.trained for one in seen)
 
 
 def _same(one: _Seen, other: _Seen) -> bool:

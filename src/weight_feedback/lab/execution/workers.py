@@ -110,6 +110,8 @@ class Worker:
         It is forked where that can be, from this one, which has imported the task and loaded its data.
         """
         waited_for = self._waited_for()
+        if not waited_for():
+            raise RunOverError(f"{self.progress.folder}: the run that this trial was for has ended")
         try:
             if self.site is None and may_fork(self.device):
                 self._prepare()
@@ -121,7 +123,7 @@ class Worker:
         except ProcessDiedError as error:
             if not waited_for():
                 raise RunOverError(str(error)) from None
-            return f"{error}, killed from outside or because memory ran out"
+            return str(error)
         except Exception as error:  # of what prepares, or imports the task
             self.fail(missing, describe(error))
         return None
@@ -140,8 +142,9 @@ class Worker:
         if expected != found:
             raise StoreError(
                 f"{self.study.task}: its code has changed since the run began, or is another one on "
-                f"{socket.gethostname()} (expected {expected}, found {found}); what is finished is kept: put the "
-                "file back as it was, or give the study a new name, then run again"
+                f"{socket.gethostname()} (expected {expected}, found {found}), or a value that it uses is, as one "
+                "that is drawn when the module is imported; what is finished is kept: put the file back as it was, "
+                "or give the study a new name, then run again"
             )
         prepare_once(task)
 
@@ -149,8 +152,8 @@ class Worker:
         """Return what says whether anybody still waits for what this process does."""
         if self.site is not None:
             return lambda: self.progress.alive
-        here, parent = os.getpid() == self.driver, os.getppid()
-        return lambda: here or os.getppid() == parent
+        here = os.getpid() == self.driver
+        return lambda: here or os.getppid() == self.driver
 
     def _run_cohort(self, arm: Arm, missing: Sequence[Trial]) -> str | None:
         trials, key = missing[0].cohort(), missing[0].key()
@@ -160,7 +163,9 @@ class Worker:
             if left:
                 driver = self.driver if self.site is None else None
                 epochs = missing[0].planned_epochs
-                self._train(arm, trials, left, counter(self.progress, key, driver, len(missing), epochs))
+                own = self.study.task not in BUILT_IN  # whose process is another one's
+                count = counter(self.progress, key, driver, len(missing), epochs, forked=own)
+                self._train(arm, trials, left, count)
         except (StoreError, RunOverError):
             raise
         except (Exception, SystemExit) as error:  # whatever it is, the other trials go on
@@ -293,7 +298,8 @@ def prepare_once(task: Task) -> None:
         task: of a study.
     """
     if not any(task is one for one in _PREPARED):
-        with random_state_kept():
+        # With one thread: what others leave behind can't be forked.
+        with thread_count(THREADS), random_state_kept():
             seed_everything(0, 0)  # so that what it draws is the same in all processes
             task.prepare()
         # PyTorch's optimisers import its compiler at their first step, for a second: not again in each fork.
@@ -311,7 +317,12 @@ def _prepared(worker: Worker, run: Callable[[], str | None]) -> str | None:
 
 
 def counter(
-    progress: ProgressFiles, key: str, driver: int | None, trials: int = 1, epochs: int | None = None
+    progress: ProgressFiles,
+    key: str,
+    driver: int | None,
+    trials: int = 1,
+    epochs: int | None = None,
+    forked: bool = False,
 ) -> Callable[..., None]:
     """Return what is to be called after each epoch, with its number: it says how far a job is.
 
@@ -324,8 +335,10 @@ def counter(
         driver: the process that all others work for; None on a cluster.
         trials: of the job, trained together.
         epochs: that each is known to have; more than these aren't counted. Default: as many as there are.
+        forked: whether this process is one that a worker has forked, or started, for the job.
     """
-    parent = os.getppid()
+    # A worker whose run is dead mustn't begin another job of it.
+    parent = os.getppid() if forked or driver is None else driver
 
     def count(epoch: int, *_: object) -> None:
         progress.count(key, trials * (epoch if epochs is None else min(epoch, epochs)))

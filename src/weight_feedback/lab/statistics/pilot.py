@@ -68,7 +68,11 @@ def pilot_contrasts(study: Study, arms: Sequence[ArmResult]) -> list[Piloted]:
         differences = paired_differences(left, right)
         n = differences.size
         if n < 2:
-            raise ValueError(f"pilot: expected at least 2 pairs of {a} and {b} that are there, got {n}")
+            diverged = sum(len(by_name[name].diverged) for name in (a, b) if name in by_name)
+            raise ValueError(
+                f"pilot: expected at least 2 pairs of {a} and {b} that are there, got {n}; {diverged} trials "
+                "diverged"
+            )
         sd = float(differences.std(ddof=1))
         low, high = (
             sd * math.sqrt((n - 1) / (2 * special.gammaincinv((n - 1) / 2, level))) for level in (0.975, 0.025)

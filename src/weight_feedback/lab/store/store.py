@@ -22,6 +22,7 @@ from weight_feedback.lab.study.toml import KEPT
 from weight_feedback.lab.study.trials import Kept, ending_of
 from weight_feedback.lab.tasks.base import Trial
 from weight_feedback.lab.tasks.fields import flat
+from weight_feedback.lab.tasks.loading import BUILT_IN
 
 FORMAT = 1
 _AGAIN = "the next run sets it aside and runs the trial again"
@@ -160,7 +161,9 @@ class Store:
             return known
         changes = ""
         # What is in a file mustn't decide which code is imported.
-        if isinstance(known.study, dict) and known.study.get("task", study.task) == study.task:
+        if isinstance(known.study, dict) and (
+            known.study.get("task", "notebook") in BUILT_IN or known.study.get("resolved") is True
+        ):
             with suppress(ValidationError):  # of a version that knows other fields
                 before = Study.model_validate(known.study)
                 if before.declaration() != known.declaration:

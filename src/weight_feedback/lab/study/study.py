@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import (
     Field,
     ModelWrapValidatorHandler,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
     field_serializer,
@@ -24,7 +25,7 @@ from weight_feedback.lab.study.spelling import joined, merged, spread, wrong_set
 from weight_feedback.lab.study.trials import Swap
 from weight_feedback.lab.tasks.base import SEEDS_END, GivenArm, Metric, MetricName, Task, Trial
 from weight_feedback.lab.tasks.fields import MOST_WRONG, ONE_LINE, Frozen, Name, digest, in_words
-from weight_feedback.lab.tasks.loading import BUILT_IN, find_task, name_function, reading
+from weight_feedback.lab.tasks.loading import BUILT_IN, find_task, name_function, provide, reading
 
 #: Columns of every table of trials, which no metric can be called like.
 COLUMNS = frozenset(
@@ -80,6 +81,9 @@ class Study(Frozen):
     resolved: bool = False
     """Whether all settings are filled in, so that nothing of the task is needed to read its results."""
 
+    _own: Task | None = PrivateAttr(default=None)
+    """The task, where others can't import it: another function may have the same path."""
+
     if TYPE_CHECKING:
 
         def __init__(
@@ -102,9 +106,9 @@ class Study(Frozen):
     def _read(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         if not isinstance(given, dict):
             return handler(given)
-        fields = spread(cls, given)
+        fields, own = spread(cls, given), None
         if callable(fields.get("task")):
-            fields["task"] = name_function(fields["task"])
+            fields["task"], own = name_function(fields["task"])
         if isinstance(fields.get("arms"), dict):
             fields["arms"] = [{"name": name, "settings": changes} for name, changes in fields["arms"].items()]
         if isinstance(fields.get("arms"), list | tuple):
@@ -122,6 +126,7 @@ class Study(Frozen):
         if errors:
             raise ValidationError.from_exception_data(cls.__name__, [in_words(error) for error in errors])
         assert study is not None
+        study._own = own
         study._check()
         return study
 
@@ -216,7 +221,7 @@ class Study(Frozen):
     @property
     def kind(self) -> Task:
         """The task; of a study whose settings are filled in, what reads its results, without importing code."""
-        return reading(self.task) if self.resolved else find_task(self.task)
+        return reading(self.task) if self.resolved else self._own or find_task(self.task)
 
     def running(self) -> Task:
         """Return the task, to run it.
@@ -229,7 +234,9 @@ class Study(Frozen):
                 f"{self.name}: was read from its results, whose task isn't imported; run the study as it was "
                 "written, by lab.run"
             )
-        return find_task(self.task)
+        if self._own is not None:
+            provide(self.task, self._own)  # another study may have a function of the same path
+        return self.kind
 
     @property
     def reported(self) -> dict[str, Metric]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -13,6 +14,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -201,6 +203,7 @@ def _add(parts: dict[str, str], value: Any, name: str, home: str) -> None:
 
 
 def _source(value: Any, name: str, home: str) -> str:
+    _check_as_imported(value, name)
     try:
         return inspect.getsource(value)
     except (OSError, TypeError):
@@ -210,6 +213,39 @@ def _source(value: Any, name: str, home: str) -> str:
         f"task: {name}: its source can't be read, so that nothing would tell results of another version apart; "
         "write it into a file"
     )
+
+
+def _check_as_imported(value: Any, name: str) -> None:
+    """Refuse a function, or a class with methods, whose file isn't what it was when it was imported.
+
+    Its source would be the new one, and what runs the old one. Modules that others than Python itself load, such as
+    those that rewrite assertions, are left out.
+    """
+    functions = [value] if isinstance(value, types.FunctionType) else vars(value).values()
+    for function in functions:
+        module = sys.modules.get(getattr(function, "__module__", ""))
+        if not isinstance(function, types.FunctionType) or module is None:
+            continue
+        loader, file = getattr(module, "__loader__", None), Path(getattr(module, "__file__", None) or "")
+        own = type(loader) is SourceFileLoader and function.__code__.co_filename == str(file)
+        if own and file.is_file() and function.__code__ not in _codes(file, file.stat().st_mtime_ns):
+            raise ValueError(
+                f"task: {name}: {file} was edited after it was imported: start Python again, or reload the module"
+            )
+
+
+@functools.lru_cache(maxsize=64)
+def _codes(file: Path, _: int) -> set[types.CodeType]:
+    """Return the code of all functions in a file."""
+    found, left = (
+        set[types.CodeType](),
+        [SourceFileLoader("", str(file)).source_to_code(file.read_bytes(), str(file))],
+    )
+    while left:
+        code = left.pop()
+        found.add(code)
+        left += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
+    return found
 
 
 def _text(value: Any, name: str, home: str) -> str:

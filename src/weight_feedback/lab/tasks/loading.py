@@ -56,8 +56,8 @@ def provided(path: str) -> Task | None:
     return _PROVIDED.get(path)
 
 
-def name_function(function: Callable[..., Any]) -> str:
-    """Return the path of a function that is a task.
+def name_function(function: Callable[..., Any]) -> tuple[str, Task | None]:
+    """Return the path of a function that is a task, and the task where only this process knows it.
 
     Args:
         function: see `FunctionTask`.
@@ -65,8 +65,6 @@ def name_function(function: Callable[..., Any]) -> str:
     Raises:
         ValueError: it is no function that can be a task.
     """
-    from weight_feedback.lab.tasks.functions import FunctionTask
-
     if not isinstance(function, types.FunctionType) or function.__name__ == "<lambda>":
         raise ValueError(f"task: expected the name of a task, or a function with a name, got {function!r}")
     module = function.__module__
@@ -75,8 +73,10 @@ def name_function(function: Callable[..., Any]) -> str:
         module = Path(getattr(sys.modules[module], "__file__", None) or "__main__").stem
     path = f"{module}:{function.__qualname__}"
     if function.__module__ == "__main__" or "<locals>" in path:
-        provide(path, FunctionTask(function))
-    return path
+        task = _of_function(function)
+        provide(path, task)
+        return path, task
+    return path, None
 
 
 def _import(path: str) -> Task:

@@ -221,12 +221,15 @@ class TrialContext:
             **{f"stream {name}": value.get_state() for name, value in self._streams.items()},
             **{f"rng {name}": value.bit_generator.state for name, value in self._rngs.items()},
         }
+        stateful = self._training.stateful if isinstance(self._training, _Whole) else {}
+        trained = {name: value.state_dict() for name, value in stateful.items()}
         return Rehearsal(
             curves=deepcopy(self._curves),
             kept=digest_of([self.kept, self._examples, self._diagnostics]),
             diverged=self._diverged,
             epochs=self._epochs,
             state=digest_of(plain, tensors),
+            trained=digest_of(*states.flatten(trained)) if trained else "",
             streams={name: digest_of(*states.flatten(state)) for name, state in handed_out.items()},
             parameters=_parameters(self._training),
         )
@@ -281,6 +284,7 @@ class Rehearsal:
         diverged: see `Measured`.
         epochs: that the trial would have had; 0 for one without a loop, which went to its end.
         state: digest of what further training depends on.
+        trained: digest of what was named in the loop, without streams; empty if nothing was.
         streams: of PyTorch and NumPy that were asked for, each with a digest of its state.
         parameters: that are trained, of what was named in the loop; None if nothing was.
     """
@@ -290,6 +294,7 @@ class Rehearsal:
     diverged: str
     epochs: int
     state: str
+    trained: str
     streams: Mapping[str, str]
     parameters: int | None
 

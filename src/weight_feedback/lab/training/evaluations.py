@@ -37,7 +37,7 @@ def watch_evaluations() -> Iterator[Evaluations]:
 
     def begin(module: nn.Module, *_: object) -> None:
         if not torch.is_grad_enabled() and not before:
-            before.append((module, _values(module), torch.get_rng_state()))
+            before.append((module, _values(module), _random()))
 
     def end(module: nn.Module, *_: object) -> None:
         if before and before[0][0] is module:
@@ -45,7 +45,7 @@ def watch_evaluations() -> Iterator[Evaluations]:
             seen.number += 1
             now = _values(module)
             seen.changed |= {name for name, value in values.items() if not _same(value, now.get(name, value))}
-            seen.drew = seen.drew or not torch.equal(random, torch.get_rng_state())
+            seen.drew = seen.drew or not torch.equal(random, _random())
 
     handles = [register_module_forward_pre_hook(begin), register_module_forward_hook(end, always_call=True)]
     try:
@@ -53,6 +53,14 @@ def watch_evaluations() -> Iterator[Evaluations]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _random() -> Tensor:
+    """Return the random state of PyTorch, of the CPU and of the GPU in use."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():
+        states.append(torch.cuda.get_rng_state())
+    return torch.cat(states)
 
 
 def _values(module: nn.Module) -> dict[str, Tensor | int]:
