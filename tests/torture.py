@@ -50,6 +50,8 @@ from weight_feedback.lab.tasks.fields import weights_digest
 from weight_feedback.lab.training.run import Options, run_trial
 
 CONSOLE = Console(soft_wrap=True)
+#: Which workers of a pool use, that are new processes.
+LOAD = datasets.load
 #: After so many kills, on average, a study is let go on to its end.
 KILLS_A_FOLDER = 4
 #: What is published once and stays.
@@ -331,6 +333,8 @@ def one_of(
         }
         for name, (count, tiny, workers) in kinds.items():
             if mine := len(range(count)[part]):
+                if workers > 1:
+                    datasets.load = LOAD
                 place = scratch / name
                 torture(place, at_random, Reference(tiny, place / "undisturbed", workers), chance, most=mine)
 

@@ -668,7 +668,7 @@ def test_a_file_that_was_edited_after_its_import_is_refused(tmp_path, monkeypatc
     module = importlib.import_module("edited_code")
     try:
         (tmp_path / "edited_code.py").write_text(text.replace("return x + 1", "return x + 1000"))
-        with pytest.raises(ValueError, match=r"task: deeper: .*edited_code\.py was edited after it was imported"):
+        with pytest.raises(ValueError, match=r"deeper: .*edited_code\.py was edited after it was imported"):
             study(module.train, arms={"plain": {}, "fast": {"lr": 1.0}})
         importlib.invalidate_caches()
         module = importlib.reload(module)

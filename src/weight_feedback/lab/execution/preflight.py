@@ -188,7 +188,7 @@ def preflight(
         more = 11 if loop else 5
         say(
             f"preflight: {more} more {'epochs' if loop else 'trials, which have no trial.epochs'} of {a.name} and "
-            f"{b.name}, about {more * started.seconds:.1f} s"
+            f"{b.name}, about {more * started.seconds:.1f} s of training"
         )
         resumed = train(one, epochs=2, checkpoint=checkpoint)[0] if loop > 1 else None
         first, after = train(one, other, epochs=2)

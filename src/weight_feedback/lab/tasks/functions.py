@@ -237,10 +237,8 @@ def _check_as_imported(value: Any, name: str) -> None:
 @functools.lru_cache(maxsize=64)
 def _codes(file: Path, _: int) -> set[types.CodeType]:
     """Return the code of all functions in a file."""
-    found, left = (
-        set[types.CodeType](),
-        [SourceFileLoader("", str(file)).source_to_code(file.read_bytes(), str(file))],
-    )
+    whole = SourceFileLoader("", str(file)).source_to_code(file.read_bytes(), str(file))
+    found, left = set[types.CodeType](), [whole]
     while left:
         code = left.pop()
         found.add(code)
