@@ -208,8 +208,8 @@ def run(study: Study, store: Store | None = None, **options: Any) -> int:
         study: arms × seeds.
         store: what is finished, and where to keep what is run; default: the folder of the study's name in
             ``results``.
-        options: see `weight_feedback.lab.execution.runner.run`: ``jobs``, ``seeds``, ``device``, ``data_dir`` and
-            others.
+        options: ``jobs``, ``seeds``, ``arms``, ``device``, ``data_dir``, ``retries`` and others; see ``run`` of
+            ``weight_feedback.lab.execution.runner``.
 
     Returns:
         How many trials were run, those that failed among them.
