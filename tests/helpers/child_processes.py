@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing import process as own_process
@@ -122,7 +122,9 @@ class Child:
 
         wait_until(reap, "the end of a process")
         os.set_blocking(self.output, False)  # workers that it left, if any, have the pipe as well
-        printed = os.read(self.output, 2**20).decode()
+        printed = ""
+        with suppress(BlockingIOError):  # nothing was printed, and they do have it
+            printed = os.read(self.output, 2**20).decode()
         os.close(self.output)
         return os.waitstatus_to_exitcode(found[-1]), printed
 

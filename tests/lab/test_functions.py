@@ -693,3 +693,15 @@ def test_results_never_decide_what_is_imported(theirs, capsys) -> None:
             cli.main([command, str(folder)])
     assert not theirs.exists()
     assert "their_code" not in sys.modules
+
+
+def test_shards_are_merged_and_tracked(script, capsys) -> None:
+    for part in (1, 2):
+        cli.main(["run", "mine_own.py", "--jobs", "1", "--shard", f"{part}/2", "--out", str(part)])
+        assert f"shard {part}/2 is through; 6 trials of the study aren't in {part}/mine" in capsys.readouterr().out
+    cli.main(["merge", "results/mine", "1/mine", "2/mine"])
+    assert "12 trials, 0 swaps and 0 weights copied" in capsys.readouterr().out
+    cli.main(["run", "mine_own.py", "--jobs", "1", "--track", "tensorboard"])
+    assert "12 trials, 12 finished, 0 to run" in capsys.readouterr().out
+    cli.main(["run", "mine_own.py", "--jobs", "1", "--track", "tensorboard", "--out", "tracked", "--seeds", "1"])
+    assert len(list(Path("tracked/mine/tensorboard").rglob("events*"))) == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers.child_processes import fork, living, may_fork, wait_until
+from helpers.own_training import study as own_study
 from helpers.recording_watcher import Watched
 from helpers.studies import compare_signals
 from weight_feedback.lab.execution.progress import clear_dead, progress_files
@@ -61,6 +62,29 @@ def test_many_starts_of_which_some_are_killed(tmp_path, alone) -> None:
     for kind in ("trials", "swaps", "weights"):
         found = [sorted(file.name for file in (one.folder / kind).glob("[!.]*")) for one in (store, alone)]
         assert found[0] == found[1]
+    for kind in ("failures", "damaged", "progress"):
+        assert not list(store.folder.glob(f"{kind}/[!.]*"))
+
+
+def test_trials_with_processes_of_their_own_meet_as_well(tmp_path) -> None:
+    study, go = own_study(), tmp_path / "go"
+    alone, store = Store(tmp_path / "alone"), Store(tmp_path / "own")
+    run(study, alone, jobs=1)
+
+    def start() -> None:
+        wait_until(go.exists, "the start of all")
+        run(study, store, jobs=1)
+
+    children = [fork(start) for _ in range(4)]
+    go.touch()
+    wait_until(lambda: list(store.trials.glob("[!.]*")), "a trial")
+    os.kill(children[0].pid, signal.SIGKILL)
+    for child in children:
+        code, out = child.end()
+        assert code == 0 or (child is children[0] and code == -signal.SIGKILL), out
+    assert run(study, store, jobs=1) == 0
+    for _, trial in study.trials():
+        assert store.read(trial).result == alone.read(trial).result
     for kind in ("failures", "damaged", "progress"):
         assert not list(store.folder.glob(f"{kind}/[!.]*"))
 
