@@ -170,6 +170,25 @@ def test_workers_that_have_another_version_of_the_file_stop_the_run(leaky, tmp_p
     assert not list(lab.Store("out").trials.glob("*.json"))
 
 
+def test_an_edited_helper_module_reaches_the_workers_of_the_next_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    text = textwrap.dedent(ON_GPUS).replace("import os", "import own_helper")
+    text = text.replace('os.environ["CUDA_VISIBLE_DEVICES"]', "own_helper.VALUE")
+    (tmp_path / "with_helper.py").write_text(text)
+    try:
+        for value in ("first", "second"):
+            (tmp_path / "own_helper.py").write_text(f"VALUE = {value!r}")
+            study, store = load_script("with_helper.py"), lab.Store(value)
+            lab.run(study, store, jobs=2, device="cpu")
+            kept = {store.read(trial).result["kept"]["gpu"] for _, trial in study.trials()}
+            assert kept == {value}
+            sys.modules.pop("own_helper"), sys.modules.pop("with_helper")
+    finally:
+        for name in ("own_helper", "with_helper"):
+            sys.modules.pop(name, None)
+
+
 def test_a_failing_prepare_is_each_trials_failure(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])

@@ -99,6 +99,7 @@ def test_the_command_shows_no_difference(tmp_path, monkeypatch, capsys) -> None:
     assert "4 seeds (the study's): about " in out
     assert not any(number in out for number in ("6.9", "7.0", "7.1", "107"))
     assert not (tmp_path / "results/drawn/trials").exists()
+    assert not (tmp_path / "results/drawn/pilot/study.json").exists()  # by which a report would show means
     cli.main(["plan", "drawn.py", "--pilot", "4", "--jobs", "1"])
     assert "8 trials, 8 finished, 0 to run" in capsys.readouterr().out
     sys.modules.pop("drawn", None)
