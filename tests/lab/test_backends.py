@@ -121,10 +121,15 @@ def test_dask_on_this_machine() -> None:
         assert there in descendants()
 
 
-def test_ray_on_this_machine(tmp_path, here, monkeypatch) -> None:
-    monkeypatch.setenv("RAY_TASK_MAX_RETRIES", "0")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # else it would write one into the user's home
+@pytest.fixture
+def quiet_ray(monkeypatch) -> None:
+    """Ray tells nobody, and writes no token into the user's home; a process keeps the first one that it has."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def test_ray_on_this_machine(tmp_path, here, monkeypatch, quiet_ray) -> None:
+    monkeypatch.setenv("RAY_TASK_MAX_RETRIES", "0")
     pytest.importorskip("ray")
     handler = signal.getsignal(signal.SIGTERM)
     with nothing_left(), connected("ray", jobs=2) as backend:
@@ -369,7 +374,7 @@ def test_versions_and_data_must_be_the_same(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["dask", "ray"])
-def test_a_function_of_ones_own_runs_on_an_engine(tmp_path, engine) -> None:
+def test_a_function_of_ones_own_runs_on_an_engine(tmp_path, engine, quiet_ray) -> None:
     pytest.importorskip({"dask": "distributed"}.get(engine, engine))
     study, stores = own_study(1), [Store(tmp_path / name) for name in ("here", "there")]
     run(study, stores[0], jobs=1)
