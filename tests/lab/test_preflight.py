@@ -398,6 +398,11 @@ def test_a_task_that_raises_is_said_and_run_nevertheless(faulty, capsys) -> None
     assert "preflight: ValueError: no data" in said.out
     assert "all 12 trials that were run failed:" in said.err
     assert "Their tracebacks are in results/faulty/failures" in said.err
+    with pytest.raises(SystemExit):
+        cli.main(["preflight", "faulty.py"])
+    said = capsys.readouterr().err
+    assert "error: preflight: ValueError: no data" in said
+    assert "in train" in said  # its traceback
 
 
 def test_each_check_that_can_fail_is_said_in_words() -> None:

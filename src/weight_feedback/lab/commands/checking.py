@@ -64,11 +64,11 @@ class Preflight(Command):
             checks = preflight(
                 study, data_dir=self.data_dir, device=self.device, tell=lambda line: print_text(console, line)
             )
-        except (ValueError, OSError):
-            raise
-        except Exception as error:  # of the task
-            told = "\n".join(getattr(error, "__notes__", []))
-            raise ValueError(f"preflight: {type(error).__name__}: {error}\n{told}") from error
+        except Exception as error:
+            if not (notes := getattr(error, "__notes__", [])):
+                raise
+            # It comes from the task, with its traceback.
+            raise ValueError("\n".join([f"preflight: {type(error).__name__}: {error}", *notes])) from error
         store.probe()
         print_table(
             console,
