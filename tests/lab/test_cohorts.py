@@ -270,7 +270,7 @@ def test_what_does_not_go_with_cohorts_is_refused(tmp_path) -> None:
     for old, new, message in (
         ('"seeds":4', '"seeds":5', "seeds: expected a multiple of training.cohort, 2, got 5"),
         ('"signal":"own"', '"signal":"own-gradient"', "arms: 'own' needs gradients through what is heard"),
-        ('"cohort":2', '"cohort":0', "greater than or equal to 1"),
+        ('"cohort":2', '"cohort":0', "expected at least 1"),
     ):
         assert old in text
         with pytest.raises(ValueError, match=message):

@@ -11,6 +11,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,12 @@ NAMES = [
     "metrics",
     "the metric moves",
 ]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch) -> None:
+    """Let fresh processes import what is in this file."""
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2]), *sys.path])
 
 
 def of(train: Callable[..., Any], **changes: Any) -> Study:
